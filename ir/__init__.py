@@ -1,0 +1,34 @@
+"""Taut's intermediate representation: graphs of typed ops over one networkx store."""
+
+from . import ops as ops
+from .build import Builder
+from .container import load_container, load_text, save_container, save_text
+from .equality import assert_equal, difference, equal
+from .errors import (
+    CompileError,
+    FeedError,
+    LimitError,
+    ModelError,
+    ParseError,
+    PassError,
+    StorageError,
+    TautError,
+    UnsupportedError,
+    VerifyError,
+)
+from .graph import Graph, Node, Use, Value
+from .interpret import interpret
+from .op import Abstract, Array, Cost, Op, all_ops, op_class, op_for_onnx, register
+from .parser import parse
+from .printer import print_graph
+from .types import DEFAULT_LIMITS, Dim, DType, Limits, Shape, TensorType
+from .verify import verify
+
+__all__ = [
+    "DEFAULT_LIMITS", "Abstract", "Array", "Builder", "CompileError", "Cost", "DType", "Dim",
+    "FeedError", "Graph", "LimitError", "Limits", "ModelError", "Node", "Op", "ParseError",
+    "PassError", "Shape", "StorageError", "TautError", "TensorType", "UnsupportedError", "Use",
+    "Value", "VerifyError", "all_ops", "assert_equal", "difference", "equal", "interpret",
+    "load_container", "load_text", "op_class", "op_for_onnx", "parse", "print_graph",
+    "register", "save_container", "save_text", "verify",
+]  # fmt: skip

@@ -1,0 +1,59 @@
+"""A short hand for building: `b.conv(x, w, strides=(2, 2))` adds a `conv` node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .errors import UnsupportedError
+from .graph import Graph, Like, Node, Value
+from .op import op_class
+from .types import DType, TensorType
+
+
+class Builder:
+    """Adds nodes to a graph, each op by its text name: operands positional, attributes by keyword.
+
+    Returns a Value for one result and a tuple of them for several. With `before`, nodes take their
+    place just before that node (see Graph.add). `name=` names the node. Operands that are not
+    values (numbers, arrays) become constants.
+    """
+
+    def __init__(self, graph: Graph | None = None, *, before: Node | None = None) -> None:
+        self.graph = graph if graph is not None else Graph()
+        self.before = before
+
+    def input(self, name: str, dtype: DType | str = DType.f32, shape: Any = ()) -> Value:
+        kind = dtype if isinstance(dtype, DType) else DType(dtype)
+        return self.graph.add_input(name, TensorType(kind, tuple(shape)))[0]
+
+    def constant(self, value: Any, name: str | None = None) -> Value:
+        return self.graph.constant(value, name, before=self.before)
+
+    def outputs(self, **values: Like) -> Graph:
+        """Set the outputs and return the finished graph."""
+        self.graph.set_outputs(values)
+        return self.graph
+
+    def __getattr__(self, op_name: str) -> Callable[..., Any]:
+        if op_name.startswith("__"):
+            raise AttributeError(op_name)
+        try:
+            cls = op_class(op_name)
+        except UnsupportedError as error:
+            raise AttributeError(str(error)) from error
+
+        def add(*operands: Any, name: str | None = None, **attributes: Any) -> Any:
+            values = [self._value(x) for x in operands]
+            node = self.graph.add(cls(**attributes), *values, name=name, before=self.before)
+            made = tuple(node[i] for i in range(len(node.results)))
+            return made[0] if len(made) == 1 else made
+
+        return add
+
+    def _value(self, x: Any) -> Like | None:
+        if x is None or isinstance(x, Value | Node):
+            return x
+        return self.constant(np.asarray(x))

@@ -1,0 +1,142 @@
+"""Graphs on disk: `model.taut` (a zip of the text and its tensors) and `model.ir` (text).
+
+The zip holds `graph.ir`, `tensors.safetensors` and `metadata.json`; nothing in it is executable and
+nothing is unpickled. A `.ir` file carries its large constants in a safetensors file beside it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from .errors import LimitError, ModelError, TautError
+from .files import read_bounded, write_atomic
+from .graph import Graph
+from .parser import parse
+from .printer import constants, print_graph
+from .types import DEFAULT_LIMITS, DType, Limits
+from .verify import verify
+
+FORMAT = 1
+_TEXT, _TENSORS, _META = "graph.ir", "tensors.safetensors", "metadata.json"
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # equal graphs give equal files
+
+
+def save_container(graph: Graph, path: str | os.PathLike[str]) -> None:
+    """Write a `.taut` file, whole or not at all. Raises StorageError."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        meta = {"format": FORMAT, "metadata": graph.metadata}
+        _add(archive, _META, json.dumps(meta, sort_keys=True).encode(), zipfile.ZIP_DEFLATED)
+        text = print_graph(graph, resources="none").encode()
+        _add(archive, _TEXT, text, zipfile.ZIP_DEFLATED)
+        _add(archive, _TENSORS, pack_tensors(dict(constants(graph))), zipfile.ZIP_STORED)
+    write_atomic(path, buffer.getvalue())
+
+
+def load_container(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> Graph:
+    """Read and verify a `.taut` file. Raises ModelError, ParseError, VerifyError, LimitError."""
+    data = read_bounded(path, limits.model_bytes)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            meta = json.loads(_member(archive, _META, 1 << 24))
+            text = _member(archive, _TEXT, min(limits.model_bytes, 1 << 31)).decode()
+            tensors = unpack_tensors(_member(archive, _TENSORS, limits.model_bytes))
+        if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+            raise ModelError("is of a format this version cannot read", hint="update taut")
+        graph = parse(text, tensors, limits=limits)
+        given = meta.get("metadata")
+        if isinstance(given, dict):
+            graph.metadata = {str(k): str(v) for k, v in given.items()}
+        verify(graph, limits)
+    except TautError as error:
+        raise error.with_context(file=path)
+    except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, NotImplementedError,
+            RuntimeError, EOFError, RecursionError) as error:  # fmt: skip
+        raise ModelError(f"is not a sound .taut file ({error})", file=path) from error
+    return graph
+
+
+def save_text(graph: Graph, path: str | os.PathLike[str]) -> None:
+    """Write `model.ir`, and `model.ir.safetensors` beside it where constants are large."""
+    large = dict(constants(graph))
+    if large:
+        write_atomic(_beside(path), pack_tensors(large))
+    write_atomic(path, print_graph(graph, resources="none").encode())
+
+
+def load_text(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> Graph:
+    """Read and verify IR text, with the safetensors file beside it if there is one."""
+    data = read_bounded(path, limits.model_bytes)
+    beside = _beside(path)
+    try:
+        tensors: Mapping[str, np.ndarray[Any, Any]] = {}
+        if beside.is_file() and not beside.is_symlink():
+            tensors = unpack_tensors(read_bounded(beside, limits.model_bytes))
+        graph = parse(data.decode(), tensors, limits=limits)
+        verify(graph, limits)
+    except UnicodeDecodeError as error:
+        raise ModelError("is not UTF-8 text", file=path) from error
+    except TautError as error:
+        raise error.with_context(file=path)
+    return graph
+
+
+def pack_tensors(tensors: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
+    """Safetensors bytes; types that safetensors lacks (bf16, 4 and 2 bits) travel as bytes."""
+    return save_tensors(
+        {f"{DType.of(v).value}:{k}": np.ascontiguousarray(_native(v)) for k, v in tensors.items()}
+    )
+
+
+def unpack_tensors(data: bytes) -> dict[str, np.ndarray[Any, Any]]:
+    """The inverse of `pack_tensors`. Raises ModelError."""
+    try:
+        loaded = load_tensors(data)
+        out = {}
+        for key, array in loaded.items():
+            kind, _, name = key.partition(":")
+            dtype = DType(kind).numpy
+            out[name] = array if array.dtype == dtype else array.view(dtype)
+            out[name].flags.writeable = False
+        return out
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"the tensors cannot be read ({error})") from error
+
+
+def _native(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return array.view(np.uint8) if array.dtype.kind == "V" or array.dtype.num > 24 else array
+
+
+def _beside(path: str | os.PathLike[str]) -> Path:
+    return Path(f"{os.fspath(path)}.safetensors")
+
+
+def _add(archive: zipfile.ZipFile, name: str, data: bytes, how: int) -> None:
+    info = zipfile.ZipInfo(name, _EPOCH)
+    info.compress_type = how
+    info.external_attr = 0o644 << 16
+    archive.writestr(info, data)
+
+
+def _member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
+    """One member, its true length held to what the directory says and to the limit."""
+    info = archive.getinfo(name)
+    if info.file_size > limit:
+        raise LimitError(f"{name} takes {info.file_size} bytes, over the limit of {limit}")
+    with archive.open(info) as file:
+        data = file.read(info.file_size + 1)
+    if len(data) != info.file_size:
+        raise ModelError(f"{name} is not as long as the archive says")
+    return data

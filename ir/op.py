@@ -1,0 +1,275 @@
+"""How an op is declared: one frozen dataclass that says everything known about it.
+
+    @register
+    @dataclass(frozen=True)
+    class Relu(Op):
+        '''max(x, 0)'''
+        def infer(self, x: Abstract) -> TensorType: return x.type
+        def reference(self, x: Array) -> Array: return np.maximum(x, 0)
+
+Fields are attributes, the parameters of `infer` are the operands (a default of None makes one
+optional, `*xs` takes any number). The text name is the class name in snake case and the ONNX name
+is the class name, unless `name` or `onnx` says otherwise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from .errors import UnsupportedError, VerifyError
+from .types import DType, Shape, TensorType
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Abstract:
+    """What is known of a value without running: its type, and for shape data also the contents.
+
+    `value` is a constant's array. `dims` is the content of a small integer vector (or scalar)
+    that describes a shape and may hold symbols.
+    """
+
+    type: TensorType
+    value: Array | None = None
+    dims: Shape | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Abstract)
+            and self.type == other.type
+            and self.dims == other.dims
+            and self.value is other.value
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def dtype(self) -> DType:
+        return self.type.dtype
+
+    @property
+    def shape(self) -> Shape | None:
+        return self.type.shape
+
+    @property
+    def rank(self) -> int:
+        return self.type.rank
+
+    def as_dims(self) -> Shape | None:
+        """The contents as dimensions, if this is a constant or known shape data."""
+        if self.dims is not None:
+            return self.dims
+        if self.value is None or self.value.ndim > 1 or self.value.size > 64:
+            return None
+        return tuple(int(v) for v in self.value.reshape(-1))
+
+    def as_ints(self) -> tuple[int, ...] | None:
+        """The contents as integers, or None if any is not known."""
+        if self.value is not None and self.value.ndim <= 1:
+            return tuple(int(v) for v in self.value.reshape(-1))
+        dims = self.as_dims()
+        if dims is None or not all(isinstance(d, int) for d in dims):
+            return None
+        return typing.cast(tuple[int, ...], dims)
+
+
+class Cost(NamedTuple):
+    """Multiply-accumulates and bytes moved (operands read once, results written once)."""
+
+    macs: int
+    bytes: int
+
+
+class Operand(NamedTuple):
+    name: str
+    optional: bool
+    variadic: bool
+
+
+class Attribute(NamedTuple):
+    name: str
+    kind: str  # int float bool str dtype ints floats strs array graph
+    optional: bool
+    default: Any  # dataclasses.MISSING where required
+
+
+Inferred = TensorType | Abstract | tuple[TensorType | Abstract, ...]
+
+
+@dataclass(frozen=True)
+class Op:
+    """Base of every op. Subclasses declare; nothing here is specific to one op."""
+
+    name: ClassVar[str] = ""
+    onnx: ClassVar[str | None] = None
+    operands: ClassVar[tuple[Operand, ...]] = ()
+    attributes: ClassVar[tuple[Attribute, ...]] = ()
+    results: ClassVar[tuple[str, ...]] = ("y",)
+    axes: ClassVar[str] = ""
+    """Axis signature, e.g. `a[m,k] b[k,n] -> y[m,n]`: axes of one letter move together."""
+    pure: ClassVar[bool] = True
+    """Whether equal operands and attributes give equal results, with no other effect."""
+
+    def __post_init__(self) -> None:
+        for a in self.attributes:
+            value = getattr(self, a.name)
+            coerced = _coerce(a, value)
+            if coerced is not value:
+                object.__setattr__(self, a.name, coerced)
+
+    def infer(self, *operands: Any) -> Inferred:
+        raise NotImplementedError
+
+    def reference(self, *operands: Any) -> Any:
+        raise NotImplementedError
+
+    def dims(self, *operands: Any) -> Shape | None:
+        """Contents of an integer result as (symbolic) dimensions, where operands tell them."""
+        return None
+
+    def cost(self, *operands: Abstract | None, results: tuple[TensorType, ...]) -> Cost:
+        """Default: no multiply-accumulates. Called with static types only."""
+        return Cost(0, memory_bytes(operands, results))
+
+    def key(self) -> tuple[Any, ...]:
+        """A hashable identity: equal keys and equal operands give equal results."""
+        return (self.name, *(_hashable(getattr(self, a.name)) for a in self.attributes))
+
+    def given(self) -> Iterator[tuple[str, Any]]:
+        """Attributes that differ from their defaults, in declared order."""
+        for a in self.attributes:
+            value = getattr(self, a.name)
+            if a.default is dataclasses.MISSING or _hashable(value) != _hashable(a.default):
+                yield a.name, value
+
+    def replace(self, **changes: Any) -> typing.Self:
+        return dataclasses.replace(self, **changes)
+
+
+def memory_bytes(
+    operands: tuple[Abstract | None, ...], results: tuple[TensorType, ...]
+) -> int:
+    """Bytes of all operands and results; unknown dimensions make a tensor count as nothing."""
+    all_types = [o.type for o in operands if o is not None] + list(results)
+    return sum(t.nbytes for t in all_types if t.is_static)
+
+
+T = typing.TypeVar("T", bound=type[Op])
+
+_REGISTRY: dict[str, type[Op]] = {}
+_BY_ONNX: dict[str, type[Op]] = {}
+
+
+def register(cls: T) -> T:
+    """Class decorator: read operands and attributes from the declaration and make it known."""
+    if "name" not in vars(cls):
+        cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+    if "onnx" not in vars(cls):
+        cls.onnx = cls.__name__
+    if cls.name in _REGISTRY:
+        raise ValueError(f"op {cls.name} is declared twice")
+    cls.operands = tuple(_operands(cls))
+    cls.attributes = tuple(_attributes(cls))
+    _REGISTRY[cls.name] = cls
+    if cls.onnx is not None:
+        _BY_ONNX[cls.onnx] = cls
+    return cls
+
+
+def op_class(name: str) -> type[Op]:
+    """The declaration of the op with this text name. Raises UnsupportedError."""
+    found = _REGISTRY.get(name)
+    if found is None:
+        raise UnsupportedError(f"unknown op {name!r}", hint="`taut ops` lists the ops")
+    return found
+
+
+def op_for_onnx(op_type: str) -> type[Op] | None:
+    return _BY_ONNX.get(op_type)
+
+
+def all_ops() -> list[type[Op]]:
+    """Every declared op, by name."""
+    return [_REGISTRY[k] for k in sorted(_REGISTRY)]
+
+
+def _operands(cls: type[Op]) -> Iterator[Operand]:
+    for p in list(inspect.signature(cls.infer).parameters.values())[1:]:
+        variadic = p.kind is inspect.Parameter.VAR_POSITIONAL
+        yield Operand(p.name, p.default is not inspect.Parameter.empty, variadic)
+
+
+_KINDS: dict[Any, str] = {
+    int: "int", float: "float", bool: "bool", str: "str", DType: "dtype",
+    tuple[int, ...]: "ints", tuple[float, ...]: "floats", tuple[str, ...]: "strs",
+    np.ndarray: "array",
+}  # fmt: skip
+
+
+def _attributes(cls: type[Op]) -> Iterator[Attribute]:
+    hints = typing.get_type_hints(cls)
+    for f in dataclasses.fields(cls):
+        hint, optional = hints[f.name], False
+        if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+            rest = [h for h in typing.get_args(hint) if h is not type(None)]
+            hint, optional = rest[0], True
+        kind = "array" if typing.get_origin(hint) is np.ndarray else _KINDS.get(hint)
+        if kind is None and getattr(hint, "__name__", "") == "Graph":
+            kind = "graph"
+        if kind is None:
+            raise TypeError(f"{cls.__name__}.{f.name}: no attribute kind for {hint}")
+        yield Attribute(f.name, kind, optional, f.default)
+
+
+def _is_int(v: Any) -> bool:
+    return isinstance(v, int | np.integer) and not isinstance(v, bool)
+
+
+def _is_number(v: Any) -> bool:
+    return isinstance(v, int | float | np.integer | np.floating) and not isinstance(v, bool)
+
+
+_SCALARS: dict[str, tuple[Callable[[Any], bool], Callable[[Any], Any]]] = {
+    "int": (_is_int, int),
+    "float": (_is_number, float),
+    "bool": (lambda v: isinstance(v, bool | np.bool_) or (_is_int(v) and v in (0, 1)), bool),
+    "str": (lambda v: isinstance(v, str), str),
+    "dtype": (lambda v: isinstance(v, DType), lambda v: v),
+    "array": (lambda v: isinstance(v, np.ndarray), lambda v: v),
+    "graph": (lambda v: type(v).__name__ == "Graph", lambda v: v),
+}
+
+
+def _coerce(a: Attribute, value: Any) -> Any:
+    if value is None and a.optional:
+        return None
+    if a.kind in _SCALARS:
+        fits, make = _SCALARS[a.kind]
+        if fits(value):
+            return make(value)
+    elif isinstance(value, tuple | list | np.ndarray):
+        fits, make = _SCALARS[a.kind[:-1]]
+        if all(fits(v) for v in value):
+            return tuple(make(v) for v in value)
+    raise VerifyError(f"attribute {a.name} wants {a.kind}, not {type(value).__name__}")
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return (str(value.dtype), value.shape, hashlib.blake2b(value.tobytes()).digest())
+    if isinstance(value, float):
+        return (value.hex(), "float")  # NaN equals itself, 0.0 differs from -0.0
+    if isinstance(value, tuple):
+        return tuple(_hashable(v) for v in value)
+    return value if not hasattr(value, "nx") else id(value)

@@ -1,0 +1,243 @@
+"""Python functions to native objects, and native objects into this process.
+
+A *kernel* is a Python function `f(tid, nt, d)` of int64s that returns nothing. Numba lowers it to
+LLVM IR; the rest is ours: a C wrapper with a stable symbol, LLVM's O3 for the table's target, and
+object code. Objects hold no pickles and no Python: loading one needs llvmlite only, so a program
+that comes out of the disk cache starts without importing Numba.
+
+`Kernel` names one variant of a kernel and knows how to build it; `load` gives its address, from
+this process's memory, from the disk cache, or by compiling. `build_entry` does the same for
+generated source whose free names are kernels.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import llvmlite
+import llvmlite.binding as llvm
+
+from . import cache as disk
+from . import objects
+from .isa import Isa, Target
+
+_ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+_lock = threading.RLock()
+_loaded: dict[str, Loaded] = {}
+
+# What object code may call outside itself: C's library, all of it free of state that matters.
+_LIBC = frozenset(
+    f"{name}{single}"
+    for single in ("", "f")
+    for name in (
+        "exp", "exp2", "log", "log2", "log10", "log1p", "expm1", "pow", "sin", "cos", "tan", "asin",
+        "acos", "atan", "atan2", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "erfc",
+        "fmod", "fma", "floor", "ceil", "trunc", "rint", "round", "nearbyint", "roundeven", "sqrt",
+        "cbrt", "hypot", "ldexp", "fmin", "fmax",
+    )
+) | {
+    "memcpy", "memset", "memmove", "syscall", "sched_yield", "SwitchToThread",
+    "_GLOBAL_OFFSET_TABLE_",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One variant of a kernel: `build(isa, **parameters)` returns its Python function.
+
+    `name` is an identifier, unique for (build, parameters); the emitter calls it by this name.
+    """
+
+    name: str
+    build: Callable[..., Callable[[int, int, int], None]]
+    parameters: tuple[tuple[str, object], ...] = ()
+
+    @staticmethod
+    def of(build: Callable[..., Callable[[int, int, int], None]], **parameters: object) -> Kernel:
+        """The kernel that `build` makes of `parameters`; its name spells them."""
+        tail = "".join(f"_{_spell(v)}" for v in parameters.values())
+        return Kernel(build.__name__ + tail, build, tuple(parameters.items()))
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Native code in this process. It stays for the life of the process."""
+
+    symbol: str
+    address: int
+    cached: bool
+    object_code: bytes
+
+    def __call__(self, tid: int, nt: int, d: int) -> None:
+        """Run on this thread without the GIL."""
+        _ENTRY(self.address)(tid, nt, d)
+
+
+def load(kernel: Kernel, isa: Isa, store: disk.Cache | None = None) -> Loaded:
+    """The kernel as native code: memory, then disk, then the compiler."""
+    key = _key("kernel", kernel.name, repr(kernel.parameters), isa, kernel.build.__module__)
+    return _load(key, lambda: kernel.build(isa, **dict(kernel.parameters)), {}, isa, store)
+
+
+def build_entry(
+    source: str, kernels: Mapping[str, Kernel], isa: Isa, store: disk.Cache | None = None
+) -> Loaded:
+    """Compile generated source that defines `entry(tid, nt, base)`.
+
+    Free names of the source are the keys of `kernels` (called as `name(tid, nt, record)`) and what
+    `vector.LANGUAGE` offers: `barrier(tid, nt, sync)`, `load_i64(address)` and the like.
+    The source is trusted: it is the emitter's, and holds compiler-made identifiers only.
+    """
+    loaded = {name: load(kernel, isa, store) for name, kernel in kernels.items()}
+    names = "".join(f"{name}={one.symbol};" for name, one in sorted(loaded.items()))
+    key = _key("entry", source, names, isa)
+
+    def build() -> Callable[[int, int, int], None]:
+        from . import vector
+
+        scope: dict[str, object] = dict(vector.language())
+        for name, one in loaded.items():
+            scope[name] = vector.external(one.symbol)
+        exec(compile(source, "<taut entry>", "exec"), scope)
+        return scope["entry"]  # type: ignore[return-value]
+
+    return _load(key, build, {one.symbol: one.address for one in loaded.values()}, isa, store)
+
+
+def llvm_ir(function: Callable[[int, int, int], None], symbol: str, target: Target) -> str:
+    """Numba's LLVM IR of `function`, retargeted, with `void symbol(i64, i64, i64)` around it."""
+    from numba.core import compiler, registry, types
+
+    flags = compiler.Flags()
+    flags.no_compile = True
+    flags.no_cpython_wrapper = True
+    flags.no_cfunc_wrapper = True
+    flags.nrt = False
+    flags.boundscheck = False
+    flags.error_model = "numpy"
+    cpu = registry.cpu_target
+    result = compiler.compile_extra(
+        cpu.typing_context, cpu.target_context, function, (types.int64,) * 3, types.void, flags, {}
+    )
+    machine = target.machine()
+    text = "\n".join(
+        line
+        for line in result.library.get_llvm_str().splitlines()
+        if not line.startswith(("target datalayout", "target triple"))
+    )
+    return f"""target datalayout = "{machine.target_data}"
+target triple = "{target.triple}"
+{text}
+define void @{symbol}(i64 %tid, i64 %nt, i64 %d) {{
+  %result = alloca ptr
+  %error = alloca ptr
+  %status = call i32 @{result.fndesc.llvm_func_name}(
+      ptr %result, ptr %error, i64 %tid, i64 %nt, i64 %d)
+  ret void
+}}
+"""
+
+
+def optimise(text: str, symbol: str, target: Target) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
+    """Parse and verify IR, hide everything but `symbol`, and run LLVM's O3."""
+    machine = target.machine()
+    module = llvm.parse_assembly(text)
+    module.verify()
+    for function in module.functions:
+        if not function.is_declaration and function.name != symbol:
+            function.linkage = "internal"
+    for variable in module.global_variables:
+        if not variable.is_declaration:
+            variable.linkage = "internal"
+    options = llvm.create_pipeline_tuning_options(speed_level=3)
+    options.loop_vectorization = True
+    options.slp_vectorization = False
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+    return module, machine
+
+
+def assembly(kernel: Kernel, isa: Isa, target: Target | None = None) -> str:
+    """The kernel's assembly for `target` (the table's own when it cannot run here)."""
+    target = target or Target.native(isa)
+    text = llvm_ir(kernel.build(isa, **dict(kernel.parameters)), "kernel", target)
+    module, machine = optimise(text, "kernel", target)
+    machine.set_asm_verbosity(True)
+    return machine.emit_assembly(module)
+
+
+def _load(
+    key: str,
+    build: Callable[[], Callable[[int, int, int], None]],
+    links: Mapping[str, int],
+    isa: Isa,
+    store: disk.Cache | None,
+) -> Loaded:
+    with _lock:
+        if key in _loaded:
+            return _loaded[key]
+        store = store if store is not None else disk.default()
+        symbol = "taut_" + key[:32]
+        code = store.get(key)
+        cached = code is not None
+        if code is None:
+            target = Target.native(isa)
+            module, machine = optimise(llvm_ir(build(), symbol, target), symbol, target)
+            code = machine.emit_object(module)
+            store.put(key, code)
+        address = _link(code, symbol, links, isa)
+        llvm.add_symbol(symbol, address)
+        _loaded[key] = Loaded(symbol, address, cached, code)
+        return _loaded[key]
+
+
+_engines: list[llvm.ExecutionEngine] = []
+
+
+def _link(code: bytes, symbol: str, links: Mapping[str, int], isa: Isa) -> int:
+    """Put object code into this process. LLVM aborts on a missing symbol, so look first."""
+    missing = objects.undefined(code) - _LIBC - links.keys()
+    if missing:
+        raise RuntimeError(f"object code wants symbols that are not there: {sorted(missing)}")
+    for name in objects.undefined(code) & _LIBC:
+        if not name.startswith("_GLOBAL") and not llvm.address_of_symbol(name):
+            raise RuntimeError(f"this process has no symbol {name}")
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), Target.native(isa).machine())
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    _engines.append(engine)
+    address = engine.get_function_address(symbol)
+    if not address:
+        raise RuntimeError(f"object code does not define {symbol}")
+    return address
+
+
+def _key(kind: str, *parts: object) -> str:
+    isa = next(p for p in parts if isinstance(p, Isa))
+    text = repr((kind, parts, Target.native(isa), _world()))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@cache
+def _world() -> tuple[str, ...]:
+    """Everything else that machine code depends on: our sources and the compilers' versions."""
+    from importlib.metadata import version
+
+    here = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted([*here.glob("*.py"), *here.glob("kernels/*.py")]):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    parts = (llvmlite.__version__, llvm.llvm_version_info, version("numba"), version("numpy"))
+    return (digest.hexdigest(), *map(str, parts))
+
+
+def _spell(value: object) -> str:
+    if isinstance(value, bool):
+        return "y" if value else "n"
+    return str(value)

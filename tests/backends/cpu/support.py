@@ -1,0 +1,60 @@
+"""Shared by the tests of the CPU kernels: memory that outlives a call, and running kernels."""
+
+from __future__ import annotations
+
+import numpy as np
+from taut.backends.cpu import cache, isa, jit, records, sync, team
+
+ISAS = isa.available()
+
+
+class Arena:
+    """64-byte aligned copies whose addresses stay good while the arena lives."""
+
+    def __init__(self, threads: int = 1):
+        self.threads = threads
+        self.kept: list[np.ndarray] = []
+        self.sync = self.place(np.zeros(sync.sync_bytes(threads), np.uint8))
+
+    def place(self, array: np.ndarray) -> int:
+        """The address of a copy (with 256 readable bytes after it)."""
+        return self.empty(array.shape, array.dtype, array).ctypes.data
+
+    def empty(self, shape, kind, fill: np.ndarray | None = None) -> np.ndarray:
+        """An aligned array, zeros or a copy of `fill`."""
+        size = int(np.prod(shape)) * np.dtype(kind).itemsize
+        raw = team.aligned(size + 256)
+        self.kept.append(raw)
+        out = raw[:size].view(kind).reshape(shape)
+        if fill is not None:
+            out[...] = fill
+        return out
+
+    def run(self, table: isa.Isa, *calls: tuple[jit.Kernel, records.Header]) -> None:
+        """Run kernels one after another, with a barrier between, as one compiled entry."""
+        lines, names = ["def entry(tid, nt, base):"], {"barrier": sync.BARRIER}
+        addresses = []
+        for kernel, record in calls:
+            names[kernel.name] = kernel
+            lines += [
+                f"    {kernel.name}(tid, nt, load_i64(base + {8 * len(addresses)}))",
+                f"    barrier(tid, nt, load_i64(base + {8 * len(calls)}))",
+            ]
+            addresses.append(self.place(record.pack()))
+        entry = jit.build_entry("\n".join(lines), names, table, cache.Cache(None))
+        base = self.place(np.array([*addresses, self.sync], np.int64))
+        team.team(self.threads).run(entry.address, base)
+
+
+def wrap(values: np.ndarray) -> np.ndarray:
+    """int64 to int32 modulo 2^32."""
+    return values.astype(np.int64).astype(np.uint64).astype(np.uint32).view(np.int32)
+
+
+def requantize(total: np.ndarray, shift: int, zero: int, lo: int, hi: int) -> np.ndarray:
+    """docs/quantization.md in Python's integers (object arrays): total / 2^shift, half to even."""
+    floor = total >> shift
+    rest = total - (floor << shift)
+    half = (1 << shift) >> 1
+    up = (rest > half) | ((rest == half) & (floor % 2 == 1)) if shift else rest > half
+    return np.clip(floor + up + zero, lo, hi)

@@ -1,0 +1,151 @@
+"""The implicit-GEMM kernels against NumPy, bit for bit, on every table this machine can run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import ISAS, Arena, requantize, wrap
+from taut.backends.cpu.kernels import conv
+
+EXAMPLES = 25
+
+
+@st.composite
+def problems(draw):
+    kernel = draw(st.sampled_from([(1, 1), (3, 3), (1, 3), (2, 5)]))
+    groups = draw(st.sampled_from([1, 1, 2]))
+    return {
+        "size": (draw(st.integers(1, 9)), draw(st.integers(1, 17))),
+        "kernel": kernel,
+        "stride": draw(st.tuples(st.integers(1, 2), st.integers(1, 3))),
+        "dilation": draw(st.tuples(st.integers(1, 2), st.integers(1, 2))),
+        "channels": draw(st.sampled_from([4, 16, 32])),
+        "groups": groups,
+        "n": groups * draw(st.sampled_from([16, 32, 48, 64])),
+        "images": draw(st.integers(1, 2)),
+        "out": draw(st.sampled_from(["u8", "s32", "f32", "lut"])),
+        "residual": draw(st.booleans()),
+        "threads": draw(st.integers(1, 2)),
+        "extreme": draw(st.booleans()),
+        "seed": draw(st.integers(0, 2**16)),
+        "tile": draw(st.booleans()),
+    }
+
+
+def accumulate(image, weights, size, stride, dilation, groups):
+    """int64[images, H, W, N] by the definition."""
+    n, height, width, _ = weights.shape
+    total = np.zeros((len(image), *size, n), np.int64)
+    per = n // groups
+    c = weights.shape[3]
+    for g in range(groups):
+        for y in range(height):
+            for x in range(width):
+                part = image[
+                    :,
+                    y * dilation[0] : y * dilation[0] + (size[0] - 1) * stride[0] + 1 : stride[0],
+                    x * dilation[1] : x * dilation[1] + (size[1] - 1) * stride[1] + 1 : stride[1],
+                    g * c : (g + 1) * c,
+                ].astype(np.int64)
+                chosen = slice(g * per, (g + 1) * per)
+                total[..., chosen] += part @ weights[chosen, y, x].T.astype(np.int64)
+    return total
+
+
+def check(isa, p):
+    rng = np.random.default_rng(p["seed"])
+    (kh, kw), (sy, sx), (dy, dx) = p["kernel"], p["stride"], p["dilation"]
+    height = (p["size"][0] - 1) * sy + (kh - 1) * dy + 1
+    width = (p["size"][1] - 1) * sx + (kw - 1) * dx + 1
+    channels, groups, n = p["channels"], p["groups"], p["n"]
+    pixel = channels * groups
+    if p["extreme"]:
+        image = rng.choice([0, 255], (p["images"], height, width, pixel)).astype(np.uint8)
+        weights = rng.choice([-128, 127], (n, kh, kw, channels)).astype(np.int8)
+        bias = rng.choice([-(2**31), 2**31 - 1, 0], n).astype(np.int32)
+    else:
+        image = rng.integers(0, 256, (p["images"], height, width, pixel), dtype=np.uint8)
+        weights = rng.integers(-128, 128, (n, kh, kw, channels), dtype=np.int8)
+        bias = rng.integers(-5000, 5000, n).astype(np.int32)
+    acc = wrap(accumulate(image, weights, p["size"], p["stride"], p["dilation"], groups) + bias)
+
+    shift = int(rng.integers(0, 45))
+    # Mostly sensible multipliers, some that land on ties, some that saturate.
+    top = min(2**31 - 1, max(1, int(2.0**shift * rng.choice([2**-9, 2**-6, 1.0]))))
+    multipliers = rng.integers(0, top + 1, n)
+    multipliers[rng.random(n) < 0.3] = min(2**30, 2 ** max(shift - 1, 0))
+    zero, lo, hi = 3, int(rng.integers(0, 100)), int(rng.integers(100, 256))
+    out, residual = p["out"], p["residual"] and p["out"] == "u8"
+    scale = multipliers * 2.0**-shift
+    if out == "f32":
+        scale = rng.random(n).astype(np.float32)
+    if out == "lut":
+        zero, lo, hi = -100, -2000, 2095
+    table = rng.integers(0, 256, 4096, dtype=np.uint8)
+    other = rng.integers(0, 256, acc.shape, dtype=np.uint8)
+    other_multiplier = int(rng.integers(-(2**20), 2**20)) if residual else 0
+
+    arena = Arena(p["threads"])
+    source, size = arena.place(image), 4 if out in ("s32", "f32") else 1
+    kind = {"s32": np.int32, "f32": np.float32}.get(out, np.uint8)
+    # The target has a border, as a buffer with a halo has; nothing may be written to it.
+    rows, columns = p["size"][0] + 2, p["size"][1] + 2
+    target = arena.empty((p["images"], rows, columns, n), kind)
+    target[...] = 77
+    inner = target[:, 1:-1, 1:-1]
+    parts = conv.prepare(
+        weights, bias, scale, isa, row=width * pixel, pixel=pixel, size=p["size"],
+        images=p["images"], dilation=p["dilation"], groups=groups, out=out, residual=residual,
+        threads=p["threads"], tile=isa.tiles[0] if p["tile"] else None,
+    )  # fmt: skip
+    calls = []
+    for slot, part in enumerate(parts):
+        record = conv.ConvRecord(
+            sync=arena.sync, slot=slot, source=source, source_row=sy * width * pixel,
+            source_pixel=sx * pixel, source_image=height * width * pixel,
+            taps=arena.place(part.taps), weights=arena.place(part.weights),
+            bias=arena.place(part.bias), scale=arena.place(part.scale),
+            target=inner.ctypes.data + size * part.channel, target_row=size * columns * n,
+            target_pixel=size * n, target_image=size * rows * columns * n,
+            zero=zero, lo=lo, hi=hi, other=arena.place(other) + part.channel,
+            other_row=p["size"][1] * n, other_pixel=n, other_image=p["size"][0] * p["size"][1] * n,
+            other_zero=7, other_scale=other_multiplier * 2.0**-shift, table=arena.place(table),
+            **part.fields,
+        )  # fmt: skip
+        calls.append((part.kernel, record))
+    arena.run(isa, *calls)
+
+    if out == "s32":
+        expected = acc
+    elif out == "f32":
+        expected = acc.astype(np.float32) * scale
+    else:
+        total = acc.astype(object) * multipliers.astype(object)
+        total = total + (other.astype(object) - 7) * other_multiplier
+        expected = requantize(total, shift, zero, lo, hi)
+        if out == "lut":
+            expected = table[(expected - lo).astype(int)]
+    np.testing.assert_array_equal(inner, expected.astype(kind))
+    inner[...] = 77
+    assert (target == 77).all()
+
+
+@pytest.mark.parametrize("isa", ISAS, ids=lambda i: i.name)
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(p=problems())
+def test_convolution(isa, p):
+    check(isa, p)
+
+
+@pytest.mark.parametrize("isa", ISAS, ids=lambda i: i.name)
+def test_long_sum_wraps_like_int32(isa):
+    """K = 100,000 of extreme products: past 2^31, modulo 2^32."""
+    p = {
+        "size": (1, 3), "kernel": (1, 1), "stride": (1, 1), "dilation": (1, 1), "channels": 100_000,
+        "groups": 1, "n": 16, "images": 1, "residual": False, "threads": 2, "seed": 0, "tile": True,
+        "extreme": True,
+    }  # fmt: skip
+    for out in ("s32", "u8"):
+        check(isa, {**p, "out": out})

@@ -248,35 +248,41 @@ def characters(path: str | Path) -> list[str]:
 
 
 def imagenet_pictures() -> tuple[np.ndarray, np.ndarray]:
-    """Foolbox's 20 ImageNet pictures: u8[20,224,224,3] and their labels i64[20]."""
-    from PIL import Image
+    """Foolbox's 20 ImageNet pictures: u8[20,224,224,3] and their labels i64[20].
 
-    images, labels = [], []
-    for index, sample in enumerate(_PICTURES):
-        with Image.open(fetch(f"picture-{index:02}")) as image:
-            images.append(np.asarray(image.convert("RGB").resize((224, 224), 2)))
-        labels.append(int(Path(sample.member).stem.split("_")[-1]))
-    return np.stack(images), np.array(labels)
+    As ImageNet classifiers expect: the shorter side to 256, then the middle 224.
+    """
+    labels = [int(Path(sample.member).stem.split("_")[-1]) for sample in _PICTURES]
+    return np.stack([_square(k)[16:240, 16:240] for k in range(20)]), np.array(labels)
+
+
+def _square(index: int) -> np.ndarray:
+    from PIL import Image, ImageOps
+
+    with Image.open(fetch(f"picture-{index:02}")) as image:
+        square = ImageOps.fit(image.convert("RGB"), (256, 256), Image.Resampling.BICUBIC)
+        return np.asarray(square)
 
 
 def pictures(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """`n` classifier inputs f32[n,3,224,224] = (x - 127) / 128 and labels i64[n].
 
-    Random crops (60 to 100% of the area), mirrored or not, with small changes of brightness and
+    Random crops (50 to 100% of the area), mirrored or not, with small changes of brightness and
     contrast, of the 20 pictures: enough variety to calibrate on and to compare logits over. As
     test data they say nothing about ImageNet accuracy.
     """
     from PIL import Image
 
-    images, labels = imagenet_pictures()
-    random = np.random.default_rng(seed)
+    labels = imagenet_pictures()[1]
+    images = [_square(k) for k in range(20)]
+    random = np.random.default_rng([seed, 4])
+    chosen = np.concatenate([random.permutation(20) for _ in range(-(-n // 20))])[:n]
     result = np.empty((n, 3, 224, 224), np.float32)
-    chosen = np.resize(np.concatenate([random.permutation(20) for _ in range(-(-n // 20))]), n)
     for k, index in enumerate(chosen):
-        side = int(224 * np.sqrt(random.uniform(0.6, 1.0)))
-        top, left = random.integers(0, 225 - side, 2)
+        side = int(256 * np.sqrt(random.uniform(0.5, 1.0)))
+        top, left = random.integers(0, 257 - side, 2)
         crop = Image.fromarray(images[index][top : top + side, left : left + side])
-        pixels = np.asarray(crop.resize((224, 224), 2), np.float32)
+        pixels = np.asarray(crop.resize((224, 224), Image.Resampling.BICUBIC), np.float32)
         pixels = pixels[:, :: random.choice([-1, 1])]
         pixels = (pixels - 127) * random.uniform(0.8, 1.2) + random.uniform(-15, 15)
         result[k] = np.clip(pixels, -127, 128).transpose(2, 0, 1) / 128

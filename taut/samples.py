@@ -24,6 +24,7 @@ import onnx
 from onnx import numpy_helper
 
 from .drawing import decode, ocr_pages, ocr_strings, orientation_lines
+from .ir.errors import TautError
 
 __all__ = [
     "DEFAULT",
@@ -43,7 +44,7 @@ __all__ = [
 ]
 
 
-class SampleError(RuntimeError):
+class SampleError(TautError):
     """A sample could not be had: no network, no pip, or a file that is not the pinned one."""
 
 

@@ -1,0 +1,177 @@
+"""The models that are measured: one file each for every runtime, and their inputs.
+
+All shapes are fixed and every runtime gets the same file, so that nobody pays for another's
+dynamic shapes. Calibration and test inputs never share a seed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import efficientnet
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import shape_inference
+
+from taut import samples
+
+Draw = Callable[[int, int], np.ndarray]  # (count, seed) -> f32[count, ...]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A benchmark: its file, its one input, how to draw data for it, its size in MACs."""
+
+    name: str
+    path: Path
+    input: str
+    shape: tuple[int, ...]
+    draw: Draw
+    calibration_size: int
+    macs: int
+
+    def batches(self, count: int, seed: int) -> list[np.ndarray]:
+        """`count` inputs of the model's own batch size."""
+        batch = self.shape[0]
+        data = self.draw(count * batch, seed)
+        return [np.ascontiguousarray(data[k : k + batch]) for k in range(0, len(data), batch)]
+
+    def calibration(self) -> list[np.ndarray]:
+        return self.batches(self.calibration_size, seed=1)
+
+    def test(self, count: int) -> list[np.ndarray]:
+        return self.batches(count, seed=2)
+
+
+NAMES = (
+    "resnet50",
+    "squeezenet",
+    "shufflenet",
+    "efficientnet-lite0",
+    "ocr-det",
+    "densenet121",
+    "ocr-rec",
+    "orientation",
+    "inception_v1",
+    "inception_v2",
+    "bvlc_alexnet",
+    "vgg19",
+    "zfnet512",
+)
+DEFAULT = NAMES[:5]
+TRAINED = ("efficientnet-lite0", "orientation", "ocr-det", "ocr-rec")
+
+
+def model(name: str, batch: int = 1) -> Model:
+    """The benchmark called `name`; a batch other than 1 where the file allows it."""
+    if name in samples.LIGHT:
+        if batch != 1:
+            raise SystemExit(f"{name} has batch 1 written into its graph")
+        shape, size, draw = (3, 224, 224), 64, _noise
+    elif name in _OWN:
+        shape, size, draw = _OWN[name]
+    else:
+        raise SystemExit(f"no model is called {name!r}; there are: {', '.join(NAMES)}")
+    path = folder() / f"{name}-{batch}.onnx"
+    if not path.exists():
+        _write(_fixed(_source(name), (batch, *shape)), path)
+    proto = onnx.load(path)
+    macs = sum(macs for _, macs in mac_table(proto))
+    return Model(name, path, proto.graph.input[0].name, (batch, *shape), draw, size, macs)
+
+
+_OWN: dict[str, tuple[tuple[int, ...], int, Draw]] = {
+    "efficientnet-lite0": ((3, 224, 224), 200, lambda n, seed: samples.pictures(n, seed)[0]),
+    "orientation": ((3, 48, 192), 300, lambda n, seed: samples.orientation_lines(n, seed)[0]),
+    "ocr-rec": ((3, 48, 320), 200, lambda n, seed: samples.ocr_strings(n, seed)[0]),
+    "ocr-det": ((3, 640, 640), 40, lambda n, seed: samples.ocr_pages(n, seed)[0]),
+}
+
+
+def _source(name: str) -> onnx.ModelProto:
+    if name in samples.LIGHT:
+        return samples.light_model(name)
+    if name == "efficientnet-lite0":
+        return onnx.load(efficientnet.onnx_path(None))
+    return onnx.load(samples.fetch(name))
+
+
+def folder() -> Path:
+    """Where prepared and quantized models are kept between runs."""
+    path = samples.cache_folder() / "benchmarks"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _noise(n: int, seed: int) -> np.ndarray:
+    """Random weights deserve random pictures: smooth noise, as strong at each of three scales."""
+    random = np.random.default_rng([seed, 5])
+    total = np.zeros((n, 3, 224, 224), np.float32)
+    for side in (14, 56, 224):
+        coarse = random.normal(size=(n, 3, side, side)).astype(np.float32)
+        total += coarse.repeat(224 // side, 2).repeat(224 // side, 3)
+    return total / np.float32(np.sqrt(3))
+
+
+def _fixed(proto: onnx.ModelProto, shape: tuple[int, ...]) -> onnx.ModelProto:
+    """Opset 13 or later, with the input's shape written in and all others inferred from it."""
+    dims = proto.graph.input[0].type.tensor_type.shape.dim
+    for dim, size in zip(dims, shape):
+        dim.Clear()
+        dim.dim_value = size
+    for output in proto.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    version = next(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx"))
+    if version < 13:
+        # onnxruntime's quantizer needs 13 for weights per channel.
+        proto = onnx.version_converter.convert_version(proto, 13)
+    return shape_inference.infer_shapes(proto, data_prop=True)
+
+
+def _write(proto: onnx.ModelProto, path: Path) -> None:
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as stream:
+        stream.write(proto.SerializeToString())
+    os.replace(stream.name, path)
+
+
+def mac_table(proto: onnx.ModelProto) -> list[tuple[onnx.NodeProto, int]]:
+    """Each convolution or matrix product with its multiply-accumulates, by the shapes of a run."""
+    products = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+    nodes = [n for n in proto.graph.node if n.op_type in products]
+    shapes = _run_shapes(proto, {name for n in nodes for name in [*n.input, *n.output]})
+    table = []
+    for node in nodes:
+        first, weight, result = (shapes[v] for v in (*node.input[:2], node.output[0]))
+        if node.op_type == "Conv":
+            macs = math.prod(result) * math.prod(weight[1:])
+        elif node.op_type == "ConvTranspose":
+            macs = math.prod(first) * math.prod(weight[1:])
+        else:
+            transposed = any(a.name == "transA" and a.i for a in node.attribute)
+            macs = math.prod(result) * first[0 if transposed else -1]
+        table.append((node, macs))
+    return table
+
+
+def _run_shapes(proto: onnx.ModelProto, names: set[str]) -> dict[str, tuple[int, ...]]:
+    shapes = {t.name: tuple(t.dims) for t in proto.graph.initializer}
+    shapes |= {
+        v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in proto.graph.input
+    }
+    exposed = onnx.ModelProto()
+    exposed.CopyFrom(proto)
+    wanted = sorted(names - set(shapes) - {o.name for o in proto.graph.output} - {""})
+    exposed.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in wanted)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(exposed.SerializeToString(), options)
+    source = proto.graph.input[0].name
+    values = session.run(None, {source: np.zeros(shapes[source], np.float32)})
+    found = [np.asarray(v).shape for v in values]
+    return shapes | dict(zip([o.name for o in session.get_outputs()], found))

@@ -1,0 +1,91 @@
+"""What every backend offers: `compile(graph, target, **options) -> Program`.
+
+A backend is a module with a function `compile(graph, **options) -> Program`. The ones here are
+imported when first asked for, so that `import taut` stays light; other packages add theirs by an
+entry point in the group `taut.backends` (name = target, value = the module).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from ..ir import Array, CompileError, Graph
+
+GROUP = "taut.backends"
+_MODULES = {"cpu": ".cpu", "reference": ".reference"}
+
+
+class KernelTime(NamedTuple):
+    """One row of a profile: a kernel, the names of the nodes it computes, and what it took."""
+
+    kernel: str
+    nodes: tuple[str, ...]
+    seconds: float
+    macs: int = 0
+
+
+@runtime_checkable
+class Program(Protocol):
+    """A graph made ready to run. `target` prints itself (instruction set, threads)."""
+
+    @property
+    def graph(self) -> Graph:
+        """The graph as compiled; its inputs and outputs are the program's."""
+        ...
+
+    @property
+    def target(self) -> object: ...
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the program holds: packed weights and the arena for one call."""
+        ...
+
+    def __call__(self, *arrays: Any, **named: Any) -> dict[str, Array]:
+        """Outputs by name. Inputs by position in graph order or by name. Raises FeedError."""
+        ...
+
+    def profile(self, *arrays: Any, repeat: int = 1, **named: Any) -> list[KernelTime]:
+        """Seconds for each kernel in the order they run: the median over `repeat` calls."""
+        ...
+
+    def source(self) -> str:
+        """What was generated, for people to read."""
+        ...
+
+
+def compile(graph: Graph, target: str = "cpu", **options: Any) -> Program:
+    """A program for `graph` on one of `targets()`. Raises CompileError (UnsupportedError for ops
+    that the backend lacks).
+    """
+    make = _backend(target)
+    known = inspect.signature(make).parameters
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
+    strange = [] if takes_any else sorted(k for k in options if k not in known)
+    if strange:
+        rest = sorted(list(known)[1:])
+        raise CompileError(f"target {target!r} has no option {strange}", hint=f"it takes {rest}")
+    return make(graph, **options)
+
+
+def targets() -> list[str]:
+    """Names of the targets that can be asked for."""
+    return sorted({*_MODULES, *(e.name for e in importlib.metadata.entry_points(group=GROUP))})
+
+
+def _backend(target: str) -> Callable[..., Program]:
+    try:
+        if target in _MODULES:
+            module: Any = importlib.import_module(_MODULES[target], __package__)
+        else:
+            found = [e for e in importlib.metadata.entry_points(group=GROUP) if e.name == target]
+            if not found:
+                raise CompileError(f"no target {target!r}", hint=f"there are {targets()}")
+            module = found[0].load()
+        return module.compile
+    except (ImportError, AttributeError) as error:
+        raise CompileError(f"target {target!r} cannot be used here ({error})") from error

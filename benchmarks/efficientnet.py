@@ -130,7 +130,9 @@ def main() -> None:
     found = np.asarray(session.run(None, {"image": x})[0]).argmax(axis=1)
     single = onnxruntime.InferenceSession(str(onnx_path(1)))
     alone = [np.asarray(single.run(None, {"image": x[k : k + 1]})[0]).argmax() for k in range(20)]
-    print(f"right on {(found == labels).sum()} of 20 pictures; one by one {sum(alone == labels)}")
+    print(
+        f"right on {(found == labels).sum()} of 20 pictures; one by one {np.sum(alone == labels)}"
+    )
 
 
 if __name__ == "__main__":

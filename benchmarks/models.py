@@ -68,8 +68,12 @@ DEFAULT = NAMES[:5]
 TRAINED = ("efficientnet-lite0", "orientation", "ocr-det", "ocr-rec")
 
 
-def model(name: str, batch: int = 1) -> Model:
-    """The benchmark called `name`; a batch other than 1 where the file allows it."""
+def model(name: str, batch: int = 1, logits: bool = False) -> Model:
+    """The benchmark called `name`; a batch other than 1 where the file allows it.
+
+    With `logits` a softmax or sigmoid at the end is cut off: errors are measured before it, since
+    saturated probabilities hide them.
+    """
     if name in samples.LIGHT:
         if batch != 1:
             raise SystemExit(f"{name} has batch 1 written into its graph")
@@ -78,9 +82,10 @@ def model(name: str, batch: int = 1) -> Model:
         shape, size, draw = _OWN[name]
     else:
         raise SystemExit(f"no model is called {name!r}; there are: {', '.join(NAMES)}")
-    path = folder() / f"{name}-{batch}.onnx"
+    path = folder() / f"{name}-{batch}{'-logits' if logits else ''}.onnx"
     if not path.exists():
-        _write(_fixed(_source(name), (batch, *shape)), path)
+        source = _without_last_activation(_source(name)) if logits else _source(name)
+        _write(_fixed(source, (batch, *shape)), path)
     proto = onnx.load(path)
     macs = sum(macs for _, macs in mac_table(proto))
     return Model(name, path, proto.graph.input[0].name, (batch, *shape), draw, size, macs)
@@ -100,6 +105,18 @@ def _source(name: str) -> onnx.ModelProto:
     if name == "efficientnet-lite0":
         return onnx.load(efficientnet.onnx_path(None))
     return onnx.load(samples.fetch(name))
+
+
+def _without_last_activation(proto: onnx.ModelProto) -> onnx.ModelProto:
+    graph, (output,) = proto.graph, proto.graph.output
+    makers = {name: node for node in graph.node for name in node.output}
+    name = output.name
+    while makers[name].op_type in ("Identity", "Softmax", "Sigmoid"):
+        node = makers[name]
+        graph.node.remove(node)
+        name = node.input[0]
+    output.name = name
+    return proto
 
 
 def folder() -> Path:

@@ -1,0 +1,54 @@
+"""Where and with what a benchmark ran, and its JSON file."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import re
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("numpy", "numba", "llvmlite", "onnx", "onnxruntime", "openvino", "nncf", "torch")
+
+
+def machine() -> dict[str, Any]:
+    """The processor, its vector instructions that matter here, and package versions."""
+    info = {"processor": platform.processor() or platform.machine(), "flags": []}
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = dict(
+            map(str.strip, line.split(":", 1))
+            for line in cpuinfo.read_text().split("\n")
+            if ":" in line
+        )
+        flags = set(lines.get("flags", lines.get("Features", "")).split())
+        wanted = {"avx2", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm"}
+        family = f"family {lines.get('cpu family')} model {lines.get('model')}"
+        info["processor"] = f"{lines.get('model name', info['processor'])} ({family})"
+        info["flags"] = sorted(flags & wanted)
+    info["cores"] = os.cpu_count()
+    info["python"] = platform.python_version()
+    info["packages"] = {name: _version(name) for name in PACKAGES}
+    return info
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def write(kind: str, rows: list[dict[str, Any]], **more: Any) -> Path:
+    """`results/<kind>-<machine>-<date>.json`, beside this file; returns its path."""
+    here = machine()
+    slug = re.sub(r"[^a-z0-9]+", "-", f"{here['processor']} {here['cores']}c".lower()).strip("-")
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    path = Path(__file__).parent / "results" / f"{kind}-{slug}-{date}.json"
+    path.parent.mkdir(exist_ok=True)
+    content = {"kind": kind, "date": date, "machine": here, **more, "rows": rows}
+    path.write_text(json.dumps(content, indent=1, default=float) + "\n")
+    return path

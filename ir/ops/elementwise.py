@@ -1,24 +1,69 @@
-"""Element-wise ops."""
+"""Element-wise arithmetic, comparison and logic. Operands broadcast as NumPy's do."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ..errors import VerifyError
-from ..op import Abstract, Array, Inferred, Op, register
-from ..types import TensorType, broadcast
+from ..op import Abstract, Array, Cost, Inferred, Op, memory_bytes, register
+from ..types import Dim, DType, Shape, TensorType, broadcast
+from .common import (
+    check_choice,
+    check_integer,
+    check_number,
+    check_same,
+    in_wide,
+    wide,
+)
+
+Ufunc = Callable[..., Any]
 
 
 @dataclass(frozen=True)
 class Binary(Op):
-    """Two operands of one element type, broadcast as NumPy does."""
+    """Two numbers of one element type."""
+
+    axes = "a[...] b[...] -> y[...]"
+    ufunc: ClassVar[Ufunc]
 
     def infer(self, a: Abstract, b: Abstract) -> Inferred:
-        if a.dtype is not b.dtype:
-            raise VerifyError(f"operands are {a.type} and {b.type}, which differ in element type")
-        return TensorType(a.dtype, broadcast(a.shape, b.shape))
+        check_number(a)
+        return TensorType(check_same(a, b), broadcast(a.shape, b.shape))
+
+    def reference(self, a: Array, b: Array) -> Array:
+        return in_wide(type(self).ufunc, a, b)
+
+    def dims(self, a: Abstract, b: Abstract) -> Shape | None:
+        return dims_of(self.of_ints, a, b)
+
+    def of_ints(self, a: int, b: int) -> int | None:
+        """The result for two Python integers, where shape arithmetic needs it."""
+        return None
+
+
+def dims_of(f: Callable[[int, int], int | None], a: Abstract, b: Abstract) -> Shape | None:
+    """Shape data of a binary op on shape data; an operand of one element broadcasts."""
+    x, y = a.as_dims(), b.as_dims()
+    if x is None or y is None or (len(x) != len(y) and 1 not in (len(x), len(y))):
+        return None
+    x, y = (x * len(y) if len(x) == 1 else x), (y * len(x) if len(y) == 1 else y)
+    return tuple(
+        f(p, q) if isinstance(p, int) and isinstance(q, int) else _symbolic(f, p, q)
+        for p, q in zip(x, y)
+    )
+
+
+def _symbolic(f: Callable[[int, int], int | None], p: Dim, q: Dim) -> Dim:
+    """`n op c` for a symbol n, where it is n for every n (n + 0, n * 1, n // 1)."""
+    if isinstance(p, str) and isinstance(q, int) and [f(v, q) for v in (2, 3, 7)] == [2, 3, 7]:
+        return p
+    if isinstance(q, str) and isinstance(p, int) and [f(p, v) for v in (2, 3, 7)] == [2, 3, 7]:
+        return q
+    return None
 
 
 @register
@@ -26,17 +71,367 @@ class Binary(Op):
 class Add(Binary):
     """a + b"""
 
-    def reference(self, a: Array, b: Array) -> Array:
-        return np.add(a, b)
+    ufunc = np.add
+
+    def of_ints(self, a: int, b: int) -> int | None:
+        return a + b
 
 
 @register
 @dataclass(frozen=True)
-class Relu(Op):
-    """max(x, 0)"""
+class Sub(Binary):
+    """a - b"""
+
+    ufunc = np.subtract
+
+    def of_ints(self, a: int, b: int) -> int | None:
+        return a - b
+
+
+@register
+@dataclass(frozen=True)
+class Mul(Binary):
+    """a * b"""
+
+    ufunc = np.multiply
+
+    def of_ints(self, a: int, b: int) -> int | None:
+        return a * b
+
+    def cost(self, *operands: Abstract | None, results: tuple[TensorType, ...]) -> Cost:
+        return Cost(results[0].size, memory_bytes(operands, results))
+
+
+def _truncate(a: int, b: int) -> int:
+    return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
+
+
+def _divide(a: Array, b: Array) -> Array:
+    """a / b; integers round toward zero, and a division by zero gives 0 as NumPy's does."""
+    if np.issubdtype(a.dtype, np.floating):
+        return np.divide(a, b)
+    quotient = np.floor_divide(a, b)
+    if a.dtype.kind == "u":
+        return quotient
+    inexact = (quotient * b != a) & (b != 0)
+    return quotient + (inexact & ((a < 0) != (b < 0))).astype(a.dtype)
+
+
+@register
+@dataclass(frozen=True)
+class Div(Binary):
+    """a / b, integers toward zero (x / 0 = 0)"""
+
+    ufunc = _divide
+
+    def of_ints(self, a: int, b: int) -> int | None:
+        return _truncate(a, b) if b else None
+
+
+@register
+@dataclass(frozen=True)
+class Mod(Binary):
+    """a - b * floor(a / b), with the divisor's sign; `fmod` takes the dividend's (C's fmod)"""
+
+    fmod: bool = False
+
+    def infer(self, a: Abstract, b: Abstract) -> Inferred:
+        if a.dtype.is_float and not self.fmod:
+            raise VerifyError("floats need fmod=true")
+        return super().infer(a, b)
+
+    def reference(self, a: Array, b: Array) -> Array:
+        return in_wide(np.fmod if self.fmod else np.mod, a, b)
+
+    def of_ints(self, a: int, b: int) -> int | None:
+        return a % b if b and not self.fmod else None
+
+
+@register
+@dataclass(frozen=True)
+class Pow(Op):
+    """a ^ b in a's element type; the exponent may have another"""
+
+    axes = "a[...] b[...] -> y[...]"
+
+    def infer(self, a: Abstract, b: Abstract) -> Inferred:
+        check_number(a, "the base")
+        check_number(b, "the exponent")
+        return TensorType(a.dtype, broadcast(a.shape, b.shape))
+
+    def reference(self, a: Array, b: Array) -> Array:
+        x, y = wide(a), wide(b)
+        if a.dtype.kind in "iu" and y.dtype.kind in "iu":
+            # Wraps as repeated products do; a negative exponent truncates 1 / a^|b|.
+            powers = np.power(x, np.maximum(y, 0).astype(x.dtype), dtype=x.dtype)
+            inverse = np.where(x == 1, 1, np.where(x == -1, np.where(y % 2 == 0, 1, -1), 0))
+            return np.where(y < 0, inverse, powers).astype(a.dtype)
+        if x.dtype.kind == "f":
+            y = y.astype(x.dtype)
+        return np.power(x, y).astype(a.dtype)
+
+
+@dataclass(frozen=True)
+class Variadic(Op):
+    """One or more tensors of one element type."""
+
+    ufunc: ClassVar[Ufunc]
+
+    def infer(self, *xs: Abstract) -> Inferred:
+        if not xs:
+            raise VerifyError("takes at least one operand")
+        check_number(xs[0])
+        return TensorType(check_same(*xs), broadcast(*(x.shape for x in xs)))
+
+    def reference(self, *xs: Array) -> Array:
+        return in_wide(self.fold, *xs)
+
+    def fold(self, *xs: Array) -> Array:
+        made = xs[0]
+        for x in xs[1:]:
+            made = type(self).ufunc(made, x)
+        return made
+
+
+@register
+@dataclass(frozen=True)
+class Max(Variadic):
+    """The largest of the operands; NaN wins"""
+
+    ufunc = np.maximum
+
+
+@register
+@dataclass(frozen=True)
+class Min(Variadic):
+    """The smallest of the operands; NaN wins"""
+
+    ufunc = np.minimum
+
+
+@register
+@dataclass(frozen=True)
+class Sum(Variadic):
+    """x0 + x1 + ..."""
+
+    ufunc = np.add
+
+
+@register
+@dataclass(frozen=True)
+class Mean(Variadic):
+    """(x0 + x1 + ...) / n"""
+
+    ufunc = np.add
+
+    def fold(self, *xs: Array) -> Array:
+        return np.divide(super().fold(*xs), len(xs))
+
+
+# ---- comparison and logic ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Comparison(Op):
+    """bool of two operands of one element type; comparing with NaN gives false."""
+
+    axes = "a[...] b[...] -> y[...]"
+    ufunc: ClassVar[Ufunc]
+
+    def infer(self, a: Abstract, b: Abstract) -> Inferred:
+        check_same(a, b)
+        return TensorType(DType.bool, broadcast(a.shape, b.shape))
+
+    def reference(self, a: Array, b: Array) -> Array:
+        return np.asarray(type(self).ufunc(wide(a), wide(b)))
+
+
+@register
+@dataclass(frozen=True)
+class Equal(Comparison):
+    """a == b"""
+
+    ufunc = np.equal
+
+    def infer(self, a: Abstract, b: Abstract) -> Inferred:
+        made = super().infer(a, b)
+        assert isinstance(made, TensorType)
+        if made.shape is None or len(made.shape) > 1 or not a.dtype.is_integer:
+            return made
+        dims = dims_of(lambda p, q: int(p == q), a, b)
+        return Abstract(made, None, None if dims is None or None in dims else dims)
+
+
+@register
+@dataclass(frozen=True)
+class Greater(Comparison):
+    """a > b"""
+
+    ufunc = np.greater
+
+
+@register
+@dataclass(frozen=True)
+class GreaterOrEqual(Comparison):
+    """a >= b"""
+
+    ufunc = np.greater_equal
+
+
+@register
+@dataclass(frozen=True)
+class Less(Comparison):
+    """a < b"""
+
+    ufunc = np.less
+
+
+@register
+@dataclass(frozen=True)
+class LessOrEqual(Comparison):
+    """a <= b"""
+
+    ufunc = np.less_equal
+
+
+@dataclass(frozen=True)
+class Logical(Comparison):
+    """bool of two bools."""
+
+    def infer(self, a: Abstract, b: Abstract) -> Inferred:
+        if a.dtype is not DType.bool:
+            raise VerifyError(f"the operand is {a.type}, which is not bool")
+        return super().infer(a, b)
+
+
+@register
+@dataclass(frozen=True)
+class And(Logical):
+    """a and b"""
+
+    ufunc = np.logical_and
+
+
+@register
+@dataclass(frozen=True)
+class Or(Logical):
+    """a or b"""
+
+    ufunc = np.logical_or
+
+
+@register
+@dataclass(frozen=True)
+class Xor(Logical):
+    """a != b"""
+
+    ufunc = np.logical_xor
+
+
+@register
+@dataclass(frozen=True)
+class Not(Op):
+    """not x"""
+
+    axes = "x[...] -> y[...]"
 
     def infer(self, x: Abstract) -> Inferred:
+        if x.dtype is not DType.bool:
+            raise VerifyError(f"the operand is {x.type}, which is not bool")
         return x.type
 
     def reference(self, x: Array) -> Array:
-        return np.maximum(x, np.zeros((), x.dtype))
+        return np.logical_not(x)
+
+
+@register
+@dataclass(frozen=True)
+class Where(Op):
+    """a where the condition holds, else b"""
+
+    axes = "condition[...] a[...] b[...] -> y[...]"
+
+    def infer(self, condition: Abstract, a: Abstract, b: Abstract) -> Inferred:
+        if condition.dtype is not DType.bool:
+            raise VerifyError(f"the condition is {condition.type}, which is not bool")
+        return TensorType(check_same(a, b), broadcast(condition.shape, a.shape, b.shape))
+
+    def reference(self, condition: Array, a: Array, b: Array) -> Array:
+        return np.where(condition, a, b)
+
+    def dims(self, condition: Abstract, a: Abstract, b: Abstract) -> Shape | None:
+        lists = [condition.as_dims(), a.as_dims(), b.as_dims()]
+        found = [d for d in lists if d is not None]
+        n = max((len(d) for d in found), default=0)
+        if len(found) < 3 or any(len(d) not in (1, n) for d in found):
+            return None
+        rows = zip(*(d * n if len(d) == 1 else d for d in found))
+        return tuple((p if c else q) if isinstance(c, int) else None for c, p, q in rows)
+
+
+@dataclass(frozen=True)
+class Bitwise(Binary):
+    """Two integers of one element type."""
+
+    def infer(self, a: Abstract, b: Abstract) -> Inferred:
+        check_integer(a)
+        return super().infer(a, b)
+
+
+@register
+@dataclass(frozen=True)
+class BitwiseAnd(Bitwise):
+    """a & b"""
+
+    ufunc = np.bitwise_and
+
+
+@register
+@dataclass(frozen=True)
+class BitwiseOr(Bitwise):
+    """a | b"""
+
+    ufunc = np.bitwise_or
+
+
+@register
+@dataclass(frozen=True)
+class BitwiseXor(Bitwise):
+    """a ^ b"""
+
+    ufunc = np.bitwise_xor
+
+
+@register
+@dataclass(frozen=True)
+class BitwiseNot(Op):
+    """~x"""
+
+    axes = "x[...] -> y[...]"
+
+    def infer(self, x: Abstract) -> Inferred:
+        check_integer(x)
+        return x.type
+
+    def reference(self, x: Array) -> Array:
+        return np.bitwise_not(x)
+
+
+@register
+@dataclass(frozen=True)
+class BitShift(Binary):
+    """a << b or a >> b of unsigned integers; a shift by the width or more gives 0"""
+
+    direction: str
+
+    def infer(self, a: Abstract, b: Abstract) -> Inferred:
+        check_choice(self.direction, ("LEFT", "RIGHT"), "direction")
+        if not a.dtype.is_integer or a.dtype.is_signed:
+            raise VerifyError(f"the operand is {a.type}, which is not an unsigned type")
+        return super().infer(a, b)
+
+    def reference(self, a: Array, b: Array) -> Array:
+        bits = a.dtype.itemsize * 8
+        shift = np.left_shift if self.direction == "LEFT" else np.right_shift
+        moved = shift(a, np.minimum(b, b.dtype.type(bits - 1)))
+        return np.where(b >= bits, np.zeros((), a.dtype), moved)

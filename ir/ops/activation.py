@@ -1,0 +1,309 @@
+"""Activations. Each is a function of one element, except softmax and its kin, which share an axis.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import VerifyError
+from ..op import Abstract, Array, Inferred, Op, register
+from ..types import TensorType, broadcast
+from .common import check_axis, check_choice, check_float, check_number, check_same, in_wide
+from .unary import Unary, erf
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + e^-x) without overflow."""
+    e = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1 / (1 + e), e / (1 + e)).astype(x.dtype)
+
+
+def softplus(x: Array) -> Array:
+    """ln(1 + e^x) without overflow."""
+    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+
+
+@register
+@dataclass(frozen=True)
+class Relu(Unary):
+    """max(x, 0)"""
+
+    numbers = True
+
+    def reference(self, x: Array) -> Array:
+        return np.maximum(x, np.zeros((), x.dtype))
+
+
+@register
+@dataclass(frozen=True)
+class Clip(Op):
+    """min(max(x, low), high); NaN stays; where low > high the result is high"""
+
+    axes = "x[...] low[] high[] -> y[...]"
+
+    def infer(
+        self, x: Abstract, low: Abstract | None = None, high: Abstract | None = None
+    ) -> Inferred:
+        check_number(x)
+        check_same(x, low, high)
+        for bound in (low, high):
+            if bound is not None and bound.shape not in (None, (), (1,)):
+                raise VerifyError(f"a bound is {bound.type}, which is no scalar")
+        return x.type
+
+    def reference(self, x: Array, low: Array | None = None, high: Array | None = None) -> Array:
+        made = x if low is None else np.maximum(x, low.reshape(()))
+        return made if high is None else np.minimum(made, high.reshape(()))
+
+
+@register
+@dataclass(frozen=True)
+class LeakyRelu(Unary):
+    """x where x >= 0, else alpha * x"""
+
+    alpha: float = 0.01
+
+    def reference(self, x: Array) -> Array:
+        return in_wide(lambda v: np.where(v >= 0, v, v * v.dtype.type(self.alpha)), x)
+
+
+@register
+@dataclass(frozen=True)
+class PRelu(Op):
+    """x where x >= 0, else slope * x; the slope broadcasts to x"""
+
+    axes = "x[...] slope[...] -> y[...]"
+
+    def infer(self, x: Abstract, slope: Abstract) -> Inferred:
+        check_number(x)
+        check_same(x, slope)
+        joint = broadcast(x.shape, slope.shape)
+        if joint is not None and not x.type.accepts(TensorType(x.dtype, joint)):
+            raise VerifyError(f"the slope {slope.type} does not broadcast to {x.type}")
+        return x.type
+
+    def reference(self, x: Array, slope: Array) -> Array:
+        return in_wide(lambda v, s: np.where(v >= 0, v, v * s), x, slope)
+
+
+@register
+@dataclass(frozen=True)
+class Elu(Unary):
+    """x where x >= 0, else alpha * (e^x - 1)"""
+
+    alpha: float = 1.0
+
+    def reference(self, x: Array) -> Array:
+        f = lambda v: np.where(v >= 0, v, self.alpha * np.expm1(np.minimum(v, 0)))  # noqa: E731
+        return in_wide(f, x)
+
+
+@register
+@dataclass(frozen=True)
+class Celu(Unary):
+    """max(x, 0) + min(alpha * (e^(x / alpha) - 1), 0)"""
+
+    alpha: float = 1.0
+
+    def infer(self, x: Abstract) -> Inferred:
+        if self.alpha == 0:
+            raise VerifyError("alpha is 0")
+        return super().infer(x)
+
+    def reference(self, x: Array) -> Array:
+        a = self.alpha
+        return in_wide(lambda v: np.maximum(v, 0) + np.minimum(a * np.expm1(v / a), 0), x)
+
+
+@register
+@dataclass(frozen=True)
+class Selu(Unary):
+    """gamma * (x where x > 0, else alpha * (e^x - 1))"""
+
+    alpha: float = 1.67326319217681884765625
+    gamma: float = 1.05070102214813232421875
+
+    def reference(self, x: Array) -> Array:
+        a, g = self.alpha, self.gamma
+        return in_wide(lambda v: g * np.where(v > 0, v, a * np.expm1(np.minimum(v, 0))), x)
+
+
+@register
+@dataclass(frozen=True)
+class ThresholdedRelu(Unary):
+    """x where x > alpha, else 0"""
+
+    alpha: float = 1.0
+
+    def reference(self, x: Array) -> Array:
+        return in_wide(lambda v: np.where(v > self.alpha, v, 0), x)
+
+
+@register
+@dataclass(frozen=True)
+class Sigmoid(Unary):
+    """1 / (1 + e^-x)"""
+
+    ufunc = sigmoid
+
+
+@register
+@dataclass(frozen=True)
+class HardSigmoid(Unary):
+    """max(0, min(1, alpha * x + beta))"""
+
+    alpha: float = 0.2
+    beta: float = 0.5
+
+    def reference(self, x: Array) -> Array:
+        a, b = self.alpha, self.beta
+        return in_wide(lambda v: np.clip(v * v.dtype.type(a) + v.dtype.type(b), 0, 1), x)
+
+
+@register
+@dataclass(frozen=True)
+class HardSwish(Unary):
+    """x * max(0, min(1, x / 6 + 1/2))"""
+
+    def reference(self, x: Array) -> Array:
+        return in_wide(lambda v: v * np.clip(v / v.dtype.type(6) + v.dtype.type(0.5), 0, 1), x)
+
+
+@register
+@dataclass(frozen=True)
+class Swish(Unary):
+    """x * sigmoid(alpha * x); SiLU where alpha is 1"""
+
+    alpha: float = 1.0
+
+    def reference(self, x: Array) -> Array:
+        return in_wide(lambda v: v * sigmoid(v * v.dtype.type(self.alpha)), x)
+
+
+@register
+@dataclass(frozen=True)
+class Tanh(Unary):
+    """tanh x"""
+
+    ufunc = np.tanh
+
+
+@register
+@dataclass(frozen=True)
+class Softplus(Unary):
+    """ln(1 + e^x)"""
+
+    ufunc = softplus
+
+
+@register
+@dataclass(frozen=True)
+class Softsign(Unary):
+    """x / (1 + |x|)"""
+
+    def reference(self, x: Array) -> Array:
+        return in_wide(lambda v: v / (1 + np.abs(v)), x)
+
+
+@register
+@dataclass(frozen=True)
+class Mish(Unary):
+    """x * tanh(ln(1 + e^x))"""
+
+    def reference(self, x: Array) -> Array:
+        return in_wide(lambda v: v * np.tanh(softplus(v)), x)
+
+
+@register
+@dataclass(frozen=True)
+class Gelu(Unary):
+    """x / 2 * (1 + erf(x / sqrt 2)), or its tanh form where approximate = "tanh":
+    x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))
+    """
+
+    approximate: str = "none"
+
+    def infer(self, x: Abstract) -> Inferred:
+        check_choice(self.approximate, ("none", "tanh"), "approximate")
+        return super().infer(x)
+
+    def reference(self, x: Array) -> Array:
+        if self.approximate == "tanh":
+            c = math.sqrt(2 / math.pi)
+            return in_wide(lambda v: v / 2 * (1 + np.tanh(c * (v + 0.044715 * v**3))), x)
+        return in_wide(lambda v: v / 2 * (1 + erf(v * math.sqrt(0.5))), x)
+
+
+@register
+@dataclass(frozen=True)
+class Shrink(Unary):
+    """x + bias where x < -lambd, x - bias where x > lambd, else 0"""
+
+    numbers = True
+    bias: float = 0.0
+    lambd: float = 0.5
+
+    def reference(self, x: Array) -> Array:
+        b, t = self.bias, self.lambd
+        f = lambda v: np.where(v < -t, v + b, np.where(v > t, v - b, 0))  # noqa: E731
+        return in_wide(f, x)
+
+
+# ---- along an axis -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AlongAxis(Op):
+    """One float tensor, normalized along one axis."""
+
+    axis: int = -1
+
+    def infer(self, x: Abstract) -> Inferred:
+        check_float(x)
+        if x.shape is not None:
+            check_axis(self.axis, len(x.shape))
+        return x.type
+
+
+def log_softmax(x: Array, axis: int) -> Array:
+    shifted = x - np.max(x, axis=axis, keepdims=True, initial=-np.inf)
+    return shifted - np.log(np.sum(np.exp(shifted), axis=axis, keepdims=True))
+
+
+def softmax(x: Array, axis: int) -> Array:
+    e = np.exp(x - np.max(x, axis=axis, keepdims=True, initial=-np.inf))
+    return e / np.sum(e, axis=axis, keepdims=True)
+
+
+@register
+@dataclass(frozen=True)
+class Softmax(AlongAxis):
+    """e^x / sum(e^x) along an axis"""
+
+    def reference(self, x: Array) -> Array:
+        return in_wide(softmax, x, axis=self.axis)
+
+
+@register
+@dataclass(frozen=True)
+class LogSoftmax(AlongAxis):
+    """ln softmax(x) along an axis"""
+
+    def reference(self, x: Array) -> Array:
+        return in_wide(log_softmax, x, axis=self.axis)
+
+
+@register
+@dataclass(frozen=True)
+class Hardmax(AlongAxis):
+    """1 at the first maximum along an axis, else 0"""
+
+    def reference(self, x: Array) -> Array:
+        made = np.zeros(x.shape, x.dtype)
+        if x.size:
+            at = np.expand_dims(np.argmax(x, axis=self.axis), self.axis)
+            np.put_along_axis(made, at, np.ones((), x.dtype), axis=self.axis)
+        return made

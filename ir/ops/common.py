@@ -1,0 +1,112 @@
+"""What several declarations share: checks of axes and types, and arithmetic in a wider type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import VerifyError
+from ..op import Abstract, Array
+from ..types import Dim, DType, Shape, TensorType
+
+SMALL_FLOATS = (DType.f16, DType.bf16)
+
+
+def check_axis(axis: int, rank: int | None, what: str = "axis") -> int:
+    """`axis` counted from the front; where the rank is unknown, as it is given."""
+    if rank is None:
+        return axis
+    if not -rank <= axis < rank:
+        raise VerifyError(f"{what} {axis} is out of range for rank {rank}")
+    return axis % rank
+
+
+def check_axes(axes: Sequence[int], rank: int, what: str = "axes") -> tuple[int, ...]:
+    """Axes counted from the front, each once."""
+    found = tuple(check_axis(a, rank, what) for a in axes)
+    if len(set(found)) < len(found):
+        raise VerifyError(f"{what} {list(axes)} name an axis twice")
+    return found
+
+
+def check_float(x: Abstract, what: str = "the operand") -> None:
+    if not x.dtype.is_float:
+        raise VerifyError(f"{what} is {x.type}, which is not a float type")
+
+
+def check_number(x: Abstract, what: str = "the operand") -> None:
+    if x.dtype is DType.bool:
+        raise VerifyError(f"{what} is {x.type}, which is not a number type")
+
+
+def check_integer(x: Abstract, what: str = "the operand") -> None:
+    if not x.dtype.is_integer:
+        raise VerifyError(f"{what} is {x.type}, which is not an integer type")
+
+
+def check_same(*operands: Abstract | None) -> DType:
+    """All operands given have one element type, which is returned."""
+    given = [x for x in operands if x is not None]
+    for x in given[1:]:
+        if x.dtype is not given[0].dtype:
+            types = ", ".join(str(x.type) for x in given)
+            raise VerifyError(f"operands are {types}, which differ in element type")
+    return given[0].dtype
+
+
+def check_rank(x: Abstract, rank: int, what: str) -> None:
+    """Refuse a known rank that is another."""
+    if x.shape is not None and len(x.shape) != rank:
+        raise VerifyError(f"{what} is {x.type}, which should have rank {rank}")
+
+
+def check_vector(x: Abstract | None, size: Dim, what: str) -> None:
+    """`x` is a vector of `size` elements (as far as both are known)."""
+    if x is None or x.shape is None:
+        return
+    if len(x.shape) != 1 or differs(x.shape[0], size):
+        raise VerifyError(f"{what} is {x.type}, which should be a vector of {size}")
+
+
+def check_choice(value: str, choices: Sequence[str], what: str) -> None:
+    if value not in choices:
+        raise VerifyError(f"{what} {value!a} is none of {', '.join(choices)}")
+
+
+def differs(a: Dim, b: Dim) -> bool:
+    """Whether two dimensions cannot be equal."""
+    return isinstance(a, int) and isinstance(b, int) and a != b
+
+
+def length(x: Abstract) -> int | None:
+    """Number of elements of a vector, where it is known."""
+    if x.shape is None:
+        return None
+    if len(x.shape) != 1:
+        raise VerifyError(f"an operand is {x.type}, which should be a vector")
+    size = x.shape[0]
+    return size if isinstance(size, int) else None
+
+
+def unknown(rank: int) -> Shape:
+    return (None,) * rank
+
+
+def wide(x: Array) -> Array:
+    """f16 and bf16 as f32, in which their arithmetic is done; others as they are."""
+    return x.astype(np.float32) if DType.of(x) in SMALL_FLOATS else x
+
+
+def in_wide(f: Callable[..., Array], *xs: Array | None, **kwargs: Any) -> Array:
+    """`f` over the operands in a type of at least f32, its result in the first operand's type."""
+    first = xs[0]
+    assert first is not None
+    made = f(*(None if x is None else wide(x) for x in xs), **kwargs)
+    return np.asarray(made).astype(first.dtype, copy=False)
+
+
+def known(x: Array) -> Abstract:
+    """What inference would know of an array."""
+    return Abstract(TensorType.of(x), x)

@@ -1,0 +1,322 @@
+"""Convolutions over 1, 2, 3 or more spatial axes: (n, c, *spatial) by (o, c / group, *kernel)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from ..errors import UnsupportedError, VerifyError
+from ..op import Abstract, Array, Cost, Inferred, Op, memory_bytes, op_class, register
+from ..types import Dim, Shape, TensorType, broadcast
+from .common import check_float, check_same, check_vector, differs, in_wide
+from .windows import Window, Windowed, _bounded, _full, pad_spatial, patches, spatial, tap
+
+CHUNK = 1 << 24  # elements of unfolded input at a time
+
+
+@dataclass(frozen=True)
+class Convolution(Windowed):
+    """What Conv, its fused and its integer forms share."""
+
+    group: int = 1
+    kernel_shape: tuple[int, ...] = ()  # only checked: the weight has the kernel's shape
+
+    def conv_dims(self, x: Abstract, weight: Abstract) -> Shape | None:
+        """Shape of the result. Raises VerifyError where operands or attributes do not fit."""
+        if self.group < 1:
+            raise VerifyError(f"group is {self.group}, which should be 1 or more")
+        sizes, kernel = spatial(x), spatial(weight)
+        if kernel is None:
+            if sizes is not None:
+                self.check_window(self.kernel_shape or (None,) * len(sizes))
+                return (cast(Shape, x.shape)[0], None, *(None for _ in sizes))
+            return None
+        if self.kernel_shape and (
+            len(self.kernel_shape) != len(kernel)
+            or any(differs(a, b) for a, b in zip(self.kernel_shape, kernel))
+        ):
+            raise VerifyError(f"kernel_shape {list(self.kernel_shape)} is not that of the weight "
+                              f"{weight.type}")  # fmt: skip
+        out, per_group = cast(Shape, weight.shape)[:2]
+        if isinstance(out, int) and out % self.group:
+            raise VerifyError(f"{out} output channels do not divide into {self.group} groups")
+        if x.shape is None or sizes is None:
+            self.check_window(kernel)
+            return (None, out, *(None for _ in kernel))
+        if isinstance(per_group, int) and differs(x.shape[1], per_group * self.group):
+            raise VerifyError(
+                f"{x.type} has {x.shape[1]} channels where the weight {weight.type} and group "
+                f"{self.group} want {per_group * self.group}"
+            )
+        return (x.shape[0], out, *self.window_dims(sizes, kernel))
+
+    def conv_window(self, x: tuple[int, ...], weight: tuple[int, ...]) -> Window:
+        """The window in numbers for operands of these shapes."""
+        return self.window(x[2:], weight[2:])
+
+    def conv_cost(
+        self, operands: tuple[Abstract | None, ...], y: TensorType, weight: Abstract
+    ) -> Cost:
+        """One multiply-accumulate for each result element and weight of its channel."""
+        return Cost(y.size * math.prod(weight.type.static_shape[1:]), memory_bytes(operands, (y,)))
+
+
+def convolve(x: Array, weight: Array, w: Window, out: tuple[int, ...], group: int) -> Array:
+    """Cross-correlation without bias, padding with zeros, in the operands' own element type.
+
+    Unfolds the input in pieces of bounded size and multiplies by the weight as a matrix; depthwise
+    convolutions add up shifted slices instead.
+    """
+    n, o = x.shape[0], weight.shape[0]
+    y = np.zeros((n, o, *out), np.result_type(x, weight))
+    if y.size == 0 or weight.size == 0:
+        return y
+    x = pad_spatial(x, w, out, 0)
+    if weight.shape[1] == 1 and group == o == x.shape[1]:
+        shape = (o,) + (1,) * len(out)
+        for at in np.ndindex(*w.kernel):
+            y += tap(x, w, out, at) * weight[(slice(None), 0, *at)].reshape(shape)
+        return y
+    matrix = weight.reshape(group, o // group, -1)
+    rows = max(1, CHUNK // (math.prod(x.shape[1:2] + w.kernel + out[1:]) or 1))
+    for image in range(n):
+        for first in range(0, out[0], rows):
+            count = min(rows, out[0] - first)
+            part = (count, *out[1:])
+            view = patches(x[image : image + 1, :, first * w.strides[0] :], w, part)
+            columns = view.reshape(group, matrix.shape[2], -1)
+            made = (matrix @ columns).reshape(o, *part)
+            y[image, :, first : first + count] = made
+    return y
+
+
+def along_channels(v: Array, rank: int) -> Array:
+    """A vector of channels as it broadcasts over (n, c, *spatial)."""
+    return v.reshape(-1, *(1,) * (rank - 2))
+
+
+@register
+@dataclass(frozen=True)
+class Conv(Convolution):
+    """y[n,o,p] = sum over c, k of x[n,c,p * stride + k * dilation - pad] * weight[o,c,k] + bias[o]
+
+    (cross-correlation; p and k stand for all spatial axes; c runs over o's group)
+    """
+
+    axes = "x[n,i,...] weight[o,i/group,...] bias[o] -> y[n,o,...]"
+
+    def infer(self, x: Abstract, weight: Abstract, bias: Abstract | None = None) -> Inferred:
+        check_float(x)
+        dtype = check_same(x, weight, bias)
+        shape = self.conv_dims(x, weight)
+        check_vector(bias, None if shape is None else shape[1], "the bias")
+        return TensorType(dtype, shape)
+
+    def reference(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
+        return in_wide(self._run, x, weight, bias)
+
+    def _run(self, x: Array, weight: Array, bias: Array | None) -> Array:
+        w = self.conv_window(x.shape, weight.shape)
+        out = cast(tuple[int, ...], self.window_dims(x.shape[2:], w.kernel))
+        y = convolve(x, weight, w, out, self.group)
+        return y if bias is None else y + along_channels(bias, x.ndim)
+
+    def cost(self, *operands: Abstract | None, results: tuple[TensorType, ...]) -> Cost:
+        assert operands[1] is not None
+        return self.conv_cost(operands, results[0], operands[1])
+
+
+@register
+@dataclass(frozen=True)
+class FusedConv(Conv):
+    """activation(conv(x, weight, bias) + residual)
+
+    `activation` names an element-wise op of one operand (or `clip` with params low, high); "" is
+    none. `params` are that op's attributes in declared order.
+    """
+
+    onnx = None
+    axes = "x[n,i,...] weight[o,i/group,...] bias[o] residual[n,o,...] -> y[n,o,...]"
+    activation: str = ""
+    params: tuple[float, ...] = ()
+
+    def infer(
+        self,
+        x: Abstract,
+        weight: Abstract,
+        bias: Abstract | None = None,
+        residual: Abstract | None = None,
+    ) -> Inferred:
+        made = super().infer(x, weight, bias)
+        assert isinstance(made, TensorType)
+        if self.activation != "clip":
+            self.activation_op()
+        elif len(self.params) != 2:
+            raise VerifyError("the activation clip wants params [low, high]")
+        if residual is not None:
+            check_same(x, residual)
+            joint = broadcast(made.shape, residual.shape)
+            if joint is not None and not made.accepts(TensorType(made.dtype, joint)):
+                raise VerifyError(f"the residual {residual.type} does not fit the result {made}")
+        return made
+
+    def activation_op(self) -> Op | None:
+        """The activation as an op; None for none and for clip, whose bounds are operands."""
+        if self.activation in ("", "clip"):
+            if self.params and not self.activation:
+                raise VerifyError("params are given without an activation")
+            return None
+        try:
+            cls = op_class(self.activation)
+        except UnsupportedError as error:
+            raise VerifyError(f"activation {self.activation!a} is no op") from error
+        names = [a.name for a in cls.attributes]
+        one_float = [o.name for o in cls.operands] == ["x"] and "x[...]" in cls.axes
+        kinds = {a.kind for a in cls.attributes}
+        if not one_float or not kinds <= {"float"} or len(self.params) > len(names):
+            raise VerifyError(f"activation {self.activation!a} does not take {self.params}")
+        return cls(**dict(zip(names, self.params)))
+
+    def reference(
+        self,
+        x: Array,
+        weight: Array,
+        bias: Array | None = None,
+        residual: Array | None = None,
+    ) -> Array:
+        return in_wide(self._run_fused, x, weight, bias, residual)
+
+    def _run_fused(
+        self, x: Array, weight: Array, bias: Array | None, residual: Array | None
+    ) -> Array:
+        y = self._run(x, weight, bias)
+        if residual is not None:
+            y = y + residual
+        if self.activation == "clip":
+            low, high = np.asarray(self.params, y.dtype)
+            return np.minimum(np.maximum(y, low), high)
+        op = self.activation_op()
+        return y if op is None else op.reference(y)
+
+
+@register
+@dataclass(frozen=True)
+class ConvTranspose(Windowed):
+    """The transpose of Conv in its input: y[n,o,p * stride + k * dilation - pad] += x[n,c,p] *
+    weight[c,o,k], plus bias[o]
+
+    `output_padding` adds elements at the end; `output_shape` fixes the spatial sizes and lets the
+    pads follow from them.
+    """
+
+    axes = "x[n,i,...] weight[i,o/group,...] bias[o] -> y[n,o,...]"
+    group: int = 1
+    kernel_shape: tuple[int, ...] = ()
+    output_padding: tuple[int, ...] = ()
+    output_shape: tuple[int, ...] = ()
+
+    def infer(self, x: Abstract, weight: Abstract, bias: Abstract | None = None) -> Inferred:
+        check_float(x)
+        dtype = check_same(x, weight, bias)
+        if self.group < 1:
+            raise VerifyError(f"group is {self.group}, which should be 1 or more")
+        sizes, kernel = spatial(x), spatial(weight)
+        if x.shape is None or weight.shape is None or sizes is None or kernel is None:
+            return TensorType(dtype, None)
+        if len(sizes) != len(kernel):
+            raise VerifyError(f"a kernel of rank {len(kernel)} on {len(sizes)} spatial axes")
+        if self.kernel_shape and (
+            len(self.kernel_shape) != len(kernel)
+            or any(differs(a, b) for a, b in zip(self.kernel_shape, kernel))
+        ):
+            raise VerifyError(f"kernel_shape {list(self.kernel_shape)} is not that of the weight "
+                              f"{weight.type}")  # fmt: skip
+        channels, per_group = weight.shape[:2]
+        if differs(x.shape[1], channels):
+            raise VerifyError(f"{x.type} and the weight {weight.type} differ in channels")
+        if isinstance(channels, int) and channels % self.group:
+            raise VerifyError(f"{channels} channels do not divide into {self.group} groups")
+        out = per_group * self.group if isinstance(per_group, int) else None
+        check_vector(bias, out, "the bias")
+        return TensorType(dtype, (x.shape[0], out, *self.transposed_dims(sizes, kernel)))
+
+    def transposed_dims(self, sizes: Shape, kernel: Shape) -> Shape:
+        """Spatial dimensions of the result."""
+        strides, dilations, pads = self.check_window(kernel)
+        rank = len(kernel)
+        extra = _full(self.output_padding, rank, 0, "output_padding")
+        _bounded(extra, 0, "output_padding")
+        for e, s, d in zip(extra, strides, dilations):
+            if e and e >= max(s, d):
+                raise VerifyError(f"output_padding {list(extra)} is not below stride or dilation")
+        if self.output_shape:
+            shape = self.output_shape[2:] if len(self.output_shape) == rank + 2 \
+                else self.output_shape  # fmt: skip
+            _bounded(shape, 1, "output_shape")
+            return _full(shape, rank, 0, "output_shape")
+        out: list[Dim] = []
+        for i, (n, k) in enumerate(zip(sizes, kernel)):
+            if self.auto_pad.startswith("SAME"):
+                out.append(n * strides[i] if isinstance(n, int) else None)
+            elif isinstance(n, int) and isinstance(k, int):
+                total = (n - 1) * strides[i] + (k - 1) * dilations[i] + 1 + extra[i]
+                total -= pads[i] + pads[i + rank]
+                if total < 0:
+                    raise VerifyError(f"pads {list(pads)} leave nothing of the result")
+                out.append(total)
+            else:
+                out.append(None)
+        return tuple(out)
+
+    def transposed_window(self, sizes: tuple[int, ...], kernel: tuple[int, ...]) -> Window:
+        """The window in numbers; begin may be negative where output_shape asks for more."""
+        strides, dilations, pads = self.check_window(kernel)
+        rank = len(kernel)
+        begin, end = pads[:rank], pads[rank:]
+        if self.output_shape or self.auto_pad.startswith("SAME"):
+            out = cast(tuple[int, ...], self.transposed_dims(sizes, kernel))
+            extra = self.output_padding or (0,) * rank
+            total = [
+                (n - 1) * s + (k - 1) * d + 1 + e - o
+                for n, s, k, d, e, o in zip(sizes, strides, kernel, dilations, extra, out)
+            ]
+            if self.auto_pad == "NOTSET" or not self.output_shape:
+                total = [max(t, 0) for t in total]
+            half, rest = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
+            begin, end = (half, rest) if self.auto_pad == "SAME_UPPER" else (rest, half)
+        return Window(kernel, strides, dilations, begin, end)
+
+    def reference(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
+        return in_wide(self._run, x, weight, bias)
+
+    def _run(self, x: Array, weight: Array, bias: Array | None) -> Array:
+        sizes, kernel = x.shape[2:], weight.shape[2:]
+        w = self.transposed_window(sizes, kernel)
+        out = cast(tuple[int, ...], self.transposed_dims(sizes, kernel))
+        n, c, o = x.shape[0], x.shape[1], weight.shape[1] * self.group
+        full = [(s - 1) * t + e if s else 0 for s, t, e in zip(sizes, w.strides, w.extent)]
+        y = np.zeros((n, o, *full), x.dtype)
+        images = x.reshape(n, self.group, c // self.group, -1)
+        weights = weight.reshape(self.group, c // self.group, weight.shape[1], *kernel)
+        for at in np.ndindex(*kernel):
+            matrix = weights[(..., *at)].swapaxes(1, 2)
+            view = tap(y, w, sizes, at)
+            view += (matrix @ images).reshape(view.shape)
+        made = np.zeros((n, o, *out), x.dtype)
+        here, there = [slice(None)] * 2, [slice(None)] * 2
+        for size, total, begin in zip(out, full, w.begin):
+            first, count = max(begin, 0), 0
+            count = max(min(total - first, size + min(begin, 0)), 0)
+            there.append(slice(first, first + count))
+            here.append(slice(first - begin, first - begin + count))
+        made[tuple(here)] = y[tuple(there)]
+        return made if bias is None else made + along_channels(bias, x.ndim)
+
+    def cost(self, *operands: Abstract | None, results: tuple[TensorType, ...]) -> Cost:
+        x, weight = operands[:2]
+        assert x is not None and weight is not None
+        macs = x.type.size * math.prod(weight.type.static_shape[1:])
+        return Cost(macs, memory_bytes(operands, results))

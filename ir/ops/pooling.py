@@ -1,0 +1,222 @@
+"""Pooling over spatial windows. All are separable: one axis is reduced after the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from ..errors import VerifyError
+from ..op import Abstract, Array, Inferred, Op, register
+from ..types import DType, TensorType
+from .common import check_float, check_number, in_wide
+from .windows import Window, Windowed, pad_spatial, spatial
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool(Windowed):
+    """Attributes of every pooling."""
+
+    axes = "x[n,c,...] -> y[n,c,...]"
+    kernel_shape: tuple[int, ...]
+    ceil_mode: bool = False
+
+    def pool_type(self, x: Abstract) -> TensorType:
+        self.check_window(self.kernel_shape)
+        sizes = spatial(x)
+        if x.shape is None or sizes is None:
+            return TensorType(x.dtype, None)
+        _, dilations, pads = self.check_window(self.kernel_shape)
+        for i, (k, d) in enumerate(zip(self.kernel_shape, dilations)):
+            if max(pads[i], pads[i + len(dilations)]) > (k - 1) * d:
+                raise VerifyError(f"pads {list(pads)} are not smaller than the window")
+        dims = self.window_dims(sizes, self.kernel_shape, self.ceil_mode)
+        return TensorType(x.dtype, (*x.shape[:2], *dims))
+
+    def geometry(self, x: Array) -> tuple[Window, tuple[int, ...]]:
+        out = self.window_dims(x.shape[2:], self.kernel_shape, self.ceil_mode)
+        return self.window(x.shape[2:], self.kernel_shape), cast(tuple[int, ...], out)
+
+
+def axis_taps(w: Window, out: tuple[int, ...], axis: int, rank: int) -> list[tuple[slice, ...]]:
+    """For each kernel position along one spatial axis, the slices of all windows' elements."""
+    b, o, s = w.dilations[axis], out[axis], w.strides[axis]
+    slices = (slice(i * b, i * b + (o - 1) * s + 1 if o else i * b, s)
+              for i in range(w.kernel[axis]))  # fmt: skip
+    whole = [slice(None)] * (rank + 2)
+    return [(*whole[: axis + 2], s, *whole[axis + 3 :]) for s in slices]
+
+
+def pool(
+    x: Array, w: Window, out: tuple[int, ...], fill: Any, join: Callable[..., Array]
+) -> Array:
+    """Reduce windows of `x`, padded with `fill`, by an associative ufunc, axis by axis."""
+    y = pad_spatial(x, w, out, fill)
+    for axis in reversed(range(len(out))):
+        taps = axis_taps(w, out, axis, len(out))
+        made = y[taps[0]].copy()
+        for t in taps[1:]:
+            join(made, y[t], out=made)
+        y = made
+    return y
+
+
+def lowest(dtype: Any) -> Any:
+    """The smallest value of an element type (minus infinity for floats)."""
+    kind = DType.of(dtype)
+    return -np.inf if kind.is_float else kind.bounds[0]
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class MaxPool(Pool):
+    """The largest element of each window; with outputs=2 also its flat index in x
+
+    Indices count over the whole of x, row-major, or column-major over the spatial axes where
+    storage_order is 1. Of equal elements the first counts.
+    """
+
+    results = ("y", "indices")
+    storage_order: int = 0
+    outputs: int = 1
+
+    def infer(self, x: Abstract) -> Inferred:
+        check_number(x)
+        if self.outputs not in (1, 2) or self.storage_order not in (0, 1):
+            raise VerifyError("outputs is 1 or 2, storage_order 0 or 1")
+        made = self.pool_type(x)
+        return made if self.outputs == 1 else (made, made.with_dtype(DType.i64))
+
+    def reference(self, x: Array) -> Any:
+        w, out = self.geometry(x)
+        if self.outputs == 1:
+            return in_wide(lambda v: pool(v, w, out, lowest(v), np.maximum), x)
+        return self._with_indices(x, w, out)
+
+    def _with_indices(self, x: Array, w: Window, out: tuple[int, ...]) -> tuple[Array, Array]:
+        spatial_size = math.prod(x.shape[2:])
+        order = "F" if self.storage_order else "C"
+        inside = np.arange(spatial_size).reshape(x.shape[2:], order=order)
+        images = np.arange(x.shape[0] * x.shape[1]) * spatial_size
+        index = inside + images.reshape(*x.shape[:2], *(1,) * (x.ndim - 2))
+        best, at = pad_spatial(x, w, out, lowest(x)), pad_spatial(index, w, out, -1)
+        for axis in reversed(range(len(out))):
+            taps = axis_taps(w, out, axis, len(out))
+            value, place = best[taps[0]].copy(), at[taps[0]].copy()
+            for t in taps[1:]:
+                v, i = best[t], at[t]
+                # An element of x beats padding of the same value.
+                better = (v > value) | ((v != v) & (value == value))
+                better |= (place < 0) & (i >= 0) & (v == value)
+                np.copyto(value, v, where=better)
+                np.copyto(place, i, where=better)
+            best, at = value, place
+        return best, at
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class AveragePool(Pool):
+    """The mean of each window: over the elements of x in it, or with count_include_pad also over
+    the padding (but never over what ceil_mode adds)
+    """
+
+    count_include_pad: bool = False
+
+    def infer(self, x: Abstract) -> Inferred:
+        check_float(x)
+        return self.pool_type(x)
+
+    def counts(self, sizes: tuple[int, ...], w: Window, out: tuple[int, ...]) -> Array:
+        """How many elements each window averages, shaped as `out`."""
+        total = np.ones((1,) * len(out))
+        for axis, (n, b, e) in enumerate(zip(sizes, w.begin, w.end)):
+            starts = np.arange(out[axis]) * w.strides[axis] - b
+            at = starts[:, None] + np.arange(w.kernel[axis]) * w.dilations[axis]
+            low, high = (-b, n + e) if self.count_include_pad else (0, n)
+            count = ((at >= low) & (at < high)).sum(1)
+            total = total * count.reshape([-1 if i == axis else 1 for i in range(len(out))])
+        return total
+
+    def reference(self, x: Array) -> Array:
+        w, out = self.geometry(x)
+        count = self.counts(x.shape[2:], w, out)
+        return in_wide(lambda v: pool(v, w, out, 0, np.add) / count.astype(v.dtype), x)
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class LpPool(Pool):
+    """(sum of |x|^p over each window)^(1/p)"""
+
+    p: int = 2
+
+    def infer(self, x: Abstract) -> Inferred:
+        check_float(x)
+        _check_p(self.p)
+        return self.pool_type(x)
+
+    def reference(self, x: Array) -> Array:
+        w, out = self.geometry(x)
+        p = self.p
+        return in_wide(lambda v: pool(np.abs(v) ** p, w, out, 0, np.add) ** (1 / p), x)
+
+
+def _check_p(p: int) -> None:
+    if not 1 <= p <= 64:
+        raise VerifyError(f"p is {p}, which should lie within 1..64")
+
+
+@dataclass(frozen=True)
+class GlobalPool(Op):
+    """One window over all spatial axes."""
+
+    axes = "x[n,c,...] -> y[n,c,...]"
+
+    def infer(self, x: Abstract) -> Inferred:
+        check_float(x)
+        sizes = spatial(x)
+        if x.shape is None or sizes is None:
+            return x.type
+        return TensorType(x.dtype, (*x.shape[:2], *(1 for _ in sizes)))
+
+
+def _over(x: Array) -> tuple[int, ...]:
+    return tuple(range(2, x.ndim))
+
+
+@register
+@dataclass(frozen=True)
+class GlobalAveragePool(GlobalPool):
+    """The mean over all spatial axes, which become 1"""
+
+    def reference(self, x: Array) -> Array:
+        return in_wide(lambda v: np.mean(v, axis=_over(v), keepdims=True), x)
+
+
+@register
+@dataclass(frozen=True)
+class GlobalMaxPool(GlobalPool):
+    """The largest element over all spatial axes, which become 1"""
+
+    def reference(self, x: Array) -> Array:
+        return in_wide(lambda v: np.max(v, axis=_over(v), keepdims=True, initial=-np.inf), x)
+
+
+@register
+@dataclass(frozen=True)
+class GlobalLpPool(GlobalPool):
+    """(sum of |x|^p over all spatial axes)^(1/p)"""
+
+    p: int = 2
+
+    def infer(self, x: Abstract) -> Inferred:
+        _check_p(self.p)
+        return super().infer(x)
+
+    def reference(self, x: Array) -> Array:
+        f = lambda v: np.sum(np.abs(v) ** self.p, axis=_over(v), keepdims=True)  # noqa: E731
+        return in_wide(lambda v: f(v) ** (1 / self.p), x)

@@ -1,0 +1,280 @@
+"""Functions of one element."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from ..op import Abstract, Array, Inferred, Op, register
+from ..types import DType, Shape
+from .common import check_float, check_number, in_wide, wide
+from .elementwise import Ufunc
+
+
+@dataclass(frozen=True)
+class Unary(Op):
+    """One float operand (any number where `numbers`)."""
+
+    axes = "x[...] -> y[...]"
+    ufunc: ClassVar[Ufunc]
+    numbers: ClassVar[bool] = False
+
+    def infer(self, x: Abstract) -> Inferred:
+        (check_number if self.numbers else check_float)(x)
+        return x.type
+
+    def reference(self, x: Array) -> Array:
+        return in_wide(type(self).ufunc, x)
+
+
+@register
+@dataclass(frozen=True)
+class Neg(Unary):
+    """-x"""
+
+    ufunc, numbers = np.negative, True
+
+    def dims(self, x: Abstract) -> Shape | None:
+        dims = x.as_dims()
+        return None if dims is None else tuple(-d if isinstance(d, int) else None for d in dims)
+
+
+@register
+@dataclass(frozen=True)
+class Abs(Unary):
+    """|x|"""
+
+    ufunc, numbers = np.abs, True
+
+
+@register
+@dataclass(frozen=True)
+class Sign(Unary):
+    """-1, 0 or 1"""
+
+    ufunc, numbers = np.sign, True
+
+
+@register
+@dataclass(frozen=True)
+class Reciprocal(Unary):
+    """1 / x"""
+
+    ufunc = np.reciprocal
+
+
+@register
+@dataclass(frozen=True)
+class Exp(Unary):
+    """e^x"""
+
+    ufunc = np.exp
+
+
+@register
+@dataclass(frozen=True)
+class Log(Unary):
+    """ln x"""
+
+    ufunc = np.log
+
+
+@register
+@dataclass(frozen=True)
+class Sqrt(Unary):
+    """x^(1/2)"""
+
+    ufunc = np.sqrt
+
+
+@register
+@dataclass(frozen=True)
+class Floor(Unary):
+    """The largest integer <= x"""
+
+    ufunc = np.floor
+
+
+@register
+@dataclass(frozen=True)
+class Ceil(Unary):
+    """The smallest integer >= x"""
+
+    ufunc = np.ceil
+
+
+@register
+@dataclass(frozen=True)
+class Round(Unary):
+    """The nearest integer, ties to even"""
+
+    ufunc = np.rint
+
+
+_E0 = (1.85777706184603153e-1, 3.16112374387056560e0, 1.13864154151050156e2,
+       3.77485237685302021e2, 3.20937758913846947e3)  # fmt: skip
+_E1 = (1.0, 2.36012909523441209e1, 2.44024637934444173e2, 1.28261652607737228e3,
+       2.84423683343917062e3)  # fmt: skip
+_E2 = (2.15311535474403846e-8, 5.64188496988670089e-1, 8.88314979438837594e0,
+       6.61191906371416295e1, 2.98635138197400131e2, 8.81952221241769090e2,
+       1.71204761263407058e3, 2.05107837782607147e3, 1.23033935479799725e3)  # fmt: skip
+_E3 = (1.0, 1.57449261107098347e1, 1.17693950891312499e2, 5.37181101862009858e2,
+       1.62138957456669019e3, 3.29079923573345963e3, 4.36261909014324716e3,
+       3.43936767414372164e3, 1.23033935480374942e3)  # fmt: skip
+_E4 = (1.63153871373020978e-2, 3.05326634961232344e-1, 3.60344899949804439e-1,
+       1.25781726111229246e-1, 1.60837851487422766e-2, 6.58749161529837803e-4)  # fmt: skip
+_E5 = (1.0, 2.56852019228982242e0, 1.87295284992346725e0, 5.27905102951428412e-1,
+       6.05183413124413191e-2, 2.33520497626869185e-3)  # fmt: skip
+
+
+def erf(x: Array) -> Array:
+    """The error function in double precision.
+
+    W. J. Cody, "Rational Chebyshev approximations for the error function", Math. Comp. 23 (1969).
+    """
+    v = np.asarray(x, np.float64)
+    y = np.abs(v)
+    square = np.where(y < 0.5, v * v, 0.0)
+    small = v * np.polyval(_E0, square) / np.polyval(_E1, square)
+    # Beyond 6 the result is 1 in double precision.
+    c = np.clip(y, 0.46875, 6.0)
+    middle = np.exp(-c * c) * np.polyval(_E2, c) / np.polyval(_E3, c)
+    z = 1 / (np.maximum(c, 4.0) ** 2)
+    tail = z * np.polyval(_E4, z) / np.polyval(_E5, z)
+    large = np.exp(-c * c) / c * (0.5641895835477562869 - tail)
+    far = np.copysign(1 - np.where(c <= 4.0, middle, large), v)
+    return np.where(y <= 0.46875, small, np.where(np.isnan(v), v, far)).astype(x.dtype)
+
+
+@register
+@dataclass(frozen=True)
+class Erf(Unary):
+    """2 / sqrt(pi) * integral of exp(-t^2) from 0 to x"""
+
+    ufunc, numbers = erf, True
+
+
+@register
+@dataclass(frozen=True)
+class Sin(Unary):
+    """sin x"""
+
+    ufunc = np.sin
+
+
+@register
+@dataclass(frozen=True)
+class Cos(Unary):
+    """cos x"""
+
+    ufunc = np.cos
+
+
+@register
+@dataclass(frozen=True)
+class Tan(Unary):
+    """tan x"""
+
+    ufunc = np.tan
+
+
+@register
+@dataclass(frozen=True)
+class Asin(Unary):
+    """arcsin x"""
+
+    ufunc = np.arcsin
+
+
+@register
+@dataclass(frozen=True)
+class Acos(Unary):
+    """arccos x"""
+
+    ufunc = np.arccos
+
+
+@register
+@dataclass(frozen=True)
+class Atan(Unary):
+    """arctan x"""
+
+    ufunc = np.arctan
+
+
+@register
+@dataclass(frozen=True)
+class Sinh(Unary):
+    """sinh x"""
+
+    ufunc = np.sinh
+
+
+@register
+@dataclass(frozen=True)
+class Cosh(Unary):
+    """cosh x"""
+
+    ufunc = np.cosh
+
+
+@register
+@dataclass(frozen=True)
+class Asinh(Unary):
+    """arsinh x"""
+
+    ufunc = np.arcsinh
+
+
+@register
+@dataclass(frozen=True)
+class Acosh(Unary):
+    """arcosh x"""
+
+    ufunc = np.arccosh
+
+
+@register
+@dataclass(frozen=True)
+class Atanh(Unary):
+    """artanh x"""
+
+    ufunc = np.arctanh
+
+
+@dataclass(frozen=True)
+class Test(Op):
+    """bool of one float."""
+
+    axes = "x[...] -> y[...]"
+
+    def infer(self, x: Abstract) -> Inferred:
+        check_float(x)
+        return x.type.with_dtype(DType.bool)
+
+
+@register
+@dataclass(frozen=True)
+class IsNaN(Test):
+    """Whether x is NaN"""
+
+    name = "is_nan"
+
+    def reference(self, x: Array) -> Array:
+        return np.isnan(wide(x))
+
+
+@register
+@dataclass(frozen=True)
+class IsInf(Test):
+    """Whether x is infinite, of the signs that are asked for"""
+
+    detect_positive: bool = True
+    detect_negative: bool = True
+
+    def reference(self, x: Array) -> Array:
+        v = wide(x)
+        found = (v == np.inf) if self.detect_positive else np.zeros(v.shape, bool)
+        return found | (v == -np.inf) if self.detect_negative else found

@@ -118,8 +118,8 @@ class Op:
     results: ClassVar[tuple[str, ...]] = ("y",)
     axes: ClassVar[str] = ""
     """Axis signature, e.g. `a[m,k] b[k,n] -> y[m,n]`: axes of one letter move together."""
-    renamed: ClassVar[dict[str, str]] = {}
-    """ONNX attribute name to field name, where they differ."""
+    renamed: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """(ONNX attribute name, field name) where they differ."""
     pure: ClassVar[bool] = True
     """Whether equal operands and attributes give equal results, with no other effect."""
 

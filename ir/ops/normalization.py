@@ -229,7 +229,7 @@ class LpNormalization(Op):
 class MeanVarianceNormalization(Op):
     """(x - mean) / (sqrt(variance) + 1e-9) over these axes"""
 
-    renamed = {"axes": "over"}
+    renamed = (("axes", "over"),)
     over: tuple[int, ...] = (0, 2, 3)
 
     def infer(self, x: Abstract) -> Inferred:

@@ -1,0 +1,10 @@
+"""The CPU backend: `compile(graph, threads=, isa=) -> Program`.
+
+Lowering and planning are in `lower`, `plan_layout`, `layout` and `arena`, handlers for ops in
+`lower_*`, micro-kernels in `kernels/`, generated loop nests in `generic`, native code in `jit`.
+"""
+
+from . import lower_elementwise as lower_elementwise
+from .program import CpuTarget, Program, compile
+
+__all__ = ["CpuTarget", "Program", "compile"]

@@ -1,0 +1,29 @@
+"""The program's text: readable Python with one line a kernel call, compiled as one entry.
+
+The source holds compiler-made names and numbers only, and no sizes: these are in the table.
+"""
+
+from __future__ import annotations
+
+from . import jit, sync
+from .isa import Isa
+from .steps import Segment
+
+
+def source(segment: Segment) -> str:
+    """Python source of `entry(tid, nt, base)`; `base` is the table's address, word 0 its sync."""
+    lines = ["def entry(tid, nt, base):", "    sync = load_i64(base)"]
+    for phase in segment.phases:
+        for step in phase.steps:
+            lines.append(f"    {step.kernel.name}(tid, nt, base + {8 * step.at})")
+        lines.append("    barrier(tid, nt, sync)")
+    return "\n".join(lines) + "\n"
+
+
+def compile_segment(segment: Segment, isa: Isa) -> None:
+    """Fill in the segment's source and the address of its native code."""
+    kernels = {step.kernel.name: step.kernel for phase in segment.phases for step in phase.steps}
+    segment.source = source(segment)
+    segment.address = jit.build_entry(
+        segment.source, {"barrier": sync.BARRIER, **kernels}, isa
+    ).address

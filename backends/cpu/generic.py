@@ -1,0 +1,163 @@
+"""Compiled loop nests around a generated expression: any strides, any broadcasting.
+
+`map_kernel` computes one expression for every element of its result. Operands are strided views;
+the inner loop is specialised for operands that are contiguous in it (c), constant over it (s), or
+neither (g), so that LLVM vectorises what can be. `p` operands are plain addresses (tables).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...ir import DType
+from .isa import Isa
+from .jit import Kernel
+from .layout import Tensor
+from .steps import Step, Word
+
+OUTER = 5  # axes outside the inner loop
+_FIXED = 3 + 4 + OUTER - 1  # header, rows, per, inner, tail, outer sizes but the first
+_OPERAND = 2 + OUTER  # address, outer strides, inner stride
+
+Types = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """An operand of an expression: a tensor, or (kind p) the address of a table."""
+
+    tensor: Tensor
+    pointer: bool = False
+
+
+def map_kernel(isa: Isa, text: str, types: Types, kinds: str):
+    """out[i] = text(a0, a1, ...); types and kinds are the result's and then the operands'."""
+    from . import numeric
+
+    scope = numeric.scope()
+    lines = [
+        "def body(d, chunk):",
+        "    rows, per = word(d + 24), word(d + 32)",
+        "    width, tail = word(d + 40), word(d + 48)",
+    ]
+    lines += [f"    n{k} = word(d + {56 + 8 * (k - 1)})" for k in range(1, OUTER)]
+    for j, kind in enumerate(kinds):
+        at = 8 * (_FIXED + _OPERAND * j)
+        lines.append(f"    b{j} = word(d + {at})")
+        if kind == "p":
+            continue
+        lines += [f"    s{j}_{k} = word(d + {at + 8 + 8 * k})" for k in range(OUTER)]
+        if kind == "g":
+            lines.append(f"    t{j} = word(d + {at + 8 + 8 * OUTER})")
+    lines += ["    row = chunk * per", "    last = smaller(row + per, rows)", "    r = row"]
+    for k in range(OUTER - 1, 0, -1):
+        lines += [f"    i{k} = r % n{k}", f"    r = r // n{k}"]
+    lines += ["    i0 = r", "    while row < last:"]
+    lines += ["        n = tail if row == rows - 1 else width"]
+    values = []
+    for j, (kind, kind_of) in enumerate(zip(kinds, types)):
+        if kind == "p":
+            lines.append(f"        a{j - 1} = b{j}")
+            continue
+        sum_ = " + ".join(f"i{k} * s{j}_{k}" for k in range(OUTER))
+        lines.append(f"        q{j} = b{j} + {sum_}")
+        if kind == "s" and j:
+            lines.append(f"        a{j - 1} = load_{kind_of}(q{j}, 0)")
+        elif j:
+            step = f"t{j}" if kind == "g" else numeric.size(kind_of)
+            values.append(f"            a{j - 1} = load_{kind_of}(q{j}, i * {step})")
+    step = "t0" if kinds[0] == "g" else numeric.size(types[0])
+    lines += ["        for i in range(n):", *values]
+    lines += [f"            store_{types[0]}(q0, i * {step}, {text})", "        row += 1"]
+    lines += [f"        i{OUTER - 1} += 1"]
+    for k in range(OUTER - 1, 0, -1):
+        pad = "    " * (2 + OUTER - 1 - k)
+        lines += [f"{pad}if i{k} == n{k}:", f"{pad}    i{k} = 0", f"{pad}    i{k - 1} += 1"]
+    return numeric.chunked("\n".join(lines), scope)
+
+
+def map_step(
+    text: str, name: str, out: Tensor, leaves: Sequence[Leaf], threads: int,
+    nodes: tuple[str, ...] = (),
+) -> Step:  # fmt: skip
+    """The step that fills `out` by the expression `text` of a0, a1, ...; leaves broadcast to it."""
+    views = [out, *(x.tensor if x.pointer else x.tensor.broadcast(out.shape) for x in leaves)]
+    pointers = [False, *(x.pointer for x in leaves)]
+    shape, strides = collapse(out.shape, [() if p else v.strides for v, p in zip(views, pointers)])
+    *outer, inner = shape
+    rows = 1
+    for n in outer:
+        rows *= n
+    width = tail = inner
+    one_row = rows == 1 and inner > 4096
+    if one_row:  # share one long row out
+        width = 2048
+        rows = -(-inner // width)
+        tail = inner - (rows - 1) * width
+        outer = [rows]
+    outer = [1] * (OUTER - len(outer)) + outer
+    per = max(1, min(-(-rows // (4 * threads)), -(-8192 // max(width, 1))))
+    if threads == 1:
+        per = rows
+    words: list[Word] = [0, 0, -(-rows // max(per, 1)), rows, per, width, tail, *outer[1:]]
+    kinds = ""
+    for v, p, s in zip(views, pointers, strides):
+        if p:
+            words += [v.ref, *[0] * (_OPERAND - 1)]
+            kinds += "p"
+            continue
+        lead, step = [*s[:-1]], s[-1]
+        if one_row:
+            lead = [step * width]
+        words += [v.ref, *[0] * (OUTER - len(lead)), *lead, step]
+        kinds += "c" if step == v.item or inner == 1 else "s" if step == 0 else "g"
+    kinds = kinds[0].replace("s", "c") + kinds[1:]
+    types = tuple("p" if p else v.dtype.value for v, p in zip(views, pointers))
+    kernel = kernel_of(map_kernel, name, text=text, types=types, kinds=kinds)
+    reads = [x.tensor.buffer for x in leaves]
+    return Step(kernel, words, reads, [out.buffer], nodes)
+
+
+def kernel_of(build, name: str, **parameters: object) -> Kernel:
+    """A kernel whose name is `name` and a digest of its parameters."""
+    digest = hashlib.sha256(repr(sorted(parameters.items())).encode()).hexdigest()[:8]
+    return Kernel(f"{name}_{digest}", build, tuple(parameters.items()))
+
+
+def collapse(
+    shape: Sequence[int], strides: Sequence[Sequence[int]]
+) -> tuple[list[int], list[list[int]]]:
+    """Reorder axes so that the result's smallest stride is innermost, and merge what is contiguous
+    in every operand. An operand with no strides (a table) does not count."""
+    axes = [k for k in range(len(shape)) if shape[k] != 1]
+    axes.sort(key=lambda k: (-strides[0][k], k))
+    sizes: list[int] = []
+    out: list[list[int]] = [[] for _ in strides]
+    for k in axes:
+        steps = [s[k] if len(s) else 0 for s in strides]
+        if sizes and all(o[-1] == step * shape[k] for o, step in zip(out, steps)):
+            sizes[-1] *= shape[k]
+            for o, step in zip(out, steps):
+                o[-1] = step
+        else:
+            sizes.append(shape[k])
+            for o, step in zip(out, steps):
+                o.append(step)
+    if not sizes:
+        return [1], [[0] for _ in strides]
+    return sizes, out
+
+
+def fits(out: Tensor, leaves: Sequence[Leaf]) -> bool:
+    """Whether the loop nest has axes enough."""
+    strides = [out.strides, *(x.tensor.broadcast(out.shape).strides for x in leaves
+                              if not x.pointer)]  # fmt: skip
+    return len(collapse(out.shape, strides)[0]) <= OUTER + 1
+
+
+SUPPORTED = frozenset(
+    (DType.f32, DType.f64, DType.i64, DType.i32, DType.i16, DType.i8, DType.u64, DType.u32,
+     DType.u16, DType.u8, DType.bool)
+)  # fmt: skip

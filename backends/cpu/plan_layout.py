@@ -1,0 +1,74 @@
+"""Decisions made before lowering: layouts, halos, and homes inside concatenations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...ir import Node, Value
+from .layout import Halo
+
+if TYPE_CHECKING:
+    from .lower import Lowering
+
+# Ops whose image operand and result want channels last.
+IMAGE_OPS = frozenset((
+    "conv", "fused_conv", "conv_integer", "conv_transpose", "max_pool", "average_pool",
+    "global_average_pool", "global_max_pool", "lp_pool", "global_lp_pool", "sum_pool_integer",
+    "resize", "batch_normalization", "instance_normalization", "depth_to_space", "space_to_depth",
+))  # fmt: skip
+
+
+def plan(low: Lowering) -> None:
+    """Fill in `spatial`, `halos` and `homes`."""
+    spatial_values(low)
+
+
+def live_results(low: Lowering) -> list[Node]:
+    return [n for n in low.graph.nodes() if n in low.live and n is not low.graph.result]
+
+
+def pointwise(low: Lowering, node: Node) -> bool:
+    """Whether a node computes each element from the same place of its operands."""
+    from .lower_elementwise import TEMPLATES
+
+    return node.op.name in TEMPLATES
+
+
+def spatial_values(low: Lowering) -> None:
+    """Images: what image ops read and write, and element-wise ops between them."""
+    wanted: set[Value] = set()
+    nodes = live_results(low)
+    for node in reversed(nodes):
+        reads = [v for v in low.graph.operands(node) if v is not None]
+        if node.op.name in IMAGE_OPS:
+            if reads and reads[0].type.rank >= 3:
+                wanted.add(reads[0])
+        elif passes_layout(low, node) and node[0] in wanted:
+            rank = node[0].type.rank
+            wanted.update(v for v in reads if v not in low.known and v.type.rank == rank)
+    for node in nodes:
+        value = node[0]
+        if value.type.rank < 3:
+            continue
+        if node.op.name in IMAGE_OPS:
+            low.spatial.add(value)
+        elif passes_layout(low, node):
+            reads = [v for v in low.graph.operands(node) if v is not None and v not in low.known]
+            same = [v for v in reads if v.type.rank == value.type.rank]
+            if value in wanted or any(v in low.spatial for v in same):
+                low.spatial.add(value)
+
+
+def passes_layout(low: Lowering, node: Node) -> bool:
+    return pointwise(low, node) or node.op.name in ("concat", "pad", "slice", "split")
+
+
+def request_halo(low: Lowering, value: Value, before: tuple, after: tuple, fill: float) -> None:
+    """Let `value` be made with a border at least this wide; the first fill asked for wins."""
+    old = low.halos.get(value)
+    if old is None:
+        low.halos[value] = Halo(before, after, fill)
+    elif old.fill == fill:
+        low.halos[value] = Halo(
+            tuple(map(max, old.before, before)), tuple(map(max, old.after, after)), fill
+        )

@@ -1,0 +1,366 @@
+"""The compiled program: plans for input sizes, and calls."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...ir import DEFAULT_LIMITS, Array, CompileError, Graph, Limits, TensorType, interpret
+from ...ir.interpret import bind_feeds
+from ..base import KernelTime
+from . import arena, codegen, jit, sync
+from .isa import Isa, find
+from .layout import SLACK, Buffer, Constants, Ref, Tensor
+from .lower import Lowering, bind, check_size
+from .steps import HEADER, PythonStep, Step, bits, schedule
+from .team import Team, aligned, team
+
+PLANS = 8  # input signatures for which plans are kept
+
+Shapes = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class CpuTarget:
+    """What a program is compiled for."""
+
+    isa: str
+    threads: int
+
+    def __str__(self) -> str:
+        return f"cpu ({self.isa}, {self.threads} thread{'s' * (self.threads != 1)})"
+
+
+class Program:
+    """A graph compiled for this machine's processor.
+
+    Graphs with symbolic sizes are planned when they are first called with those sizes; the machine
+    code is shared by all sizes. Calls from several threads take turns.
+    """
+
+    def __init__(self, graph: Graph, isa: Isa, threads: int, limits: Limits) -> None:
+        self.graph = graph
+        self.target = CpuTarget(isa.name, threads)
+        self._isa, self._limits = isa, limits
+        self._team = team(threads)
+        self._constants = Constants()
+        self._plans: OrderedDict[Shapes, Plan | Interpreted] = OrderedDict()
+        self._lock = threading.Lock()
+        self._names = [n.name for n in graph.inputs]
+        self._dtypes = [n.type.dtype.numpy for n in graph.inputs]
+        self._quick: tuple[Shapes, Plan | Interpreted] | None = None
+        if all(n.type.is_static for n in graph.inputs):
+            self._plan(tuple(n.type.static_shape for n in graph.inputs))
+
+    def __call__(self, *arrays: Any, **named: Any) -> dict[str, Array]:
+        """Outputs by name. Inputs by position in graph order or by name. Raises FeedError."""
+        plan, given = self._feed(arrays, named)
+        return plan.run(given)
+
+    def _feed(
+        self, arrays: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[Plan | Interpreted, Sequence[Array]]:
+        quick = self._quick
+        if quick is not None and not named and len(arrays) == len(self._dtypes):
+            for a, shape, dtype in zip(arrays, quick[0], self._dtypes):
+                if (
+                    type(a) is not np.ndarray
+                    or a.shape != shape
+                    or a.dtype != dtype
+                    or not a.flags.c_contiguous
+                ):
+                    break
+            else:
+                return quick[1], arrays
+        feeds = bind_feeds(self.graph, arrays, named)
+        given = [np.ascontiguousarray(feeds[n]).reshape(feeds[n].shape) for n in self._names]
+        return self._plan(tuple(a.shape for a in given)), given
+
+    def _plan(self, shapes: Shapes) -> Plan | Interpreted:
+        with self._lock:
+            found = self._plans.get(shapes)
+            if found is None:
+                found = self._make(shapes)
+                self._plans[shapes] = found
+                while len(self._plans) > PLANS:
+                    self._plans.popitem(last=False)
+            self._plans.move_to_end(shapes)
+            self._quick = (shapes, found)
+            return found
+
+    def _make(self, shapes: Shapes) -> Plan | Interpreted:
+        types = [TensorType(n.type.dtype, s) for n, s in zip(self.graph.inputs, shapes)]
+        bound = bind(self.graph, types)
+        if bound is None:
+            return Interpreted(self.graph, self._limits)
+        lowering = Lowering(bound, self._isa, self.target.threads, self._constants)
+        lowering.run()
+        return Plan(lowering, self._team, self._limits)
+
+    @property
+    def fallbacks(self) -> list[str]:
+        """Names of the nodes that run in Python (in the plan used last)."""
+        return [] if self._quick is None else self._quick[1].fallbacks
+
+    @property
+    def memory(self) -> int:
+        """Bytes held: packed constants, and the arenas and tables of the plans kept."""
+        return self._constants.total + sum(p.memory for p in self._plans.values())
+
+    def profile(self, *arrays: Any, repeat: int = 1, **named: Any) -> list[KernelTime]:
+        """Seconds for each kernel in the order they run: the median over `repeat` calls.
+
+        Steps are run and timed one by one, so that the sum is a little more than a call takes.
+        """
+        plan, given = self._feed(arrays, named)
+        rows = [plan.time(given) for _ in range(max(1, repeat))]
+        return [
+            row._replace(seconds=float(np.median([r[i].seconds for r in rows])))
+            for i, row in enumerate(rows[0])
+        ]
+
+    def source(self) -> str:
+        """The generated source of the plan used last."""
+        return self._used().source()
+
+    def llvm(self) -> str:
+        """LLVM IR of the kernels, as Numba makes it."""
+        from . import jit as j
+
+        parts = []
+        for kernel in self._used().kernels():
+            function = kernel.build(self._isa, **dict(kernel.parameters))
+            parts.append(j.llvm_ir(function, kernel.name, j.Target.native(self._isa)))
+        return "\n".join(parts)
+
+    def assembly(self) -> str:
+        """Assembly of the kernels."""
+        kernels = self._used().kernels()
+        return "\n".join(f"# {k.name}\n{jit.assembly(k, self._isa)}" for k in kernels)
+
+    def _used(self) -> Plan | Interpreted:
+        if self._quick is None:
+            raise CompileError("the sizes are not known yet", hint="call the program once first")
+        return self._quick[1]
+
+
+class Plan:
+    """Steps, table and arena for one set of input sizes."""
+
+    def __init__(self, lowering: Lowering, workers: Team, limits: Limits) -> None:
+        self.team, self.isa = workers, lowering.isa
+        self.lock = threading.Lock()
+        self.names = lowering.graph.output_names
+        self.segments = schedule(lowering.steps)
+        self.fallbacks = [n.name for n in lowering.fallbacks]
+        self._outputs = [(t.shape, t.dtype.numpy) for t in lowering.outputs]
+        buffers = {b: None for s in lowering.steps for b in (*s.reads, *s.writes)}
+        size = arena.assign(b for b in buffers if b.space == "arena")
+        check_size(size, limits.model_bytes)
+        self._arena = aligned(size + SLACK, 4096)
+        self._sync = aligned(sync.sync_bytes(workers.nt))
+        self.constants = [b for b in buffers if b.space == "constant"]  # kept alive
+        self._write_table()
+        for segment in self.segments:
+            if segment.python is None:
+                codegen.compile_segment(segment, lowering.isa)
+        self._calls = [
+            (s.address, None) if s.python is None else (0, _Bridge(self, s.python))
+            for s in self.segments
+        ]
+        self.memory = self._arena.size + self._table.nbytes
+
+    def _write_table(self) -> None:
+        steps = [s for seg in self.segments for phase in seg.phases for s in phase.steps]
+        at = 1
+        for segment in self.segments:
+            for phase in segment.phases:
+                for slot, step in enumerate(phase.steps):
+                    step.at = at
+                    step.words[0] = self._sync.ctypes.data
+                    step.words[1] = slot
+                    at += len(step.words)
+        raw = aligned(8 * at)
+        self._table = raw.view(np.int64)
+        self._base = raw.ctypes.data
+        self._table[0] = self._sync.ctypes.data
+        patches: list[tuple[int, Buffer, int]] = []
+        for step in steps:
+            for i, word in enumerate(step.words):
+                if isinstance(word, Ref):
+                    if word.buffer.space in ("input", "output"):
+                        patches.append((step.at + i, word.buffer, word.offset))
+                        continue
+                    word = self.address(word.buffer) + word.offset
+                self._table[step.at + i] = bits(word) if isinstance(word, float) else word
+        self._reads = [(w, b.index, o) for w, b, o in patches if b.space == "input"]
+        self._writes = [(w, b.index, o) for w, b, o in patches if b.space == "output"]
+
+    def address(self, buffer: Buffer) -> int:
+        if buffer.data is not None:
+            return buffer.data.ctypes.data
+        return self._arena.ctypes.data + buffer.offset
+
+    def view(self, tensor: Tensor, given: Sequence[Array], made: Sequence[Array]) -> Array:
+        """A tensor's elements as a NumPy view."""
+        buffer = tensor.buffer
+        if buffer.space == "arena":
+            memory: Array = self._arena[buffer.offset : buffer.offset + buffer.size]
+        elif buffer.data is not None:
+            memory = buffer.data[: buffer.size]
+        else:
+            whole = (given if buffer.space == "input" else made)[buffer.index]
+            memory = whole.reshape(-1).view(np.uint8)
+        if not tensor.size:
+            return np.empty(tensor.shape, tensor.dtype.numpy)
+        return np.ndarray(
+            tensor.shape, tensor.dtype.numpy, memory, tensor.offset, tensor.strides
+        )
+
+    def _open(self, given: Sequence[Array]) -> list[Array]:
+        """New outputs; the table gets the addresses of this call's arrays."""
+        made = [np.empty(shape, dtype) for shape, dtype in self._outputs]
+        table = self._table
+        starts = [a.__array_interface__["data"][0] for a in given]
+        for word, index, offset in self._reads:
+            table[word] = starts[index] + offset
+        starts = [a.__array_interface__["data"][0] for a in made]
+        for word, index, offset in self._writes:
+            table[word] = starts[index] + offset
+        return made
+
+    def run(self, given: Sequence[Array]) -> dict[str, Array]:
+        """One call; `given` are contiguous arrays of the plan's sizes in graph order."""
+        with self.lock:
+            made = self._open(given)
+            for address, bridge in self._calls:
+                if bridge is None:
+                    self.team.run(address, self._base)
+                else:
+                    bridge(given, made)
+        return dict(zip(self.names, made))
+
+    def time(self, given: Sequence[Array]) -> list[KernelTime]:
+        """One call, step by step, each timed."""
+        rows = []
+        idle = jit.load(sync.BARRIER, find("portable")).address
+        with self.lock:
+            made = self._open(given)
+            empty = min(self._clock(idle, self._sync.ctypes.data) for _ in range(5))
+            for segment, (_, bridge) in zip(self.segments, self._calls):
+                if segment.python is not None and bridge is not None:
+                    start = time.perf_counter()
+                    bridge(given, made)
+                    took = time.perf_counter() - start
+                    rows.append(KernelTime("python", segment.python.nodes, took))
+                for phase in segment.phases:
+                    for step in phase.steps:
+                        address = self._native(step)
+                        took = self._clock(address, self._base + 8 * step.at) - empty
+                        self.team.run(idle, self._sync.ctypes.data)  # resets the work counters
+                        rows.append(
+                            KernelTime(step.kernel.name, step.nodes, max(took, 0.0), step.macs)
+                        )
+        return rows
+
+    def _native(self, step: Step) -> int:
+        return jit.load(step.kernel, self.isa).address
+
+    def _clock(self, address: int, record: int) -> float:
+        start = time.perf_counter()
+        self.team.run(address, record)
+        return time.perf_counter() - start
+
+    def kernels(self) -> list[jit.Kernel]:
+        """The kernels that the plan calls, each once."""
+        found = {
+            step.kernel.name: step.kernel
+            for segment in self.segments
+            for phase in segment.phases
+            for step in phase.steps
+        }
+        return list(found.values())
+
+    def source(self) -> str:
+        parts = [
+            segment.source
+            if segment.python is None
+            else f"# in Python: {len(segment.python.inputs)} operands, "
+            f"{len(segment.python.outputs)} results\n"
+            for segment in self.segments
+        ]
+        return "\n".join(parts)
+
+
+class _Bridge:
+    """A Python step as a call on the plan's memory."""
+
+    def __init__(self, plan: Plan, step: PythonStep) -> None:
+        self.plan, self.step = plan, step
+
+    def __call__(self, given: Sequence[Array], made: Sequence[Array]) -> None:
+        arrays = [self.plan.view(t, given, made) for t in self.step.inputs]
+        for tensor, result in zip(self.step.outputs, self.step.run(arrays)):
+            self.plan.view(tensor, given, made)[...] = result
+
+
+class Interpreted:
+    """A graph whose sizes depend on its data runs by the reference, node by node."""
+
+    memory = 0
+
+    def __init__(self, graph: Graph, limits: Limits) -> None:
+        self.graph, self.limits = graph, limits
+        self.fallbacks = [n.name for n in graph.nodes() if n is not graph.result]
+
+    def run(self, given: Sequence[Array]) -> dict[str, Array]:
+        names = [n.name for n in self.graph.inputs]
+        return interpret(self.graph, dict(zip(names, given)), limits=self.limits)
+
+    def time(self, given: Sequence[Array]) -> list[KernelTime]:
+        start = time.perf_counter()
+        self.run(given)
+        return [KernelTime("python", tuple(self.fallbacks), time.perf_counter() - start)]
+
+    def kernels(self) -> list[jit.Kernel]:
+        return []
+
+    def source(self) -> str:
+        return "# in Python: sizes depend on data, so the reference runs the graph\n"
+
+
+def compile(
+    graph: Graph,
+    *,
+    threads: int | None = None,
+    isa: str | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Program:
+    """Compile for this machine. `threads` defaults to the cores this process may use; `isa` names
+    an instruction table (`TAUT_ISA` or the best by default). Raises CompileError."""
+    if threads is None:
+        threads = default_threads()
+    if not isinstance(threads, int) or not 1 <= threads <= 4096:
+        raise CompileError(f"threads must be 1 to 4096, not {threads!r}")
+    try:
+        table = find(isa)
+    except ValueError as error:
+        raise CompileError(str(error)) from error
+    return Program(graph, table, threads, limits)
+
+
+def default_threads() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
+
+
+assert HEADER == 3

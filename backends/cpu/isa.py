@@ -27,6 +27,7 @@ class Isa:
     group     bytes of one input pixel that one dot step eats: the packed weights are
               `[panel][run][step][NV][lanes][group]` (float32: one float a step, 4 bytes)
     tiles     (pixels, vectors) of the int8 register tiles, best first for large layers
+    float_tiles   the same for float32
     dot       which instruction: vpdpbusd (zmm or ymm), pmaddwd, usdot, sdot, plain
     cpu, features   LLVM target when the table is forced; "" means the host's own
     needs     host features (LLVM's names) without which the table cannot run
@@ -41,6 +42,7 @@ class Isa:
     cpu: str = ""
     features: str = ""
     needs: tuple[str, ...] = ()
+    float_tiles: tuple[tuple[int, int], ...] = ((6, 2), (6, 1), (1, 4))
 
     @property
     def signed(self) -> bool:
@@ -48,22 +50,24 @@ class Isa:
         return self.dot == "sdot"
 
 
-_V4 = "+avx512f,+avx512bw,+avx512dq,+avx512vl,+avx512cd,+avx512vnni,+avx2,+fma"
 TABLES = {
     t.name: t
     for t in (
         Isa("avx512vnni", 16, 4, ((14, 2), (7, 4), (14, 1), (1, 4)), "vpdpbusd512",
-            cpu="cascadelake", needs=("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni")),
+            cpu="cascadelake", needs=("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni"),
+            float_tiles=((14, 2), (7, 4), (14, 1), (1, 4))),
         Isa("avxvnni", 8, 4, ((6, 2), (6, 1), (1, 4)), "vpdpbusd256",
             cpu="alderlake", needs=("avx2", "fma", "avxvnni")),
         Isa("avx2", 8, 2, ((5, 2), (5, 1), (1, 4)), "pmaddwd",
             cpu="haswell", needs=("avx2", "fma")),
         Isa("i8mm", 4, 4, ((6, 4), (8, 2), (8, 1), (1, 4)), "usdot",
             architecture="aarch64", cpu="generic", features="+neon,+dotprod,+i8mm",
-            needs=("i8mm",)),
+            needs=("i8mm",),
+            float_tiles=((6, 4), (8, 2), (8, 1), (1, 4))),
         Isa("dotprod", 4, 4, ((6, 4), (8, 2), (8, 1), (1, 4)), "sdot",
             architecture="aarch64", cpu="generic", features="+neon,+dotprod",
-            needs=("dotprod",)),
+            needs=("dotprod",),
+            float_tiles=((6, 4), (8, 2), (8, 1), (1, 4))),
         Isa("portable", 4, 1, ((4, 2), (4, 1), (1, 4)), "plain", architecture=""),
     )
 }  # fmt: skip

@@ -110,17 +110,23 @@ def build_entry(
     return _load(key, build, {one.symbol: one.address for one in loaded.values()}, isa, store)
 
 
+_FLAGS = {
+    "no_compile": True,
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+    "nrt": False,
+    "boundscheck": False,
+    "error_model": "numpy",
+}
+
+
 def llvm_ir(function: Callable[[int, int, int], None], symbol: str, target: Target) -> str:
     """Numba's LLVM IR of `function`, retargeted, with `void symbol(i64, i64, i64)` around it."""
     from numba.core import compiler, registry, types
 
     flags = compiler.Flags()
-    flags.no_compile = True
-    flags.no_cpython_wrapper = True
-    flags.no_cfunc_wrapper = True
-    flags.nrt = False
-    flags.boundscheck = False
-    flags.error_model = "numpy"
+    for name, value in _FLAGS.items():
+        setattr(flags, name, value)
     cpu = registry.cpu_target
     result = compiler.compile_extra(
         cpu.typing_context, cpu.target_context, function, (types.int64,) * 3, types.void, flags, {}

@@ -33,18 +33,20 @@ class ConvRecord(Header):
     source      address of the first tap of output pixel (0, 0) of image 0 (halo included)
     source_*    what moves it by one output row, one output pixel, one image
     taps, runs  address of int64[runs] offsets of the runs
-    steps       dot steps a run (run bytes / group)
+    steps       dot steps a run: run bytes / isa.step
     width, pixels         output width; output pixels of an image
     chunk_pixels, pixel_chunks, chunk_panels, panel_chunks, panels   how work is split
     group_panels, group_source   the panels of one group, and the bytes from a group's input
                 channels to the next one's (one group: panels, 0)
     weights     address of packed weights (64-byte aligned); panel_bytes each panel's size
     bias        address of int32[panels * lanes * vectors]
+                (float: float32)
     scale       address of float64 multipliers m_c * 2^-shift (u8, lut) or float32 (f32)
     target      address of output pixel (0, 0), first channel of this part
     zero, lo, hi          of the result (u8) or of the table's index (lut: index = value - lo)
     other*      residual operand, its zero point and multiplier * 2^-shift
-    table       address of the lut's bytes, hi - lo + 1 of them, 3 more readable
+    table       address of the lut's bytes, hi - lo + 1 of them
+    low, high   bounds of a float result
     """
 
     source: int
@@ -81,19 +83,25 @@ class ConvRecord(Header):
     other_zero: int = 0
     other_scale: float = 0.0
     table: int = 0
+    low: float = float("-inf")
+    high: float = float("inf")
 
 
-def conv(isa: Isa, pixels: int, vectors: int, out: str, residual: bool):
+def conv(isa: Isa, pixels: int, vectors: int, out: str, residual: bool, activation: str):
     """Build a convolution kernel.
 
     pixels, vectors   the register tile
-    out        'u8': requantized; 's32': accumulator + bias; 'f32': (accumulator + bias) * scale
-               in single precision; 'lut': requantized to an index into `table`
-    residual   add (other - other_zero) * other_scale before rounding ('u8' only)
+    out        of u8 x s8: 'u8' requantized; 's32' accumulator + bias; 'f32' (accumulator + bias)
+               * scale in single precision; 'lut' requantized to an index into `table`.
+               'float': everything is float32, fused multiply-adds, bias, residual, activation
+    residual   'u8', 'lut': add (other - other_zero) * other_scale before rounding;
+               'float': add other before the activation
+    activation of 'float': 'clamp' to [low, high], or 'hardswish'
     """
     from .. import vector as v
+    from .tile import Tile
 
-    tile = v.emitted(isa, 5, _Tile(isa, pixels, vectors, out, residual).emit)
+    tile = v.emitted(isa, 5, Tile(isa, pixels, vectors, out, residual, activation).emit)
     word, smaller = v.load_i64, v.smaller
     at = {name: 8 * ConvRecord.at(name) for name in ConvRecord.__dataclass_fields__}
     panel_chunks_, pixel_chunks_ = at["panel_chunks"], at["pixel_chunks"]
@@ -120,138 +128,17 @@ def conv(isa: Isa, pixels: int, vectors: int, out: str, residual: bool):
     return v.driver(body)
 
 
-@dataclass(frozen=True)
-class _Tile:
-    """Emits one register tile: prologue (row addresses), dot loop, epilogue."""
-
-    isa: Isa
-    pixels: int
-    vectors: int
-    out: str
-    residual: bool
-
-    def emit(self, e, d, image, panel, pixel, last) -> None:
-        from .. import vector as v
-
-        b, n, isa = e.b, e.n, self.isa
-        words = {name: i for i, name in enumerate(ConvRecord.__dataclass_fields__)}
-
-        def field(name, kind=v.I64):
-            return e.field(d, words[name], kind)
-
-        width = field("width")
-        y = b.sdiv(pixel, width)
-        x = b.srem(pixel, width)
-        moves = self._moves(e, x, pixel, last, width)
-        source = self._addresses(e, field, "source", image, y, x, moves)
-        group = e.mul(b.sdiv(panel, field("group_panels")), field("group_source"))
-        source = [e.add(row, group) for row in source]
-
-        weights = e.add(field("weights"), e.mul(panel, field("panel_bytes")))
-        steps, taps = field("steps"), field("taps")
-        size = self.isa.lanes * isa.group
-        kind = e.vector(v.I32, 0)
-        accs = [kind] * (self.pixels * self.vectors)
-
-        def run(i, carried):
-            offset = e.load(e.add(taps, e.mul(i, 8)), v.I64, 8)
-
-            def step(at, inner):
-                w_at, *acc = inner
-                ws = [e.weight_step(e.add(w_at, j * size)) for j in range(self.vectors)]
-                new = []
-                for i, row in enumerate(source):
-                    value = e.input_step(e.add(row, at))
-                    for j, w in enumerate(ws):
-                        new.append(e.dot(acc[i * self.vectors + j], value, w))
-                return [e.add(w_at, self.vectors * size), *new]
-
-            stop = e.add(offset, e.mul(steps, isa.group))
-            return e.loop(offset, stop, isa.group, carried, step)
-
-        _, *accs = e.loop(e.i64(0), field("runs"), 1, [weights, *accs], run)
-
-        first = e.mul(panel, self.vectors * n)
-        target = self._addresses(e, field, "target", image, y, x, moves)
-        self._epilogue(e, field, accs, first, target, image, y, x, moves)
-
-    def _moves(self, e, x, pixel, last, width):
-        """(wraps to the next row, stays: the chunk has ended) between neighbours in the tile."""
-        b, moves = e.b, []
-        for i in range(1, self.pixels):
-            x = e.add(x, 1)
-            wraps = b.icmp_signed("==", x, width)
-            x = b.select(wraps, e.i64(0), x)
-            moves.append((wraps, b.icmp_signed(">=", e.add(pixel, i), last)))
-        return moves
-
-    def _addresses(self, e, field, name, image, y, x, moves):
-        """The address of each of the tile's pixels in buffer `name`."""
-        b = e.b
-        row, pixel = field(f"{name}_row"), field(f"{name}_pixel")
-        at = e.add(field(name), e.mul(image, field(f"{name}_image")))
-        at = e.add(at, e.add(e.mul(y, row), e.mul(x, pixel)))
-        back = b.sub(row, b.mul(pixel, b.sub(field("width"), e.i64(1))))
-        addresses = [at]
-        for wraps, stays in moves:
-            at = e.add(at, b.select(stays, e.i64(0), b.select(wraps, back, pixel)))
-            addresses.append(at)
-        return addresses
-
-    def _epilogue(self, e, field, accs, first, target, image, y, x, moves) -> None:
-        from .. import vector as v
-
-        b, n, half = e.b, e.n, e.n // 2
-        bytes_ = {"u8": 1, "lut": 1, "s32": 4, "f32": 4}[self.out]
-        bias = e.add(field("bias"), e.mul(first, 4))
-        scale = e.add(field("scale"), e.mul(first, 4 if self.out == "f32" else 8))
-        requantized = self.out in ("u8", "lut")
-        if requantized:
-            zero, lo, hi = (field(name) for name in ("zero", "lo", "hi"))
-            low, high = (
-                e.splat(b.fadd(b.sitofp(b.sub(q, zero), v.F64), e.number(v.MAGIC)), half)
-                for q in (lo, hi)
-            )
-            shift = zero if self.out == "u8" else b.sub(zero, lo)
-            zeros = e.splat(b.trunc(shift, v.I32))
-        if self.residual:
-            other = self._addresses(e, field, "other", image, y, x, moves)
-            other_zero = e.splat(field("other_zero", v.I32))
-            other_scale = e.splat(field("other_scale", v.F64), half)
-        for j in range(self.vectors):
-            biases = e.load(e.add(bias, 4 * n * j), ir_vector(v.I32, n), 4)
-            if requantized:
-                m = e.load_doubles(e.add(scale, 8 * n * j))
-            elif self.out == "f32":
-                m = e.load(e.add(scale, 4 * n * j), ir_vector(v.F32, n), 4)
-            for i in range(self.pixels):
-                value = b.add(accs[i * self.vectors + j], biases)
-                at = e.add(target[i], e.add(e.mul(first, bytes_), bytes_ * n * j))
-                if self.out == "f32":
-                    value = b.fmul(b.sitofp(value, ir_vector(v.F32, n)), m)
-                elif requantized:
-                    terms = [(value, m)]
-                    if self.residual:
-                        byte = e.load(e.add(other[i], e.add(first, n * j)), ir_vector(v.I8, n))
-                        byte = b.sub(b.zext(byte, ir_vector(v.I32, n)), other_zero)
-                        terms.append((byte, (other_scale, other_scale)))
-                    value = e.requantize(terms, low, high, zeros)
-                    if self.out == "lut":
-                        value = e.lookup(field("table"), value)
-                    value = b.trunc(value, ir_vector(v.I8, n))
-                e.store(value, at)
-
-
-def ir_vector(kind, n):
-    """LLVM's <n x kind>."""
-    import llvmlite.ir as ir
-
-    return ir.VectorType(kind, n)
-
-
-def kernel(pixels: int, vectors: int, out: str = "u8", residual: bool = False) -> Kernel:
+def kernel(
+    pixels: int,
+    vectors: int,
+    out: str = "u8",
+    residual: bool = False,
+    activation: str = "clamp",
+) -> Kernel:
     """The convolution kernel with this tile and epilogue."""
-    return Kernel.of(conv, pixels=pixels, vectors=vectors, out=out, residual=residual)
+    return Kernel.of(
+        conv, pixels=pixels, vectors=vectors, out=out, residual=residual, activation=activation
+    )
 
 
 @dataclass(frozen=True)
@@ -276,7 +163,7 @@ class Part:
 def prepare(
     weights: np.ndarray,
     bias: np.ndarray,
-    scale: np.ndarray,
+    scale: np.ndarray | None,
     isa: Isa,
     *,
     row: int,
@@ -289,24 +176,28 @@ def prepare(
     residual: bool = False,
     threads: int = 1,
     tile: tuple[int, int] | None = None,
+    activation: str = "clamp",
 ) -> list[Part]:
     """Choose tiles, pack weights and split the work of one layer.
 
-    weights   s8[N, KH, KW, C]: C is the physical channel count of one group's input
-    bias      int32[N], zero points folded in (`-x_zero * sum(w)`); scale: float64[N] (float32
-              values for 'f32', ignored for 's32')
+    weights   s8 or float32 [N, KH, KW, C]: C is the physical channel count of one group's input
+    bias      int32[N], zero points folded in (`-x_zero * sum(w)`), or float32[N]
+    scale     float64[N], m_c * 2^-shift (float32 for 'f32'; None for 's32' and 'float')
     row, pixel   bytes between rows and pixels of the input buffer (not times the stride)
     size      output height and width
     The result covers N rounded up to whole vectors: with groups, N / groups must be such a
     multiple or `merge_groups` must have been applied.
     """
     n, height, width, channels = weights.shape
-    taps, length = runs_of((height, width), dilation, row, pixel, channels)
-    flat = weights.reshape(n, len(taps), length)
-    bias = fold_signed(flat, bias, isa)
+    item = weights.dtype.itemsize
+    taps, length = runs_of((height, width), dilation, row, pixel, channels * item)
+    flat = weights.reshape(n, len(taps), length // item)
+    if item == 1:
+        bias = fold_signed(flat, bias, isa)
+    factors = np.zeros(n) if scale is None else scale
     pixels = size[0] * size[1]
     parts = []
-    for channel, count, shape in choose(n, pixels, groups, isa, tile):
+    for channel, count, shape in choose(n, pixels, groups, isa, tile, out == "float"):
         wide = shape[1] * isa.lanes
         panels = -(-count // wide)
         chosen = slice(channel, channel + count)
@@ -316,7 +207,7 @@ def prepare(
         fields = {
             "chunks": images * pixel_chunks * panel_chunks,
             "runs": len(taps),
-            "steps": -(-length // isa.group),
+            "steps": -(-length // (4 if item == 4 else isa.group)),
             "width": size[1],
             "pixels": pixels,
             "chunk_pixels": chunk_pixels,
@@ -325,16 +216,16 @@ def prepare(
             "panel_chunks": panel_chunks,
             "panels": panels,
             "group_panels": panels // groups,
-            "group_source": channels if groups > 1 else 0,
+            "group_source": channels * item if groups > 1 else 0,
             "panel_bytes": packed.size // panels,
         }
         parts.append(
             Part(
-                kernel(*shape, out, residual),
+                kernel(*shape, out, residual, activation),
                 channel,
                 packed,
-                _padded(bias[chosen], panels * wide, np.int32),
-                _padded(scale[chosen], panels * wide, np.float32 if out == "f32" else np.float64),
+                _padded(bias[chosen], panels * wide, np.int32 if item == 1 else np.float32),
+                _padded(factors[chosen], panels * wide, np.float32 if out == "f32" else np.float64),
                 taps,
                 fields,
             )
@@ -343,34 +234,40 @@ def prepare(
 
 
 def choose(
-    channels: int, pixels: int, groups: int, isa: Isa, tile: tuple[int, int] | None = None
+    channels: int,
+    pixels: int,
+    groups: int,
+    isa: Isa,
+    tile: tuple[int, int] | None = None,
+    real: bool = False,
 ) -> list[tuple[int, int, tuple[int, int]]]:
     """(first channel, channels, tile) of each part of a layer, whole tiles first."""
+    tiles = isa.float_tiles if real else isa.tiles
     lanes = isa.lanes
     vectors = -(-channels // groups // lanes)
-    if tile is None:
-        tile = best_tile(pixels, vectors, isa)
+    tile = tile or best_tile(pixels, vectors, tiles)
     if groups > 1:
-        fitting = [t for t in isa.tiles if (vectors % t[1] == 0 and t[0] > 1) or t[1] == 1]
-        return [(0, channels, tile if vectors % tile[1] == 0 else fitting[0])]
+        fitting = [t for t in tiles if vectors % t[1] == 0 and (t[0] > 1 or pixels == 1)]
+        single = [t for t in tiles if t[1] == 1]
+        return [(0, channels, tile if vectors % tile[1] == 0 else [*fitting, *single][0])]
     whole = vectors // tile[1] * tile[1] * lanes
     if whole >= channels:
         return [(0, channels, tile)]
-    rest = next(t for t in isa.tiles if t[1] == 1)
+    rest = next(t for t in tiles if t[1] == 1)
     head = [(0, whole, tile)] if whole else []
     return [*head, (whole, channels - whole, rest)]
 
 
-def best_tile(pixels: int, vectors: int, isa: Isa) -> tuple[int, int]:
+def best_tile(pixels: int, vectors: int, tiles: tuple[tuple[int, int], ...]) -> tuple[int, int]:
     """The tile that wastes least; the table's order breaks ties."""
     if pixels == 1:
-        return next(t for t in isa.tiles if t[0] == 1)
+        return next(t for t in tiles if t[0] == 1)
 
     def waste(tile: tuple[int, int]) -> float:
         tall, wide = tile
         return -(-pixels // tall) * tall / pixels * (1.0 if vectors % wide == 0 else 1.1)
 
-    return min((t for t in isa.tiles if t[0] > 1 and t[1] > 1), key=waste)
+    return min((t for t in tiles if t[0] > 1 and t[1] > 1), key=waste)
 
 
 def split(pixels: int, images: int, panels: int, tall: int, threads: int) -> tuple[int, int]:
@@ -392,14 +289,14 @@ def _padded(values: np.ndarray, count: int, kind: type) -> np.ndarray:
 
 
 def pack_weights(weights: np.ndarray, vectors: int, isa: Isa) -> np.ndarray:
-    """s8[N, runs, bytes] (bytes in the input's order) -> u8 view of the packed weights.
+    """[N, runs, items of a run in the input's order], s8 or float32 -> bytes of packed weights.
 
-    N is padded with zeros to whole panels, a run's bytes to whole steps.
+    N is padded with zeros to whole panels, a run to whole steps.
     """
     n, runs, length = weights.shape
-    width, group = vectors * isa.lanes, isa.group
+    width, group = vectors * isa.lanes, isa.group if weights.dtype == np.int8 else 1
     panels, steps = -(-n // width), -(-length // group)
-    padded = np.zeros((panels * width, runs, steps * group), np.int8)
+    padded = np.zeros((panels * width, runs, steps * group), weights.dtype)
     padded[:n, :, :length] = weights
     split = padded.reshape(panels, vectors, isa.lanes, runs, steps, group)
     return np.ascontiguousarray(split.transpose(0, 3, 4, 1, 2, 5)).reshape(-1).view(np.uint8)

@@ -158,6 +158,47 @@ class Emit:
         b.position_at_end(after)
         return new
 
+    def span(self, stop: Value, n: int, body: Callable[[Value, int], None]) -> None:
+        """body(x, n) for x = 0, n, 2n, ... while n items are left, then body(x, 1) for the rest."""
+        b = self.b
+        whole = b.and_(stop, self.i64(-n))
+        for start, end, width in ((self.i64(0), whole, n), (whole, stop, 1)):
+            with b.if_then(b.icmp_signed("<", start, end)):
+
+                def once(x: Value, _: list[Value], width: int = width) -> list[Value]:
+                    body(x, width)
+                    return []
+
+                self.loop(start, end, width, [], once)
+
+    def tiles(self, stop: Value, n: int, body: Callable[[Value, int], None]) -> None:
+        """As `span`, for n that is no power of two too; with n = 1 one loop."""
+        if n & (n - 1):
+            raise ValueError("a tile has a power of two of pixels")
+        if n > 1:
+            self.span(stop, n, body)
+            return
+
+        def once(x: Value, _: list[Value]) -> list[Value]:
+            body(x, 1)
+            return []
+
+        self.loop(self.i64(0), stop, 1, [], once)
+
+    def scatter(self, value: Value, address: Value, stride: Value) -> None:
+        """Store lane i at address + i * stride."""
+        for i in range(value.type.count):
+            lane = self.b.extract_element(value, ir.Constant(I32, i))
+            self.store(lane, self.add(address, self.mul(stride, i)))
+
+    def gather(self, kind: Kind, address: Value, stride: Value, n: int) -> Value:
+        """The vector of what lies at address + i * stride."""
+        out = ir.Constant(vec(kind, n), ir.Undefined)
+        for i in range(n):
+            lane = self.load(self.add(address, self.mul(stride, i)), kind)
+            out = self.b.insert_element(out, lane, ir.Constant(I32, i))
+        return out
+
     # The dot product.
 
     def input_step(self, address: Value, real: bool = False) -> Value:
@@ -218,17 +259,17 @@ class Emit:
         fma multiplies and rounds at once, without the error of a rounded product.
         """  # fmt: skip
         b, halves = self.b, []
+        magic = self.vector(F64, MAGIC, self.n // 2)
         for half, part in enumerate((self.low, self.high)):
             kind = ir.VectorType(F64, self.n // 2)
-            total = self.vector(F64, MAGIC, self.n // 2)
-            if len(terms) > 1:
-                x, m = terms[1]
-                total_rest = b.fmul(b.sitofp(part(x), kind), m[half])
-                x, m = terms[0]
-                total = b.fadd(self.fma(b.sitofp(part(x), kind), m[half], total_rest), total)
+            factors = [(b.sitofp(part(x), kind), m[half]) for x, m in terms]
+            if len(factors) == 1:
+                total = self.fma(*factors[0], magic)
             else:
-                x, m = terms[0]
-                total = self.fma(b.sitofp(part(x), kind), m[half], total)
+                total = b.fmul(*factors[-1])
+                for x, m in reversed(factors[:-1]):
+                    total = self.fma(x, m, total)
+                total = b.fadd(total, magic)
             halves.append(b.bitcast(self.clamp_float(total, low, high),
                                     ir.VectorType(I32, self.n)))  # fmt: skip
         # The low words of both halves: little-endian, so the even ones.
@@ -237,3 +278,51 @@ class Emit:
     def load_doubles(self, address: Value) -> tuple[Value, Value]:
         kind = ir.VectorType(F64, self.n // 2)
         return self.load(address, kind, 8), self.load(self.add(address, 4 * self.n), kind, 8)
+
+    def splat_double(self, address: Value) -> tuple[Value, Value]:
+        """One float64 for all lanes, as two half vectors."""
+        one = self.splat(self.load(address, F64, 8), self.n // 2)
+        return one, one
+
+    def quantizer(self, field: Callable[..., Value]) -> Callable[..., Value]:
+        """(float32 lanes, n = all) -> int32 lanes by a record's scale, zero, lo and hi.
+
+        clamp(rhe(x / scale) + zero, lo, hi); NaN becomes zero.
+        """
+        b = self.b
+        scale = b.fptrunc(field("scale", F64), F32)
+        zero, lo, hi = (field(name) for name in ("zero", "lo", "hi"))
+        low, high = (b.sitofp(b.sub(q, zero), F32) for q in (lo, hi))
+        zeros = b.trunc(zero, I32)
+
+        def convert(x: Value, n: int = self.n) -> Value:
+            x = b.fdiv(x, self.splat(scale, n))
+            x = b.select(b.fcmp_unordered("uno", x, x), self.vector(F32, 0.0, n), x)
+            x = self.clamp_float(x, self.splat(low, n), self.splat(high, n))
+            x = self.call(f"llvm.rint.v{n}f32", x.type, x)
+            return b.add(b.fptosi(x, vec(I32, n)), self.splat(zeros, n))
+
+        return convert
+
+    def byte_table(self, address: Value) -> Callable[[Value], Value]:
+        """x -> table[x] for 16 u8 lanes of x and a table of 256 bytes."""
+        b = self.b
+        if not self.isa.vbmi:
+
+            def scalar(x: Value) -> Value:
+                return b.trunc(self.lookup(address, b.zext(x, vec(I32, 16))), x.type)
+
+            return scalar
+        wide = vec(I8, 64)
+        quarters = [self.load(self.add(address, 64 * i), wide, 1) for i in range(4)]
+
+        def permute(x: Value) -> Value:
+            index = self.shuffle(x, x, [*range(16)] * 4)
+            halves = [
+                self.call("llvm.x86.avx512.vpermi2var.qi.512", wide, low, index, high)
+                for low, high in (quarters[:2], quarters[2:])
+            ]
+            chosen = [self.shuffle(h, h, range(16)) for h in halves]
+            return b.select(b.icmp_signed("<", x, ir.Constant(x.type, [0] * 16)), *chosen[::-1])
+
+        return permute

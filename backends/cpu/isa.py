@@ -45,6 +45,11 @@ class Isa:
     float_tiles: tuple[tuple[int, int], ...] = ((6, 2), (6, 1), (1, 4))
 
     @property
+    def vbmi(self) -> bool:
+        """True when code for this table may use AVX-512's byte permutations."""
+        return self.lanes == 16 and self == available()[0] and "avx512vbmi" in host_features()
+
+    @property
     def signed(self) -> bool:
         """True when the dot product is s8 x s8: inputs are then offset by -128 on the fly."""
         return self.dot == "sdot"

@@ -12,7 +12,7 @@ from numba import njit, types
 from numba.extending import intrinsic as numba_intrinsic
 
 from . import sync
-from .emit import I32, I64, Emit, Value, declare
+from .emit import I8, I32, I64, Emit, Value, declare
 from .isa import TABLES, Isa
 
 
@@ -49,6 +49,17 @@ store_i64 = emitted(_PLAIN, 2, lambda e, a, v: e.store(v, a))
 smaller = emitted(
     _PLAIN, 2, lambda e, a, c: e.b.select(e.b.icmp_signed("<", a, c), a, c), True
 )  # Numba's own min() is a function to link
+
+
+def _fill(e: Emit, address: Value, value: Value, size: Value) -> None:
+    b = e.b
+    pointer = b.inttoptr(address, I8.as_pointer())
+    kind = ir.FunctionType(ir.VoidType(), [pointer.type, I8, I64, ir.IntType(1)])
+    memset = declare(b.module, kind, "llvm.memset.p0.i64")
+    b.call(memset, [pointer, b.trunc(value, I8), size, ir.Constant(ir.IntType(1), 0)])
+
+
+fill = emitted(_PLAIN, 3, _fill)
 
 
 def language() -> dict[str, object]:

@@ -58,3 +58,23 @@ def requantize(total: np.ndarray, shift: int, zero: int, lo: int, hi: int) -> np
     half = (1 << shift) >> 1
     up = (rest > half) | ((rest == half) & (floor % 2 == 1)) if shift else rest > half
     return np.clip(floor + up + zero, lo, hi)
+
+
+def accumulate(image, weights, size, stride, dilation, groups):
+    """int64[images, H, W, N] by the definition."""
+    n, height, width, _ = weights.shape
+    total = np.zeros((len(image), *size, n), np.int64)
+    per = n // groups
+    c = weights.shape[3]
+    for g in range(groups):
+        for y in range(height):
+            for x in range(width):
+                part = image[
+                    :,
+                    y * dilation[0] : y * dilation[0] + (size[0] - 1) * stride[0] + 1 : stride[0],
+                    x * dilation[1] : x * dilation[1] + (size[1] - 1) * stride[1] + 1 : stride[1],
+                    g * c : (g + 1) * c,
+                ].astype(np.int64)
+                chosen = slice(g * per, (g + 1) * per)
+                total[..., chosen] += part @ weights[chosen, y, x].T.astype(np.int64)
+    return total

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import ISAS, Arena, requantize, wrap
+from support import ISAS, Arena, accumulate, requantize, wrap
 from taut.backends.cpu.kernels import conv
 
 EXAMPLES = 25
@@ -32,26 +32,6 @@ def problems(draw):
         "seed": draw(st.integers(0, 2**16)),
         "tile": draw(st.booleans()),
     }
-
-
-def accumulate(image, weights, size, stride, dilation, groups):
-    """int64[images, H, W, N] by the definition."""
-    n, height, width, _ = weights.shape
-    total = np.zeros((len(image), *size, n), np.int64)
-    per = n // groups
-    c = weights.shape[3]
-    for g in range(groups):
-        for y in range(height):
-            for x in range(width):
-                part = image[
-                    :,
-                    y * dilation[0] : y * dilation[0] + (size[0] - 1) * stride[0] + 1 : stride[0],
-                    x * dilation[1] : x * dilation[1] + (size[1] - 1) * stride[1] + 1 : stride[1],
-                    g * c : (g + 1) * c,
-                ].astype(np.int64)
-                chosen = slice(g * per, (g + 1) * per)
-                total[..., chosen] += part @ weights[chosen, y, x].T.astype(np.int64)
-    return total
 
 
 def check(isa, p):

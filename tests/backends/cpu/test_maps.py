@@ -237,9 +237,16 @@ def test_pooling(isa, size, window, stride, seed, nt):
 
 @every_isa
 @few
-@given(size=sizes, window=st.sampled_from([(3, 3), (5, 5), (1, 3), (7, 7)]),
-       stride=st.integers(1, 2), dilation=st.integers(1, 2),
-       out=st.sampled_from(["u8", "s32", "lut"]), extreme=st.booleans(), seed=seeds, nt=threads)  # fmt: skip
+@given(
+    size=sizes,
+    window=st.sampled_from([(3, 3), (5, 5), (1, 3), (7, 7)]),
+    stride=st.integers(1, 2),
+    dilation=st.integers(1, 2),
+    out=st.sampled_from(["u8", "s32", "lut"]),
+    extreme=st.booleans(),
+    seed=seeds,
+    nt=threads,
+)
 def test_depthwise(isa, size, window, stride, dilation, out, extreme, seed, nt):
     rng, arena = np.random.default_rng(seed), Arena(nt)
     images, rows, width = size

@@ -60,10 +60,10 @@ def requantize(total: np.ndarray, shift: int, zero: int, lo: int, hi: int) -> np
     return np.clip(floor + up + zero, lo, hi)
 
 
-def accumulate(image, weights, size, stride, dilation, groups):
-    """int64[images, H, W, N] by the definition."""
+def accumulate(image, weights, size, stride, dilation, groups, kind: type = np.int64):
+    """[images, H, W, N] of `kind` by the definition."""
     n, height, width, _ = weights.shape
-    total = np.zeros((len(image), *size, n), np.int64)
+    total = np.zeros((len(image), *size, n), kind)
     per = n // groups
     c = weights.shape[3]
     for g in range(groups):
@@ -74,7 +74,7 @@ def accumulate(image, weights, size, stride, dilation, groups):
                     y * dilation[0] : y * dilation[0] + (size[0] - 1) * stride[0] + 1 : stride[0],
                     x * dilation[1] : x * dilation[1] + (size[1] - 1) * stride[1] + 1 : stride[1],
                     g * c : (g + 1) * c,
-                ].astype(np.int64)
+                ].astype(kind)
                 chosen = slice(g * per, (g + 1) * per)
-                total[..., chosen] += part @ weights[chosen, y, x].T.astype(np.int64)
+                total[..., chosen] += part @ weights[chosen, y, x].T.astype(kind)
     return total

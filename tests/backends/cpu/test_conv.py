@@ -129,3 +129,54 @@ def test_long_sum_wraps_like_int32(isa):
     }  # fmt: skip
     for out in ("s32", "u8"):
         check(isa, {**p, "out": out})
+
+
+@pytest.mark.parametrize("isa", ISAS, ids=lambda i: i.name)
+@settings(max_examples=12, deadline=None)
+@given(p=problems(), activation=st.sampled_from(["clamp", "hardswish"]))
+def test_float_convolution(isa, p, activation):
+    """float32 against float64 sums: within a few units in the last place of the sum of sizes."""
+    rng = np.random.default_rng(p["seed"])
+    (kh, kw), (sy, sx), (dy, dx) = p["kernel"], p["stride"], p["dilation"]
+    shape = (
+        p["images"],
+        (p["size"][0] - 1) * sy + (kh - 1) * dy + 1,
+        (p["size"][1] - 1) * sx + (kw - 1) * dx + 1,
+        p["channels"] * p["groups"],
+    )
+    arena, n = Arena(p["threads"]), p["n"]
+    image = arena.empty(shape, np.float32, rng.normal(size=shape))
+    weights = rng.normal(size=(n, kh, kw, p["channels"])).astype(np.float32)
+    bias = rng.normal(size=n).astype(np.float32)
+    target = arena.empty((p["images"], *p["size"], n), np.float32)
+    other = arena.empty(target.shape, np.float32, rng.normal(size=target.shape))
+    parts = conv.prepare(
+        weights, bias, None, isa, row=image.strides[1], pixel=image.strides[2], size=p["size"],
+        images=p["images"], dilation=p["dilation"], groups=p["groups"], out="float",
+        residual=p["residual"], threads=p["threads"], activation=activation,
+    )  # fmt: skip
+    calls = []
+    for slot, part in enumerate(parts):
+        record = conv.ConvRecord(
+            sync=arena.sync, slot=slot, source=image.ctypes.data, source_row=sy * image.strides[1],
+            source_pixel=sx * image.strides[2], source_image=image.strides[0],
+            taps=arena.place(part.taps), weights=arena.place(part.weights),
+            bias=arena.place(part.bias), scale=0, target=target.ctypes.data + 4 * part.channel,
+            target_row=target.strides[1], target_pixel=target.strides[2],
+            target_image=target.strides[0], other=other.ctypes.data + 4 * part.channel,
+            other_row=other.strides[1], other_pixel=other.strides[2], other_image=other.strides[0],
+            low=0.0, high=6.0, **part.fields,
+        )  # fmt: skip
+        calls.append((part.kernel, record))
+    arena.run(isa, *calls)
+
+    def sums(x, w):
+        return accumulate(x, w, p["size"], p["stride"], p["dilation"], p["groups"], np.float64)
+
+    total = sums(image, weights) + bias + (other if p["residual"] else 0)
+    if activation == "clamp":
+        expected = np.clip(total, 0, 6)
+    else:
+        expected = total * np.clip(total / 6 + 0.5, 0, 1)
+    room = sums(abs(image), abs(weights)) + abs(bias) + abs(other)
+    assert (abs(target - expected) <= 1e-6 * (room + abs(expected))).all()

@@ -1,0 +1,312 @@
+"""The compile cache under attack, the team under load, and code for machines that are not here."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import ISAS
+from taut.backends.cpu import cache, isa, jit, objects, sync, team
+from taut.backends.cpu.isa import TABLES, Target
+from taut.backends.cpu.kernels import conv, depthwise, maps
+
+KEY = "a" * 64
+CODE = bytes(range(256)) * 20
+
+
+@pytest.fixture
+def store(tmp_path):
+    made = cache.Cache(tmp_path / "cache")
+    made.put(KEY, CODE)
+    assert made.get(KEY) == CODE
+    return made
+
+
+def entry(store):
+    return store.folder / f"{KEY}.o"
+
+
+def test_cache_is_private(store):
+    assert stat.S_IMODE(store.folder.stat().st_mode) == 0o700
+    for path in store.folder.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_cache_refuses_every_flipped_bit_and_every_truncation(store):
+    data = entry(store).read_bytes()
+    rng = np.random.default_rng(0)
+    for at in rng.integers(0, 8 * len(data), 200):
+        bad = bytearray(data)
+        bad[at // 8] ^= 1 << (at % 8)
+        entry(store).write_bytes(bad)
+        assert store.get(KEY) is None
+    for length in (0, 1, 10, len(cache.MAGIC), len(cache.MAGIC) + 32, len(data) - 1):
+        entry(store).write_bytes(data[:length])
+        assert store.get(KEY) is None
+    entry(store).write_bytes(data)
+    assert store.get(KEY) == CODE
+
+
+def test_cache_refuses_an_entry_under_another_name(store):
+    other = "b" * 64
+    (store.folder / f"{other}.o").write_bytes(entry(store).read_bytes())
+    (store.folder / f"{other}.o").chmod(0o600)
+    assert store.get(other) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="POSIX modes")
+def test_cache_refuses_open_doors(store, tmp_path):
+    for path, mode, closed in (
+        (store.folder, 0o755, 0o700),
+        (entry(store), 0o644, 0o600),
+        (store.folder / "key", 0o640, 0o600),
+    ):
+        path.chmod(mode)
+        assert store.get(KEY) is None, path
+        path.chmod(closed)
+        assert store.get(KEY) == CODE
+    link = tmp_path / "link"
+    link.symlink_to(store.folder)
+    assert cache.Cache(link).get(KEY) is None
+    real = tmp_path / "elsewhere.o"
+    entry(store).rename(real)
+    entry(store).symlink_to(real)
+    assert store.get(KEY) is None
+    entry(store).unlink()
+    os.link(real, entry(store))
+    assert store.get(KEY) is None  # a second name: somebody else can write it
+    real.unlink()
+    assert store.get(KEY) == CODE
+    entry(store).unlink()
+    os.mkfifo(entry(store), 0o600)
+    assert store.get(KEY) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="needs root")
+def test_cache_refuses_foreign_owners(store):
+    for path in (entry(store), store.folder / "key", store.folder):
+        os.chown(path, 12345, -1)
+        assert store.get(KEY) is None
+        os.chown(path, 0, -1)
+    assert store.get(KEY) == CODE
+
+
+def test_cache_that_cannot_be_written_is_silent(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    blocked = cache.Cache(tmp_path / "file" / "cache")
+    blocked.put(KEY, CODE)
+    assert blocked.get(KEY) is None
+    off = cache.Cache(None)
+    off.put(KEY, CODE)
+    assert off.get(KEY) is None
+
+
+def test_cache_survives_a_full_disk(tmp_path, monkeypatch):
+    store = cache.Cache(tmp_path / "cache")
+    store.put(KEY, CODE)
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    store.put("c" * 64, CODE)
+    assert store.get("c" * 64) is None
+    assert store.get(KEY) == CODE
+    assert {p.name for p in store.folder.iterdir()} == {"key", f"{KEY}.o"}
+
+
+def test_cache_drops_what_was_used_least_recently(tmp_path):
+    store = cache.Cache(tmp_path / "cache", limit=5 * len(CODE))
+    for i in range(8):
+        store.put(f"{i}" * 64, CODE)
+        os.utime(store.folder / f"{str(i) * 64}.o", (i + 1, i + 1))
+    store.put(KEY, CODE)
+    kept = {p.name[0] for p in store.folder.glob("*.o")}
+    assert kept <= {"5", "6", "7", "a"} and "a" in kept and len(kept) >= 3
+
+
+def test_cache_obeys_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("TAUT_CACHE_DIR", str(tmp_path / "here"))
+    assert cache.default().folder == tmp_path / "here"
+    monkeypatch.setenv("TAUT_CACHE", "0")
+    assert cache.default().folder is None
+
+
+def test_code_from_the_cache_needs_no_numba(tmp_path):
+    """A second process loads the kernel from disk, without importing Numba, and it computes."""
+    script = """
+import sys, numpy as np
+from taut.backends.cpu import jit, isa, records, team, sync
+from taut.backends.cpu.kernels import maps, grid
+a, out = team.aligned(64), team.aligned(64)
+a[:] = np.arange(64)
+block, table = team.aligned(sync.sync_bytes(1)), np.arange(255, -1, -1, dtype=np.uint8)
+record = maps.MapRecord(sync=block.ctypes.data, row_chunks=1, chunk_rows=1, rows=1, width=1,
+    channels=64, a=a.ctypes.data, target=out.ctypes.data, table=table.ctypes.data).pack()
+code = jit.load(maps.LOOKUP, isa.find())
+code(0, 1, record.ctypes.data)
+assert (out == 255 - a).all()
+print(code.cached, "numba" in sys.modules)
+"""
+    environment = {**os.environ, "TAUT_CACHE_DIR": str(tmp_path / "cache"), "TAUT_CACHE": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+
+    def run() -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", script], env=environment, capture_output=True, text=True,
+            timeout=60, cwd=tmp_path,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    assert run() == "False True"
+    assert run() == "True False"
+    for path in (tmp_path / "cache").glob("*.o"):
+        path.write_bytes(path.read_bytes()[:-7])
+    assert run() == "False True"
+
+
+def test_missing_symbols_are_an_error_and_not_the_end_of_the_process():
+    import llvmlite.binding as llvm
+
+    table = ISAS[0]
+    machine = Target.native(table).machine()
+    source = "declare void @not_there()\ndefine void @f() {\n call void @not_there()\n ret void\n}"
+    code = machine.emit_object(llvm.parse_assembly(source))
+    assert "not_there" in objects.undefined(code)
+    with pytest.raises(RuntimeError, match="not_there"):
+        jit._link(code, "f", {}, table)
+    for length in (0, 3, 40, 64, 200):
+        with pytest.raises((ValueError, RuntimeError)):
+            jit._link(code[:length], "f", {}, table)
+
+
+@pytest.mark.parametrize("triple", ["x86_64-apple-darwin", "x86_64-pc-windows-msvc"])
+def test_undefined_symbols_in_other_formats(triple):
+    import llvmlite.binding as llvm
+
+    source = "declare void @elsewhere()\ndefine void @f() {\n call void @elsewhere()\n ret void\n}"
+    machine = llvm.Target.from_triple(triple).create_target_machine()
+    module = llvm.parse_assembly(f'target triple = "{triple}"\n{source}')
+    assert "elsewhere" in objects.undefined(machine.emit_object(module))
+
+
+@pytest.mark.parametrize(
+    "name, dot", [("i8mm", "usdot"), ("dotprod", "sdot"), ("portable", "mla")], ids=str
+)
+def test_arm_assembly(name, dot):
+    """Code for Arm cannot run here, but LLVM makes the instructions that it should."""
+    import llvmlite.binding as llvm
+
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    table = TABLES[name]
+    target = Target("aarch64-unknown-linux-gnu", "generic", table.features or "+neon")
+    kernels = [conv.kernel(*table.tiles[0]), conv.kernel(*table.float_tiles[0], "float")]
+    texts = [jit.assembly(kernel, table, target) for kernel in kernels]
+    assert dot in texts[0] and "fmla" in texts[1]
+    jit.assembly(depthwise.kernel((3, 3)), table, target)
+    jit.assembly(maps.requantize_kernel("u8_u8"), table, target)
+
+
+def test_wrong_tables_are_refused(monkeypatch):
+    with pytest.raises(ValueError, match="runnable"):
+        isa.find("z80")
+    monkeypatch.setenv("TAUT_ISA", "portable")
+    assert isa.find().name == "portable"
+
+
+# The team.
+
+COUNT = """
+def entry(tid, nt, base):
+    for i in range(load_i64(base + 8)):
+        barrier(tid, nt, load_i64(base))
+        store_i64(base + 64 + 64 * tid, load_i64(base + 64 + 64 * tid) + 1)
+"""
+
+
+def counter(nt):
+    """(function, run(rounds), counts): each thread counts its passes through a barrier."""
+    code = jit.build_entry(COUNT, {"barrier": sync.BARRIER}, ISAS[0])
+    block = team.aligned(sync.sync_bytes(nt))
+    record = team.aligned(64 + 64 * nt).view(np.int64)
+
+    def run(rounds: int) -> list[int]:
+        record[:2] = block.ctypes.data, rounds
+        team.team(nt).run(code.address, record.ctypes.data)
+        return record[8::8].tolist()
+
+    run.keep = block, record  # type: ignore[attr-defined]
+    return run
+
+
+@pytest.mark.parametrize("nt", [1, 2, 4])
+def test_every_thread_runs_every_call(nt):
+    run, total = counter(nt), 0
+    for rounds in [0, 1, 5, 100] * 10:
+        total += rounds
+        assert run(rounds) == [total] * nt
+
+
+def test_calls_after_a_pause_and_after_stop():
+    run = counter(2)
+    assert run(3) == [3, 3]
+    time.sleep(0.2)  # the thread has gone to sleep
+    assert run(3) == [6, 6]
+    team.team(2).stop()
+    assert run(3) == [9, 9]
+
+
+def test_concurrent_callers_queue():
+    runs = [counter(2) for _ in range(4)]
+    errors = []
+
+    def work(run) -> None:
+        for i in range(100):
+            if run(2) != [2 * i + 2] * 2:
+                errors.append(i)
+
+    threads = [threading.Thread(target=work, args=(run,)) for run in runs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_child_has_its_own_threads():
+    run = counter(2)
+    run(5)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if run(5) == [10, 10] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert run(5) == [10, 10]
+
+
+def test_a_process_ends_with_its_threads():
+    script = f"""
+import sys, threading
+sys.path[:0] = {sys.path!r}
+from test_runtime import counter
+from taut.backends.cpu import team
+assert counter(3)(10) == [10, 10, 10]
+assert sum(t.name.startswith("taut-") for t in threading.enumerate()) == 2
+team.team(3).stop()
+assert sum(t.name.startswith("taut-") for t in threading.enumerate()) == 0
+assert counter(3)(10) == [10, 10, 10]
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=Path(__file__).parent, capture_output=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr

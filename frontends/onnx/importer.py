@@ -1,0 +1,430 @@
+"""The importer: one pass over the nodes, functions expanded on the way, nothing recursive."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto, ValueInfoProto
+
+from ...ir import (
+    Graph,
+    LimitError,
+    Limits,
+    ModelError,
+    Op,
+    TautError,
+    TensorType,
+    UnsupportedError,
+    Value,
+    VerifyError,
+    op_for_onnx,
+)
+from ...ir.errors import show_name
+from ...ir.types import Dim, symbol
+from .adapters import ADAPTERS, Emit
+from .calls import Call, attribute_protos, op_attributes, read_attributes
+from .functions import Key, builtin, check_expansion, key_of, opset_imports
+from .survey import node_name
+from .tensors import MAX_RANK, TensorReader, dtype_of, refuse_sparse, text
+
+_LONGEST_PREFIX = 200
+
+
+@dataclass
+class Frame:
+    """A graph or function body being imported: what its names stand for and what is left."""
+
+    nodes: Iterator[NodeProto]
+    values: dict[str, Value | None]
+    versions: Mapping[str, int]
+    renamed: dict[str, str]
+    prefix: str = ""
+    attributes: Mapping[str, AttributeProto] | None = None
+    returns: Sequence[tuple[str, str]] = ()  # (name in here, name in the caller)
+
+    def local_name(self, name: str) -> str:
+        """An inner value's name in the graph."""
+        return self.renamed.get(name) or self.prefix + name
+
+
+class Importer:
+    """Builds one Graph from one GraphProto."""
+
+    def __init__(
+        self,
+        proto: GraphProto,
+        versions: Mapping[str, int],
+        functions: Mapping[Key, FunctionProto],
+        reader: TensorReader,
+        limits: Limits,
+    ) -> None:
+        self.proto, self.functions, self.reader, self.limits = proto, functions, reader, limits
+        self.graph = Graph(text(proto.name, "the graph's name") or "main")
+        self.versions = versions
+        self.initializers: dict[str, TensorProto] = {}
+        self.stated: dict[str, TensorType] = {}
+        self.symbols: dict[str, str] = {}
+        self.stack: list[Frame] = []
+        self.serial = 0
+
+    def run(self) -> Graph:
+        """Raises TautErrors that name the node."""
+        check_expansion(self.proto.node, self.functions, self.limits)
+        values = self._boundary()
+        self._state_types()
+        nodes = in_order(self.proto.node, values)
+        self.stack = [Frame(iter(nodes), values, self.versions, {})]
+        top = self.stack[0]
+        while self.stack:
+            frame = self.stack[-1]
+            node = next(frame.nodes, None)
+            if node is None:
+                self._leave(self.stack.pop())
+                continue
+            try:
+                self._node(node, frame)
+            except TautError as error:
+                raise error.with_context(node=node_name(node), op=_op_name(node))
+            if len(self.graph) > self.limits.nodes:
+                raise LimitError(f"the graph has over {self.limits.nodes} nodes")
+        self._set_outputs(top)
+        return self.graph
+
+    # ---- the boundary --------------------------------------------------------------------------
+
+    def _boundary(self) -> dict[str, Value | None]:
+        """Add inputs; initializers wait until something reads them."""
+        refuse_sparse(self.proto.sparse_initializer)
+        for tensor in self.proto.initializer:
+            name = text(tensor.name, "an initializer's name")
+            if not name or name in self.initializers:
+                raise ModelError(f"initializer {show_name(name)} has no name of its own")
+            self.initializers[name] = tensor
+        values: dict[str, Value | None] = {}
+        seen: set[str] = set()
+        for info in self.proto.input:
+            name = text(info.name, "an input's name")
+            if not name or name in seen:
+                raise ModelError(f"input {show_name(name)} has no name of its own")
+            seen.add(name)
+            if name in self.initializers:
+                continue  # a default value: the input is taken as the constant
+            type = self._stated_type(info)
+            if type is None:
+                raise ModelError("an input has no type", node=name)
+            self.limits.check(type, f"input {show_name(name)}")
+            values[name] = Value(self.graph.add_input(name, type))
+        for name in self.initializers:
+            values[name] = None  # read when used
+        return values
+
+    def _state_types(self) -> None:
+        for info in [*self.proto.value_info, *self.proto.output]:
+            name = text(info.name, "a value's name")
+            type = self._stated_type(info)
+            if type is None:
+                continue
+            before = self.stated.setdefault(name, type)
+            if not before.accepts(type):
+                raise ModelError(f"is typed {before} and {type}", node=name)
+
+    def _stated_type(self, info: ValueInfoProto) -> TensorType | None:
+        name = text(info.name, "a value's name")
+        if info.type.WhichOneof("value") != "tensor_type":
+            return None
+        proto = info.type.tensor_type
+        try:
+            dtype = dtype_of(proto.elem_type)
+            if not proto.HasField("shape"):
+                return TensorType(dtype, None)
+            if len(proto.shape.dim) > MAX_RANK:
+                raise ModelError(f"has {len(proto.shape.dim)} dimensions")
+            return TensorType(dtype, tuple(self._dim(d) for d in proto.shape.dim))
+        except TautError as error:
+            raise error.with_context(node=name)
+
+    def _dim(self, dim: Any) -> Dim:
+        match dim.WhichOneof("value"):
+            case "dim_value":
+                if dim.dim_value < 0:
+                    raise ModelError(f"has a negative dimension ({dim.dim_value})",
+                                     hint="name it or leave it out if it varies")  # fmt: skip
+                return int(dim.dim_value)
+            case "dim_param":
+                return self._symbol(text(dim.dim_param, "a dimension's name"))
+        return None
+
+    def _symbol(self, name: str) -> Dim:
+        """A symbol of its own for each name, the same for the same name."""
+        if not name:
+            return None
+        if name not in self.symbols:
+            base = made = symbol(name[:_LONGEST_PREFIX])
+            taken, k = set(self.symbols.values()), 0
+            while made in taken:
+                k += 1
+                made = f"{base}_{k}"
+            self.symbols[name] = made
+        return self.symbols[name]
+
+    def _set_outputs(self, top: Frame) -> None:
+        outputs: dict[str, Value] = {}
+        for info in self.proto.output:
+            name = text(info.name, "an output's name")
+            if name in outputs:
+                raise ModelError("an output is named twice", node=name)
+            if name not in top.values:
+                raise ModelError("an output is computed by no node", node=name)
+            value = self._read(name, top)
+            assert value is not None
+            self._check_stated(name, value)
+            outputs[name] = value
+        if not outputs:
+            raise ModelError("the graph has no outputs")
+        self.graph.set_outputs(outputs)
+
+    def _check_stated(self, name: str, value: Value) -> None:
+        stated = self.stated.get(name)
+        if stated is not None and not stated.accepts(value.type):
+            raise VerifyError(
+                f"the file types {show_name(name)} {stated}, but it is {value.type}",
+                node=value.node.name, op=value.node.op.name,
+                hint="remove the file's value_info or export the model again",
+            )  # fmt: skip
+
+    # ---- nodes ---------------------------------------------------------------------------------
+
+    def _read(self, name: str, frame: Frame) -> Value | None:
+        """The value of a name; an initializer becomes a constant at its first use."""
+        if not name:
+            return None
+        if name not in frame.values:
+            raise ModelError(f"reads {show_name(name)}, which nothing defines")
+        value = frame.values[name]
+        if value is None and frame is self.stack_bottom(frame) and name in self.initializers:
+            try:
+                array = self.reader.read(self.initializers[name])
+            except TautError as error:
+                error.message = f"initializer {show_name(name)}: {error.message}"
+                raise
+            value = frame.values[name] = self.graph.constant(array, name)
+            self._check_stated(name, value)
+        return value
+
+    def stack_bottom(self, frame: Frame) -> Frame | None:
+        """`frame` if it is the graph's own, where initializers can be named."""
+        return frame if frame.attributes is None else None
+
+    def _node(self, node: NodeProto, frame: Frame) -> None:
+        key = key_of(node)
+        version = frame.versions.get(key[0])
+        inputs = [self._read(text(i), frame) for i in node.input]
+        outputs = [text(o) for o in node.output]
+        function = self.functions.get(key)
+        if function is not None:
+            protos = attribute_protos(node, frame.attributes)
+            self._enter(function, frame, inputs, outputs, protos)
+            return
+        if version is None:
+            raise ModelError(f"the model imports no opset of domain {show_name(key[0])}")
+        protos = attribute_protos(node, frame.attributes)
+        call = Call(key[1], key[0], version, inputs, [o and frame.local_name(o) for o in outputs])
+        if call.op == "Constant" and not call.domain:
+            made: Sequence[Value] = [self.graph.constant(_constant(protos, self.reader), call.name)]
+        else:
+            call.attributes = read_attributes(protos, self.reader)
+            results = self._import(call)
+            if results is None:
+                body = builtin(call, [None if v is None else v.type for v in inputs])
+                if body is None:
+                    raise UnsupportedError("is not supported yet", hint="`taut ops` lists what is")
+                self._enter(body, frame, inputs, outputs, protos)
+                return
+            made = results
+        if call.outputs_used() > len(made):
+            raise UnsupportedError(f"its output {len(made)} is not supported: Taut has {len(made)}")
+        for name, value in zip(outputs, made):
+            if name:
+                self._define(name, value, frame)
+
+    def _define(self, name: str, value: Value | None, frame: Frame) -> None:
+        if name in frame.values and frame.values[name] is not None:
+            raise ModelError(f"{show_name(name)} is defined twice")
+        frame.values[name] = value
+        if value is not None and frame.attributes is None:
+            self._check_stated(name, value)
+
+    def _import(self, call: Call) -> Sequence[Value] | None:
+        """The call's results by an adapter or a declaration; None if neither knows it."""
+        if call.domain:
+            raise UnsupportedError(f"domain {show_name(call.domain)} is not supported")
+        emit = Emit(self.graph, call.name)
+        opset = call.version
+        for before, adapter in ADAPTERS.get(call.op, ()):
+            if opset < before:
+                made = adapter(emit, call)
+                if made is not None:
+                    return made
+        cls = op_for_onnx(call.op)
+        if cls is None:
+            return None
+        op = make_op(cls, call)
+        node = self.graph.add(op, *call.inputs, name=call.name)
+        return [Value(node, i) for i in range(len(node.results))]
+
+    # ---- functions -----------------------------------------------------------------------------
+
+    def _enter(
+        self,
+        function: FunctionProto,
+        frame: Frame,
+        inputs: Sequence[Value | None],
+        outputs: Sequence[str],
+        given: Mapping[str, AttributeProto],
+    ) -> None:
+        """Go on with a function's body before what follows the call."""
+        if len(self.stack) > self.limits.depth:
+            raise LimitError(f"functions are nested deeper than {self.limits.depth}")
+        formal = [text(i) for i in function.input]
+        results = [text(o) for o in function.output]
+        if len(inputs) > len(formal) or len(outputs) > len(results):
+            raise ModelError(f"function {show_name(function.name)} takes {len(formal)} operands and "
+                             f"gives {len(results)} results")  # fmt: skip
+        attributes = {text(a.name): a for a in function.attribute_proto}
+        attributes |= given
+        values: dict[str, Value | None] = dict.fromkeys(formal)
+        values.update(zip(formal, inputs))
+        returns = [(r, o) for r, o in zip(results, outputs) if o]
+        renamed = {r: frame.local_name(o) for r, o in returns}
+        nodes = in_order(function.node, values)
+        versions = opset_imports(function, frame.versions)
+        prefix = self._prefix(frame, outputs)
+        self.stack.append(
+            Frame(iter(nodes), values, versions, renamed, prefix, attributes, returns)
+        )
+
+    def _prefix(self, frame: Frame, outputs: Sequence[str]) -> str:
+        """What names the values inside a call: the call's own name, while that stays short."""
+        name = next((o for o in outputs if o), "")
+        if name and len(frame.prefix) + len(name) < _LONGEST_PREFIX:
+            return f"{frame.local_name(name)}/"
+        self.serial += 1
+        return f"function_{self.serial}/"
+
+    def _leave(self, frame: Frame) -> None:
+        if not self.stack:
+            return
+        caller = self.stack[-1]
+        for inner, outer in frame.returns:
+            if inner not in frame.values:
+                raise ModelError(f"a function does not compute its result {show_name(inner)}")
+            self._define(outer, frame.values[inner], caller)
+
+
+def make_op(cls: type[Op], call: Call) -> Op:
+    """The declaration with the call's attributes. Raises ModelError for missing ones."""
+    given = op_attributes(cls, call)
+    names = {a.name for a in cls.attributes}
+    if "outputs" in names and "outputs" not in given:
+        given["outputs"] = max(call.outputs_used(), 1)
+    try:
+        return cls(**given)
+    except TypeError as error:
+        missing = [a.name for a in cls.attributes if a.name not in given]
+        raise ModelError(f"needs attributes, of {missing}, that it is not given") from error
+
+
+def in_order(
+    nodes: Sequence[NodeProto], defined: Mapping[str, Any]
+) -> Sequence[NodeProto]:
+    """Nodes so that each follows what it reads; the file's own order where that does already.
+
+    Raises ModelError for names that are defined twice or never, and for cycles. Linear, but for a
+    heap over the nodes that are ready at one time.
+    """
+    producer: dict[str, int] = {}
+    sorted_already = True
+    for k, node in enumerate(nodes):
+        for name in node.input:
+            if name and name not in defined and name not in producer:
+                sorted_already = False
+        for name in node.output:
+            if not name:
+                continue
+            if name in producer or name in defined:
+                raise ModelError(f"value {show_name(name)} is defined twice", node=node_name(node))
+            producer[name] = k
+        if not any(node.output):
+            raise ModelError("a node has no outputs", node=node_name(node), op=_op_name(node))
+    if sorted_already:
+        return nodes
+    needs = [_producers(n, producer, defined) for n in nodes]
+    users: dict[int, list[int]] = {}
+    for k, found in enumerate(needs):
+        for p in found:
+            users.setdefault(p, []).append(k)
+    left = [len(found) for found in needs]
+    ready = [k for k, count in enumerate(left) if not count]
+    order: list[NodeProto] = []
+    while ready:
+        k = heapq.heappop(ready)
+        order.append(nodes[k])
+        for user in users.get(k, ()):
+            left[user] -= 1
+            if not left[user]:
+                heapq.heappush(ready, user)
+    if len(order) < len(nodes):
+        stuck = next(n for n, count in zip(nodes, left) if count)
+        raise ModelError("the nodes form a cycle", node=node_name(stuck), op=_op_name(stuck))
+    return order
+
+
+def _producers(
+    node: NodeProto, producer: Mapping[str, int], defined: Mapping[str, Any]
+) -> set[int]:
+    found = set()
+    for name in node.input:
+        if name and name not in defined:
+            if name not in producer:
+                raise ModelError(
+                    f"reads {show_name(text(name))}, which nothing defines",
+                    node=node_name(node), op=_op_name(node),
+                )  # fmt: skip
+            found.add(producer[name])
+    return found
+
+
+def _op_name(node: NodeProto) -> str:
+    name = node.op_type
+    return name if isinstance(name, str) and name.isidentifier() else show_name(name)
+
+
+def _constant(protos: Mapping[str, AttributeProto], reader: TensorReader) -> np.ndarray[Any, Any]:
+    """The array of a Constant node, in whichever form it is given."""
+    values = read_attributes(protos, reader)
+    if len(values) != 1:
+        raise ModelError(f"a constant has {len(values)} values, not one")
+    ((name, value),) = values.items()
+    match name:
+        case "value" if isinstance(value, np.ndarray):
+            return value
+        case "value_float" if isinstance(value, float):
+            return np.array(protos[name].f, np.float32)
+        case "value_floats" if isinstance(value, tuple):
+            return np.array(list(protos[name].floats), np.float32)
+        case "value_int" if isinstance(value, int):
+            return np.array(value, np.int64)
+        case "value_ints" if isinstance(value, tuple):
+            return np.array(value, np.int64)
+        case "value_string" | "value_strings":
+            raise UnsupportedError("string constants are not supported")
+    raise ModelError(f"a constant has an unknown value {name!a}")
+
+
+def unique_names(names: Iterable[str]) -> bool:
+    found = list(names)
+    return len(set(found)) == len(found)

@@ -1,0 +1,137 @@
+"""What of a model Taut cannot import, found before anything is built."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import onnx
+from onnx import FunctionProto, GraphProto, NodeProto, TypeProto
+
+from ...ir import TautError, UnsupportedError, op_for_onnx
+from ...ir.errors import show_name
+from .adapters import NOW
+from .calls import schema
+from .functions import Key, has_builtin, key_of, opset_imports, static_builtin
+from .tensors import dtype_of, text
+
+_SHOWN = 8
+
+
+class Unsupported(NamedTuple):
+    """One node (or input) that cannot be imported."""
+
+    node: str
+    op: str
+    reason: str
+
+
+class UnsupportedOps(UnsupportedError):
+    """Lists every unsupported op of a model with its nodes; `found` has them all."""
+
+    def __init__(self, found: list[Unsupported]) -> None:
+        by_op: dict[tuple[str, str], list[str]] = {}
+        for node, op, reason in found:
+            by_op.setdefault((op, reason), []).append(node)
+        parts = []
+        for (op, reason), nodes in by_op.items():
+            names = ", ".join(show_name(n) for n in nodes[:_SHOWN])
+            more = f" and {len(nodes) - _SHOWN} more" if len(nodes) > _SHOWN else ""
+            parts.append(f"{op} ({reason}): {names}{more}")
+        count = f"{len(found)} node{'s' * (len(found) > 1)}"
+        super().__init__(
+            f"{count} cannot be imported: " + "; ".join(parts),
+            hint="`taut ops` lists what can",
+        )
+        self.found = found
+
+
+def survey(
+    graph: GraphProto, versions: Mapping[str, int], functions: Mapping[Key, FunctionProto]
+) -> list[Unsupported]:
+    """Everything unsupported, in order. Raises ModelError for broken names."""
+    found = [
+        Unsupported(text(i.name), "input", reason)
+        for i in [*graph.input, *graph.output]
+        if (reason := _type_reason(i.type)) is not None
+    ]
+    found += _of_nodes(graph.node, versions, functions, None)
+    seen: set[Key] = set()
+    pending = [k for k in map(key_of, graph.node) if k in functions]
+    while pending:
+        key = pending.pop()
+        if key in seen:
+            continue
+        seen.add(key)
+        body = functions[key]
+        found += _of_nodes(body.node, opset_imports(body, versions), functions, key[1])
+        pending += [k for k in map(key_of, body.node) if k in functions]
+    return found
+
+
+def _type_reason(type: TypeProto) -> str | None:
+    kind = type.WhichOneof("value")
+    if kind is None:
+        return None  # an output's type may be left out
+    if kind != "tensor_type":
+        return f"its type is {kind.removesuffix('_type').replace('_', ' ')}, not a tensor"
+    try:
+        dtype_of(type.tensor_type.elem_type)
+    except UnsupportedError as error:
+        return error.message
+    except TautError:
+        return None  # the importer says what is wrong
+    return None
+
+
+def _of_nodes(
+    nodes: Iterable[NodeProto],
+    versions: Mapping[str, int],
+    functions: Mapping[Key, FunctionProto],
+    inside: str | None,
+) -> Iterable[Unsupported]:
+    for node in nodes:
+        key = key_of(node)
+        if key in functions:
+            continue
+        reason = op_reason(key[1], versions.get(key[0]), key[0])
+        if reason is not None:
+            name = node_name(node)
+            name = name if inside is None else f"{inside}/{name}"
+            op = f"{key[0]}.{key[1]}" if key[0] else key[1]
+            yield Unsupported(name, op if op.isascii() and op.isprintable() else ascii(op), reason)
+
+
+def node_name(node: NodeProto) -> str:
+    """What users know a node by: its first output, else its own name."""
+    names = [*node.output, node.name]
+    return next((text(n) for n in names if n), text(node.op_type))
+
+
+@functools.lru_cache(maxsize=4096)
+def op_reason(op: str, version: int | None, domain: str) -> str | None:
+    """Why ops of this kind cannot be imported, or None if they can."""
+    if version is None:
+        return "the model imports no opset of its domain"
+    if domain:
+        return "its domain is not supported"
+    found = schema(op, version, domain)
+    if found is None:
+        newest = onnx.defs.onnx_opset_version()
+        known = schema(op, newest, domain) is not None
+        return f"opset {version} has no such op" if known else "unknown op"
+    if op == "Constant" or op_for_onnx(NOW.get(op, op)) is not None:
+        return None
+    if not has_builtin(op, version, domain):
+        return "not supported yet"
+    body = static_builtin(op, version, domain)
+    if body is None:
+        return None  # its definition depends on types: known when it is reached
+    inner_versions = opset_imports(body, {"": version})
+    for node in body.node:
+        _, inner, _ = key_of(node)
+        reason = op_reason(inner, inner_versions.get(""), "")
+        if reason is not None:
+            return f"it needs {inner}: {reason}"
+    return None

@@ -69,7 +69,8 @@ def _open(location: str, folder: Path) -> BinaryIO:
         handle = os.open(path, os.O_RDONLY | _NO_WAIT)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise ModelError(f"its external data {location[:80]!a} cannot be read ({reason})") from error
+        what = f"its external data {location[:80]!a} cannot be read ({reason})"
+        raise ModelError(what) from error
     file = os.fdopen(handle, "rb")
     info = os.fstat(handle)
     if not stat.S_ISREG(info.st_mode) or info.st_nlink > 1:

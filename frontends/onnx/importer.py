@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,7 @@ class Frame:
     versions: Mapping[str, int]
     renamed: dict[str, str]
     prefix: str = ""
-    attributes: Mapping[str, AttributeProto] | None = None
+    attributes: Mapping[str, AttributeProto] | None = None  # None for the graph's own
     returns: Sequence[tuple[str, str]] = ()  # (name in here, name in the caller)
 
     def local_name(self, name: str) -> str:
@@ -205,7 +205,7 @@ class Importer:
         if name not in frame.values:
             raise ModelError(f"reads {show_name(name)}, which nothing defines")
         value = frame.values[name]
-        if value is None and frame is self.stack_bottom(frame) and name in self.initializers:
+        if value is None and frame.attributes is None and name in self.initializers:
             try:
                 array = self.reader.read(self.initializers[name])
             except TautError as error:
@@ -214,10 +214,6 @@ class Importer:
             value = frame.values[name] = self.graph.constant(array, name)
             self._check_stated(name, value)
         return value
-
-    def stack_bottom(self, frame: Frame) -> Frame | None:
-        """`frame` if it is the graph's own, where initializers can be named."""
-        return frame if frame.attributes is None else None
 
     def _node(self, node: NodeProto, frame: Frame) -> None:
         key = key_of(node)
@@ -292,8 +288,7 @@ class Importer:
         formal = [text(i) for i in function.input]
         results = [text(o) for o in function.output]
         if len(inputs) > len(formal) or len(outputs) > len(results):
-            raise ModelError(f"function {show_name(function.name)} takes {len(formal)} operands and "
-                             f"gives {len(results)} results")  # fmt: skip
+            raise ModelError(f"the function takes {len(formal)} operands and gives {len(results)}")
         attributes = {text(a.name): a for a in function.attribute_proto}
         attributes |= given
         values: dict[str, Value | None] = dict.fromkeys(formal)
@@ -338,9 +333,7 @@ def make_op(cls: type[Op], call: Call) -> Op:
         raise ModelError(f"needs attributes, of {missing}, that it is not given") from error
 
 
-def in_order(
-    nodes: Sequence[NodeProto], defined: Mapping[str, Any]
-) -> Sequence[NodeProto]:
+def in_order(nodes: Sequence[NodeProto], defined: Mapping[str, Any]) -> Sequence[NodeProto]:
     """Nodes so that each follows what it reads; the file's own order where that does already.
 
     Raises ModelError for names that are defined twice or never, and for cycles. Linear, but for a
@@ -383,9 +376,7 @@ def in_order(
     return order
 
 
-def _producers(
-    node: NodeProto, producer: Mapping[str, int], defined: Mapping[str, Any]
-) -> set[int]:
+def _producers(node: NodeProto, producer: Mapping[str, int], defined: Mapping[str, Any]) -> set[int]:
     found = set()
     for name in node.input:
         if name and name not in defined:
@@ -423,8 +414,3 @@ def _constant(protos: Mapping[str, AttributeProto], reader: TensorReader) -> np.
         case "value_string" | "value_strings":
             raise UnsupportedError("string constants are not supported")
     raise ModelError(f"a constant has an unknown value {name!a}")
-
-
-def unique_names(names: Iterable[str]) -> bool:
-    found = list(names)
-    return len(set(found)) == len(found)

@@ -35,7 +35,7 @@ DTYPES: dict[int, DType] = {
 }  # fmt: skip
 ONNX_TYPES = {d: code for code, d in DTYPES.items()}
 
-_TYPED = {
+_TYPED: dict[int, str] = {
     P.FLOAT: "float_data", P.DOUBLE: "double_data", P.INT64: "int64_data",
     P.UINT64: "uint64_data", P.UINT32: "uint64_data",
 }  # fmt: skip  # the others use int32_data
@@ -50,7 +50,7 @@ def text(value: str | bytes, what: str = "a name") -> str:
 
 
 def dtype_of(code: int) -> DType:
-    """The DType of an ONNX element type. Raises UnsupportedError, or ModelError if there is none."""
+    """The DType of an ONNX element type. Raises UnsupportedError; ModelError for none at all."""
     found = DTYPES.get(code)
     if found is not None:
         return found

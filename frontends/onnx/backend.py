@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from onnx import ModelProto
@@ -31,7 +31,7 @@ class TautRep(BackendRep):
         self.names = list(graph.signature.inputs)
 
     def run(self, inputs: Any, **kwargs: Any) -> tuple[Array, ...]:
-        """Outputs in the model's order. Inputs in the model's order or by name. Raises FeedError."""
+        """Outputs in the model's order; inputs likewise, or by name. Raises FeedError."""
         if isinstance(inputs, dict):
             return tuple(self.program(**inputs).values())
         arrays = inputs if isinstance(inputs, Sequence) else (inputs,)
@@ -41,11 +41,11 @@ class TautRep(BackendRep):
 
 
 class TautBackend(Backend):
-    """See the module. `executed` counts programs run by target, `fallbacks` those cpu refused."""
+    """See the module. `prepared` counts programs by target, `fallbacks` why cpu refused."""
 
     target: str | None = None
-    prepared: Counter[str] = Counter()
-    fallbacks: Counter[str] = Counter()
+    prepared: ClassVar[Counter[str]] = Counter()
+    fallbacks: ClassVar[Counter[str]] = Counter()
 
     @classmethod
     def is_compatible(cls, model: ModelProto, device: str = "CPU", **kwargs: Any) -> bool:

@@ -150,7 +150,8 @@ def op_attributes(cls: type[Op], call: Call) -> dict[str, Any]:
 
     Raises ModelError for attributes ONNX does not know, UnsupportedError for ones Taut does not.
     """
-    declared = {a.name: a for a in cls.attributes}
+    back = {field: name for name, field in cls.renamed}
+    declared = {back.get(a.name, a.name): a for a in cls.attributes}
     defaults = schema_defaults(call.op, call.version, call.domain)
     for name, value in call.attributes.items():
         if name in declared:
@@ -162,7 +163,7 @@ def op_attributes(cls: type[Op], call: Call) -> dict[str, Any]:
             raise UnsupportedError(f"attribute {name} = {str(value)[:60]!a} is not supported")
     given = {k: v for k, v in defaults.items() if v is not None and k in declared}
     given |= {k: v for k, v in call.attributes.items() if k in declared}
-    return {k: _convert(declared[k], v) for k, v in given.items()}
+    return {declared[k].name: _convert(declared[k], v) for k, v in given.items()}
 
 
 def _convert(spec: Attribute, value: Any) -> Any:

@@ -376,7 +376,9 @@ def in_order(nodes: Sequence[NodeProto], defined: Mapping[str, Any]) -> Sequence
     return order
 
 
-def _producers(node: NodeProto, producer: Mapping[str, int], defined: Mapping[str, Any]) -> set[int]:
+def _producers(
+    node: NodeProto, producer: Mapping[str, int], defined: Mapping[str, Any]
+) -> set[int]:
     found = set()
     for name in node.input:
         if name and name not in defined:

@@ -1,0 +1,69 @@
+"""The cases of ONNX's backend suite that must execute and pass, by the manifest.
+
+`python tests/conformance/suite.py --write` adds what newly passes; a case leaves the manifest only
+by hand, with a reason in the commit.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from suite import KINDS, cases, execute, manifest
+from taut.frontends.onnx.backend import TautBackend
+
+FIRST_TIER = {"node": 404, "simple": 5, "converted": 68, "operator": 29}
+
+
+def run_kinds(*kinds: str) -> tuple[Counter, list[str]]:
+    """Counts by (kind, status), and a line for each case of the manifest that did not pass."""
+    required = {(k, n) for k, n in manifest() if k in kinds}
+    counts: Counter[tuple[str, str]] = Counter()
+    lost: list[str] = []
+    for kind, name, test in cases():
+        if kind not in kinds:
+            continue
+        status, why = execute(test)
+        counts[kind, status] += 1
+        if (kind, name) in required:
+            required.discard((kind, name))
+            if status != "passed":
+                lost.append(f"{kind} {name}: {status}: {why}")
+    lost += [f"{kind} {name}: is not in the suite" for kind, name in sorted(required)]
+    for kind in kinds:
+        print(kind, {s: counts[kind, s] for s in ("passed", "unsupported", "failed")})
+    return counts, lost
+
+
+@pytest.fixture(autouse=True)
+def scratch_home(tmp_path, monkeypatch):
+    """ONNX's runner writes the light models' data under its home."""
+    monkeypatch.setenv("ONNX_HOME", str(tmp_path))
+
+
+def test_every_case_of_the_manifest_runs_and_passes(monkeypatch):
+    monkeypatch.setattr(TautBackend, "target", "reference")
+    counts, lost = run_kinds("node", "simple", "converted", "operator")
+    assert not lost, "\n".join(lost)
+    for kind, least in FIRST_TIER.items():
+        assert counts[kind, "passed"] >= least
+
+
+def test_the_manifest_names_each_case_once_and_covers_the_first_tier():
+    listed = Counter(kind for kind, _ in manifest())
+    assert set(listed) <= set(KINDS)
+    assert all(listed[kind] >= least for kind, least in FIRST_TIER.items())
+    assert listed["light"] == 9
+
+
+@pytest.mark.slow
+def test_light_models(monkeypatch):
+    monkeypatch.setattr(TautBackend, "target", "reference")
+    counts, lost = run_kinds("light")
+    assert not lost, "\n".join(lost)
+    assert counts["light", "passed"] == 9
+
+
+def test_a_case_that_never_runs_the_model_is_not_passed():
+    """ONNX's own runner counts these as passed."""
+    assert execute(lambda: None)[0] == "unsupported"

@@ -1,0 +1,33 @@
+"""Passes over the IR, the manager that runs them, and pattern rewriting.
+
+Importing this package registers every pass of its sub-packages.
+"""
+
+import importlib
+import pkgutil
+
+from .analysis import Analyses, all_analyses, analysis
+from .base import (
+    Bound,
+    Changes,
+    Exact,
+    Outcome,
+    Pass,
+    Remark,
+    Within,
+    all_passes,
+    pass_class,
+    register_pass,
+)
+from .context import Context, Samples, random_feeds
+from .pipeline import PRESETS, Pipeline, parse_pipeline, register_preset
+
+for _module in pkgutil.iter_modules(__path__):
+    if _module.ispkg:
+        importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = [
+    "PRESETS", "Analyses", "Bound", "Changes", "Context", "Exact", "Outcome", "Pass", "Pipeline",
+    "Remark", "Samples", "Within", "all_analyses", "all_passes", "analysis", "parse_pipeline",
+    "pass_class", "random_feeds", "register_pass", "register_preset",
+]  # fmt: skip

@@ -1,0 +1,76 @@
+"""Dead code and common subexpressions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ...ir import Graph, Node
+from ...ir.ops.structure import Input
+from ..base import Exact, Outcome, Pass, register_pass
+from ..context import Context
+
+
+def erase_dead(graph: Graph, candidates: list[Node]) -> list[Node]:
+    """Erase those of `candidates` that nothing reads, then what only they read; returns them.
+
+    Inputs stay: they are the graph's signature.
+    """
+    stack, gone = list(candidates), []
+    while stack:
+        node = stack.pop()
+        if node not in graph.nx or node is graph.result or isinstance(node.op, Input):
+            continue
+        if graph.nx.succ[node]:
+            continue
+        above = list(graph.nx.pred[node])
+        graph.erase(node)
+        gone.append(node)
+        stack += above
+    return gone
+
+
+@register_pass
+@dataclass(frozen=True)
+class DeadCode(Pass):
+    """Erase every node from which no output can be reached (inputs stay). Always legal: a run has
+    no effect but its outputs.
+    """
+
+    name = "dce"
+    bound = Exact()
+
+    def run(self, graph: Graph, context: Context) -> Outcome:
+        outcome = Outcome()
+        outcome.count("erased", len(erase_dead(graph, graph.nodes()[::-1])))
+        return outcome
+
+
+@register_pass
+@dataclass(frozen=True)
+class CommonSubexpressions(Pass):
+    """Let equal pure ops on equal operands be one node: f(x), f(x) -> f(x) read twice.
+
+    One walk in topological order over a hash of (op.key(), operands), after J. Cocke, "Global
+    common subexpression elimination" (1970). Equal constants become one too.
+    """
+
+    name = "cse"
+    bound = Exact()
+    constants: bool = True
+
+    def run(self, graph: Graph, context: Context) -> Outcome:
+        outcome = Outcome()
+        seen: dict[Any, Node] = {}
+        for node in graph.nodes():
+            if not node.op.pure or (not self.constants and node.op.name == "constant"):
+                continue
+            key = (node.op.key(), tuple(graph.operands(node)))
+            first = seen.setdefault(key, node)
+            if first is node or not context.gate("cse", node.name):
+                continue
+            for i in range(len(node.results)):
+                graph.replace_all_uses(node[i], first[i])
+            graph.erase(node)
+            outcome.count("merged")
+        return outcome

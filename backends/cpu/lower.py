@@ -24,6 +24,7 @@ from .steps import AnyStep, PythonStep, Step
 
 Handler = Callable[["Lowering", Node], bool]
 HANDLERS: dict[str, list[Handler]] = {}
+GRANULE = 16  # channels of a pixel are a multiple of this: kernels work on whole vectors
 FOLD_LIMIT = 64 << 20  # bytes of a result computed while planning
 
 
@@ -67,6 +68,7 @@ class Lowering:
     homes: dict[Value, tuple[Value, int]] = field(default_factory=dict)
     absorbed: dict[Node, Node] = field(default_factory=dict)  # node -> where its group is lowered
     groups: dict[Node, object] = field(default_factory=dict)  # last node of a group -> the group
+    variants: dict[object, Tensor] = field(default_factory=dict)  # other layouts of values
     outputs: list[Tensor] = field(default_factory=list)
     fallbacks: list[Node] = field(default_factory=list)
     live: set[Node] = field(default_factory=set)
@@ -157,12 +159,13 @@ class Lowering:
             # convolution; else whole vectors, so that every tensor of so many channels has the
             # same strides and element-wise steps see one long row.
             few = channels <= 4 and granule <= 4 and item == 1
-            room = 4 if few else round_up(channels, max(granule, self.isa.lanes))
+            room = 4 if few else round_up(channels, GRANULE)
             made = channels_last(buffer, dtype, shape, room, halo)
             if halo is not None:
                 self._fill_halo(made, names)
             return made
-        padded = (*shape[:-1], round_up(shape[-1], granule)) if shape else ()
+        last = round_up(shape[-1], GRANULE) if shape and granule > 1 else sum(shape[-1:])
+        padded = (*shape[:-1], last) if shape else ()
         strides = row_major(padded, item)
         buffer.size = (padded[0] * strides[0]) if padded else item
         return Tensor(buffer, dtype, shape, strides, room=padded[-1] if padded else 1)

@@ -53,8 +53,7 @@ def lift(t: Tensor) -> Tensor:
     halo = None
     if t.halo is not None:
         halo = Halo((0, *t.halo.before), (0, *t.halo.after), t.halo.fill)
-    made = Tensor(t.buffer, t.dtype, (n, c, 1, w), (a, b, a, d), t.offset, halo, t.room)
-    return made
+    return Tensor(t.buffer, t.dtype, (n, c, 1, w), (a, b, a, d), t.offset, halo, t.room)
 
 
 def as_pixels(t: Tensor) -> Tensor:

@@ -19,8 +19,9 @@ from ...ir.ops.structure import Input
 from . import generic
 from .generic import Leaf
 from .isa import Isa
-from .layout import Buffer, Constants, Halo, Tensor, channels_last, round_up, row_major
-from .steps import AnyStep, PythonStep, Step
+from .kernels import frame
+from .layout import Buffer, Constants, Halo, Ref, Tensor, channels_last, round_up, row_major
+from .steps import AnyStep, PythonStep, Step, Word, record_words
 
 Handler = Callable[["Lowering", Node], bool]
 HANDLERS: dict[str, list[Handler]] = {}
@@ -96,6 +97,10 @@ class Lowering:
         dtype = DType.of(array)
         shape = array.shape
         return Tensor(self.constants.place(array), dtype, shape, row_major(shape, array.itemsize))
+
+    def constant(self, array: Array) -> Ref:
+        """The address of a constant array."""
+        return Ref(self.constants.place(array))
 
     def scalar(self, value: object, dtype: DType) -> Leaf:
         """A constant operand of an expression."""
@@ -204,15 +209,42 @@ class Lowering:
         return part
 
     def _fill_halo(self, t: Tensor, names: tuple[str, ...]) -> None:
-        """Fill the strips around the last axes, slice by slice of the outermost such axis."""
-        halo = t.halo
+        """Fill the border of a new channels-last tensor: by the byte where that will do."""
+        halo, item = t.halo, t.item
         assert halo is not None
-        shape, start = list(t.shape), t.offset
+        raw = np.full(1, halo.fill, t.dtype.numpy).tobytes()
+        if len(t.shape) > 4 or len(set(raw)) > 1:
+            self._fill_strips(t, halo, names)
+            return
+        rank = len(t.shape) - 2
+        before, after = (0,) * (2 - rank) + halo.before, (0,) * (2 - rank) + halo.after
+        height = t.shape[2] if rank == 2 else 1
+        pixel = t.strides[-1] if t.shape[-1] > 0 else t.room * item
+        width = (t.shape[-1] + before[1] + after[1]) * pixel
+        words: dict[str, Word] = {
+            "chunks": t.shape[0],
+            "target": Ref(t.buffer),
+            "image": t.strides[0],
+            "rows": height + before[0] + after[0],
+            "row": width,
+            "width": width,
+            "top": before[0],
+            "bottom": after[0],
+            "left": before[1] * pixel,
+            "right": after[1] * pixel,
+            "value": raw[0],
+        }
+        words_ = record_words(frame.HaloRecord, words)
+        self.emit(Step(frame.HALO, words_, [], [t.buffer], names))
+
+    def _fill_strips(self, t: Tensor, halo: Halo, names: tuple[str, ...]) -> None:
+        """Fill a border strip by strip, axis by axis, each strip over the whole of later axes."""
+        shape = list(t.shape)
         shape[1] = t.room
         for axis in range(2, len(shape)):
             before, after = halo.before[axis - 2], halo.after[axis - 2]
             inner = list(shape)
-            at = start
+            at = t.offset
             for later in range(axis + 1, len(shape)):
                 inner[later] += halo.before[later - 2] + halo.after[later - 2]
                 at -= halo.before[later - 2] * t.strides[later]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from ...ir import Node, Value
@@ -21,6 +22,35 @@ IMAGE_OPS = frozenset((
 def plan(low: Lowering) -> None:
     """Fill in `spatial`, `halos` and `homes`."""
     spatial_values(low)
+    borders(low)
+
+
+def borders(low: Lowering) -> None:
+    """The widest border that the windows over each image want; convolutions are asked first."""
+    from .images import node_geometry
+
+    for first in (True, False):
+        for node in live_results(low):
+            pools = "pool" in node.op.name
+            if pools == first or node[0] in low.known:
+                continue
+            g = node_geometry(low, node)
+            if g is None or not any(g.before + g.after):
+                continue
+            value = low.graph.operands(node)[0]
+            assert value is not None
+            request_halo(low, value, g.before, g.after, border_fill(low, node))
+
+
+def border_fill(low: Lowering, node: Node) -> float:
+    """What padding holds for this op."""
+    if node.op.name == "conv_integer":
+        zero = low.graph.operand(node, 2)
+        known = None if zero is None else low.array(zero)
+        return 0 if known is None else int(known.reshape(-1)[0])
+    if node.op.name == "max_pool":
+        return -math.inf if node.type.dtype.is_float else node.type.dtype.bounds[0]
+    return 0
 
 
 def live_results(low: Lowering) -> list[Node]:

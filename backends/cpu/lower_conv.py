@@ -1,0 +1,304 @@
+"""Convolutions and matrix products on the implicit-GEMM and depthwise kernels.
+
+A `Layer` is what one kernel call (or two, for a tail of channels) computes, whatever op it comes
+from: weights in the kernels' order, bias with zero points folded in, and an epilogue.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from ...ir import Array, DType, Node, Value
+from . import generic
+from .generic import Leaf
+from .images import Geometry, as_pixels, image, lift
+from .kernels import conv as gemm
+from .kernels import depthwise
+from .kernels.conv import ConvRecord
+from .kernels.depthwise import DepthwiseRecord
+from .kernels.grid import LANES, share
+from .layout import Ref, Tensor, round_up
+from .lower import Lowering, lowers
+from .steps import Step, Word, record_words
+
+ITEM = {"u8": 1, "lut": 1, "s32": 4, "f32": 4, "float": 4}
+
+
+@dataclass
+class Layer:
+    """One convolution: source and target are lifted to (n, c, h, w)."""
+
+    weights: Array  # s8 or float32 [N, KH, KW, C / groups]
+    bias: Array  # int32 or float32 [N]
+    groups: int
+    out: str  # an epilogue of kernels.conv
+    scale: Array | None = None  # float64 [N]
+    activation: str = "clamp"
+    residual: Tensor | None = None
+    extra: dict[str, Word] = field(default_factory=dict)
+    nodes: tuple[str, ...] = ()
+
+    @property
+    def is_depthwise(self) -> bool:
+        """One input and one output channel a group."""
+        return self.groups > 1 and self.weights.shape[3] == 1 and len(self.weights) == self.groups
+
+
+def emit_layer(low: Lowering, layer: Layer, source: Tensor, target: Tensor, g: Geometry) -> None:
+    """The steps of a layer; source has the border, target the room that the kernels ask for."""
+    macs = target.size * int(np.prod(layer.weights.shape[1:]))
+    if layer.is_depthwise and layer.residual is None and layer.out != "f32":
+        low.emit(_depthwise(low, layer, source, target, g, macs))
+        return
+    if layer.groups > 1:
+        layer = merge_groups(layer, low.isa.lanes)
+    groups, channels = layer.groups, layer.weights.shape[3]
+    pixel, item = source.strides[3], source.item
+    room = pixel // item
+    # A pixel of few channels is read whole, so that a kernel row is one run.
+    if item == 1 and groups == 1 and channels < room <= 4 and g.dilations[1] == 1:
+        grown = np.zeros((*layer.weights.shape[:3], room), layer.weights.dtype)
+        grown[..., :channels] = layer.weights
+        layer = replace(layer, weights=grown)
+    if source.shape[3] == 1 and g.kernel[1] == 1:
+        pixel = room * item
+    parts = gemm.prepare(
+        layer.weights, layer.bias, layer.scale, low.isa, row=source.strides[2], pixel=pixel,
+        size=(target.shape[2], target.shape[3]), images=target.shape[0], dilation=g.dilations,
+        groups=groups, out=layer.out, residual=layer.residual is not None, threads=low.threads,
+        activation=layer.activation,
+    )  # fmt: skip
+    for part in parts:
+        values: dict[str, Word] = {
+            **part.fields,
+            **first_tap(source, g),
+            **strides("target", target, part.channel),
+            "taps": low.constant(part.taps),
+            "weights": low.constant(part.weights),
+            "bias": low.constant(part.bias),
+            "scale": low.constant(part.scale),
+            **layer.extra,
+        }
+        reads = [source.buffer]
+        if layer.residual is not None:
+            values |= strides("other", layer.residual, part.channel)
+            reads.append(layer.residual.buffer)
+        words = record_words(ConvRecord, values)
+        low.emit(Step(part.kernel, words, reads, [target.buffer], layer.nodes, macs))
+        macs = 0
+
+
+def strides(name: str, t: Tensor, channel: int = 0) -> dict[str, Word]:
+    """Where a lifted tensor is, for a record."""
+    return {
+        name: t.ref + channel * t.item,
+        f"{name}_image": t.strides[0],
+        f"{name}_row": t.strides[2],
+        f"{name}_pixel": t.strides[3],
+    }
+
+
+def first_tap(t: Tensor, g: Geometry) -> dict[str, Word]:
+    """The source fields: the first tap of output pixel (0, 0), and moves by one output pixel."""
+    back = g.before[0] * t.strides[2] + g.before[1] * t.strides[3]
+    return {
+        "source": t.ref + -back,
+        "source_image": t.strides[0],
+        "source_row": t.strides[2] * g.strides[0],
+        "source_pixel": t.strides[3] * g.strides[1],
+    }
+
+
+def merge_groups(layer: Layer, lanes: int) -> Layer:
+    """Join neighbouring groups, with zeros for what they do not share, until each has whole
+    vectors of output channels."""
+    n, kh, kw, c = layer.weights.shape
+    per = n // layer.groups
+    times = next(
+        (m for m in range(1, layer.groups + 1) if layer.groups % m == 0 and per * m % lanes == 0),
+        layer.groups,
+    )
+    if times == 1:
+        return layer
+    made = np.zeros((layer.groups // times, times, per, kh, kw, times, c), layer.weights.dtype)
+    blocks = layer.weights.reshape(layer.groups // times, times, per, kh, kw, c)
+    for k in range(times):
+        made[:, k, :, :, :, k] = blocks[:, k]
+    return replace(
+        layer, weights=made.reshape(n, kh, kw, times * c), groups=layer.groups // times
+    )
+
+
+def _depthwise(
+    low: Lowering, layer: Layer, source: Tensor, target: Tensor, g: Geometry, macs: int
+) -> Step:
+    channels = round_up(len(layer.weights), LANES)
+    weights = _grown(layer.weights[..., 0], channels)
+    kernel = depthwise.kernel(
+        g.kernel, g.strides[1], g.dilations[1], layer.out, layer.activation
+    )  # type: ignore[arg-type]
+    packed = depthwise.pack(weights, low.isa, g.strides[1], g.dilations[1], layer.out)
+    scale = np.zeros(channels) if layer.scale is None else _grown(layer.scale, channels)
+    values: dict[str, Word] = {
+        **share(target.shape[2], target.shape[0], low.threads),
+        "rows": target.shape[2],
+        "width": target.shape[3],
+        "channels": channels,
+        **strides("target", target),
+        **first_tap(source, g),
+        "tap_row": source.strides[2] * g.dilations[0],
+        "tap_pixel": source.strides[3] * g.dilations[1],
+        "weights": low.constant(packed),
+        "bias": low.constant(_grown(layer.bias, channels)),
+        "scale": low.constant(scale),
+        **{k: v for k, v in layer.extra.items() if not k.startswith("other")},
+    }
+    words = record_words(DepthwiseRecord, values)
+    return Step(kernel, words, [source.buffer], [target.buffer], layer.nodes, macs)
+
+
+def _grown(values: Array, count: int) -> Array:
+    """Zeros after the first axis' end."""
+    if len(values) == count:
+        return values
+    made = np.zeros((count, *values.shape[1:]), values.dtype)
+    made[: len(values)] = values
+    return made
+
+
+# ---- float -------------------------------------------------------------------------------------
+
+_CLAMPS = {"": (-np.inf, np.inf), "relu": (0.0, np.inf)}
+
+
+def _epilogue(op: Any) -> tuple[str, dict[str, Word]] | None:
+    """(activation, record fields) of a fused float convolution, or None."""
+    name = getattr(op, "activation", "")
+    if name == "clip":
+        low, high = op.params
+        return "clamp", {"low": float(low), "high": float(high)}
+    if name == "hard_swish":
+        return "hardswish", {}
+    if name not in _CLAMPS:
+        return None
+    low, high = _CLAMPS[name]
+    return "clamp", {"low": low, "high": high}
+
+
+@lowers("conv", "fused_conv")
+def float_conv(low: Lowering, node: Node) -> bool:
+    """Convolutions of one or two spatial axes in f32 with known weights."""
+    x, weight, bias, residual = [*low.graph.operands(node), None, None][:4]
+    assert x is not None and weight is not None
+    w = low.array(weight)
+    if w is None or node.type.dtype is not DType.f32 or x.type.rank not in (3, 4):
+        return False
+    b = low.array(bias)
+    made = _epilogue(node.op)
+    if made is None or (bias is not None and b is None) or node.type.size == 0:
+        return False
+    from .images import node_geometry
+
+    g = node_geometry(low, node)
+    op: Any = node.op
+    if g is None or not w.size > 0 or min(w.shape) == 0:
+        return False
+    other = None
+    if residual is not None:
+        if low.shape(residual) != low.shape(node[0]):
+            return False
+        other = _neighbour(low, residual)
+    source = image(low, x, g, 0.0)
+    target = low.result(node[0], exact=False, granule=GRANULE)
+    weights = np.ascontiguousarray(w.transpose(0, *range(2, w.ndim), 1))
+    if w.ndim == 3:
+        weights = weights[:, None]
+    n = len(weights)
+    layer = Layer(
+        weights, np.zeros(n, np.float32) if b is None else b, op.group, "float", None, made[0],
+        other, made[1], (node.name,),
+    )  # fmt: skip
+    emit_layer(low, layer, lift(source), lift(target), g.lifted())
+    return True
+
+
+def _neighbour(low: Lowering, value: Value) -> Tensor:
+    """A residual operand, channels side by side, with room to read whole vectors."""
+    t = low.tensor(value)
+    if t.channels_last and t.buffer.space == "arena":
+        return lift(t)
+    made = low.new(t.dtype, t.shape, spatial=True)
+    low.copy(t, made, (value.node.name,))
+    return lift(made)
+
+
+GRANULE = 16
+
+
+@lowers("mat_mul", "gemm")
+def float_matmul(low: Lowering, node: Node) -> bool:
+    """a @ b in f32 with a known matrix b, and gemm's known c as the bias."""
+    a, b, c = [*low.graph.operands(node), None][:3]
+    assert a is not None and b is not None
+    w, op = low.array(b), node.op
+    if w is None or w.ndim != 2 or node.type.dtype is not DType.f32 or a.type.rank < 2:
+        return False
+    if node.type.size == 0 or w.size == 0:
+        return False
+    alpha, beta = getattr(op, "alpha", 1.0), getattr(op, "beta", 1.0)
+    if getattr(op, "transA", False):
+        return False
+    if getattr(op, "transB", False):
+        w = w.T
+    k, n = w.shape
+    bias = np.zeros(n, np.float32)
+    if c is not None and beta != 0:
+        known = low.array(c)
+        if known is None or (known.ndim and known.shape[-1] not in (1, n)) or known.size > n:
+            return False
+        bias = np.ascontiguousarray(np.broadcast_to(known.reshape(-1) * np.float32(beta), (n,)))
+    weights = np.ascontiguousarray((w.T * np.float32(alpha)).astype(np.float32)).reshape(n, 1, 1, k)
+    layer = Layer(
+        weights, bias.astype(np.float32), 1, "float", nodes=(node.name,),
+        extra={"low": -np.inf, "high": np.inf},
+    )  # fmt: skip
+    matrix_layer(low, node[0], a, layer)
+    return True
+
+
+def matrix_layer(low: Lowering, result: Value, a: Value, layer: Layer) -> None:
+    """Emit a layer whose source is a matrix of rows and whose result is `result`."""
+    source = rows(low, a)
+    target = low.result(result, exact=False, granule=GRANULE, rows=True)
+    one = (1, 1)
+    g = Geometry(one, one, one, (0, 0), (0, 0), (1, source.shape[3]))
+    emit_layer(low, layer, source, as_pixels(target), g)
+
+
+def rows(low: Lowering, value: Value) -> Tensor:
+    """(..., m, k) as pixels of k channels in the arena, copied only if it must be."""
+    t = low.tensor(value)
+    shape = (int(np.prod(t.shape[:-1])), t.shape[-1])
+    flat = t.reshape(shape)
+    if flat is None or t.buffer.space not in ("arena", "constant") or (
+        flat.strides[1] != flat.item and shape[1] > 1
+    ):
+        made = low.new(t.dtype, t.shape)
+        low.copy(t, made, (value.node.name,))
+        return as_pixels(made)
+    return as_pixels(t)
+
+
+def add_map(
+    low: Lowering, text: str, name: str, out: Tensor, leaves: list[Leaf], nodes: tuple[str, ...]
+) -> None:
+    """One generic step."""
+    if out.size:
+        low.emit(generic.map_step(text, name, out, leaves, low.threads, nodes))
+
+
+def address(t: Tensor) -> Ref:
+    return t.ref

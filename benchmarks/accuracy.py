@@ -86,7 +86,7 @@ def measure(name: str, runners: list[peers.Runner], count: int) -> list[Accuracy
         found, task = score(logits)
         if not rows:
             reference, decisions = logits, found
-        each = [sqnr(a, b) for a, b in zip(reference, logits)]
+        each = [sqnr(reference[k], logits[k]) for k in range(count)]
         agreement = float((found == decisions).mean())
         total = sqnr(reference, logits)
         rows.append(Accuracy(name, runner.name, total, agreement, task, min(each)))

@@ -19,11 +19,10 @@ def machine() -> dict[str, Any]:
     info = {"processor": platform.processor() or platform.machine(), "flags": []}
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        lines = dict(
-            map(str.strip, line.split(":", 1))
-            for line in cpuinfo.read_text().split("\n")
-            if ":" in line
-        )
+        lines: dict[str, str] = {}
+        for line in cpuinfo.read_text().splitlines():
+            key, _, value = line.partition(":")
+            lines[key.strip()] = value.strip()
         flags = set(lines.get("flags", lines.get("Features", "")).split())
         wanted = {"avx2", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm"}
         family = f"family {lines.get('cpu family')} model {lines.get('model')}"

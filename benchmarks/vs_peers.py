@@ -36,7 +36,7 @@ def settle(limit: float = 0.5) -> None:
 def machine_roof(threads: int) -> float | None:
     """The machine's measured int8 dot-product rate in giga-operations per second."""
     try:
-        from roof import measure_roof
+        from roof import measure_roof  # pyright: ignore[reportMissingImports]
     except ImportError:
         return None
     return float(measure_roof(threads))

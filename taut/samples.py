@@ -23,8 +23,9 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from taut.ir.errors import TautError
+
 from .drawing import decode, ocr_pages, ocr_strings, orientation_lines
-from .ir.errors import TautError
 
 __all__ = [
     "DEFAULT",

@@ -1,0 +1,170 @@
+"""Taut takes the slack out of neural networks: ONNX in, fast int8 programs out.
+
+    graph = taut.load("model.onnx")
+    int8 = taut.quantize(graph, data=batches)
+    program = taut.compile(int8, threads=2)
+    outputs = program(x)
+
+`import taut` itself is quick: what a call needs is imported when it is made.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from taut.backends.base import Program
+    from taut.comparison import Comparison
+    from taut.ir import DEFAULT_LIMITS, DType, Graph, Limits, TautError, TensorType
+    from taut.ir.op import Array
+
+    from . import backends, frontends, ir, passes, samples, testing
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DEFAULT_LIMITS", "DType", "Data", "Graph", "Limits", "TautError", "TensorType", "backends",
+    "compare", "compile", "frontends", "ir", "load", "optimize", "passes", "quantize",
+    "reference", "samples", "save", "testing",
+]  # fmt: skip
+
+Data = Iterable["Array | tuple[Array, ...] | list[Array] | Mapping[str, Array]"]
+"""Inputs, one item a call: an array, a tuple of arrays in graph order, or a dict by name."""
+
+SUFFIXES = (".onnx", ".taut", ".ir")
+
+_MODULES = {"backends", "frontends", "ir", "passes", "samples", "testing"}
+_FROM_IR = {"DEFAULT_LIMITS", "DType", "Graph", "Limits", "TautError", "TensorType"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a sub-package, or a name of `taut.ir`, when it is first asked for."""
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
+    if name in _FROM_IR:
+        return getattr(importlib.import_module(".ir", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def load(path: str | os.PathLike[str], *, limits: Limits | None = None) -> Graph:
+    """Read a model: `.onnx`, `.taut` (container) or `.ir` (text), verified.
+
+    Raises one of the TautError family that names the file: StorageError (cannot be read),
+    ModelError (damaged), UnsupportedError (every unsupported op by node name), VerifyError,
+    ParseError, LimitError.
+    """
+    from taut.ir import DEFAULT_LIMITS, load_container, load_text
+
+    limits = DEFAULT_LIMITS if limits is None else limits
+    match _suffix(path):
+        case ".taut":
+            return load_container(path, limits)
+        case ".ir":
+            return load_text(path, limits)
+        case _:
+            from taut.frontends import onnx
+
+            return onnx.load(path, limits=limits)
+
+
+def save(graph: Graph, path: str | os.PathLike[str]) -> None:
+    """Write a graph, whole or not at all: `.onnx` exports, `.taut` and `.ir` keep everything.
+
+    Raises StorageError where it cannot be written, UnsupportedError for ops without an ONNX form.
+    """
+    from taut.ir import save_container, save_text
+
+    match _suffix(path):
+        case ".taut":
+            save_container(graph, path)
+        case ".ir":
+            save_text(graph, path)
+        case _:
+            from taut.backends import onnx
+
+            onnx.save(graph, path)
+
+
+def optimize(graph: Graph, pipeline: str = "O2", data: Data | None = None, seed: int = 0) -> Graph:
+    """A new graph: `graph` after a pipeline text (`fold,fuse-conv,dce`) or preset (`O1`, `O2`).
+
+    `data` is what calibrating passes read; `seed` makes passes that draw numbers repeatable.
+    Raises ParseError for bad pipeline text and PassError where a pass fails.
+    """
+    from taut.passes import Context, PassManager
+
+    result = graph.copy()
+    PassManager(pipeline).run(result, Context(data=data, seed=seed))
+    return result
+
+
+def quantize(
+    graph: Graph, data: Data, calibrate: str = "percentile", seed: int = 0, **options: Any
+) -> Graph:
+    """A new int8 graph: the `int8` preset, its ranges measured on `data`.
+
+    `calibrate` and `options` are those of the `quantize` pass (`taut passes quantize` lists them).
+    Layers that stay in floating point are named, with the reason, in the graph's remarks, which
+    `taut quantize` prints. Raises ParseError for an unknown option, FeedError for unfit data.
+    """
+    from taut.passes import Context, PassManager
+
+    result = graph.copy()
+    PassManager("int8", overrides={"quantize": {"calibrate": calibrate, **options}}).run(
+        result, Context(data=data, seed=seed)
+    )
+    return result
+
+
+def compile(
+    graph: Graph, target: str = "cpu", threads: int | None = None, **options: Any
+) -> Program:
+    """A program for `target` (`cpu`, `reference`): call it with arrays in graph order or by name.
+
+    `threads` defaults to the machine's cores. Raises CompileError.
+    """
+    from taut.backends.base import compile
+
+    return compile(graph, target, threads=threads, **options)
+
+
+def reference(graph: Graph, *arrays: Array, **named: Array) -> dict[str, Array]:
+    """Outputs by name from the NumPy reference: slow and exact, the definition of right.
+
+    Raises FeedError where inputs do not fit.
+    """
+    from taut.ir import interpret
+    from taut.ir.interpret import bind_feeds
+
+    return interpret(graph, bind_feeds(graph, arrays, named))
+
+
+def compare(a: Graph | Program, b: Graph | Program, data: Data) -> Comparison:
+    """How `b` differs from `a`, layer by layer over `data`: SQNR, largest error, agreement.
+
+    Graphs are run by the reference and compared at every node whose name both have; of a program
+    only the outputs are seen. The result prints as a table and has `.to_json()`.
+    """
+    from taut.comparison import compare
+
+    return compare(a, b, data)
+
+
+def _suffix(path: str | os.PathLike[str]) -> str:
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        from taut.ir import UnsupportedError
+
+        raise UnsupportedError(
+            f"files are told apart by their suffix and {suffix!a} is not one Taut knows",
+            file=path, hint=f"use {', '.join(SUFFIXES)}",
+        )  # fmt: skip
+    return suffix

@@ -1,0 +1,23 @@
+"""Fuzz your own pass or backend in three lines.
+
+    from taut import testing
+
+    def test_my_pass():
+        testing.check_pass("my-pass")
+
+Strategies draw types, arrays and whole graphs that shrink to small ones; the checks draw graphs,
+transform or compile them and hold the result against the NumPy reference. Needs hypothesis (the
+`test` extra).
+"""
+
+from .checks import CheckFailure, check_backend, check_pass, check_pipeline, difference
+from .dags import dags
+from .families import cnns, integers, mlps, quantized
+from .graphs import FAMILIES, graphs
+from .values import AWKWARD, arrays, feeds, shapes, tensor_types
+
+__all__ = [
+    "AWKWARD", "FAMILIES", "CheckFailure", "arrays", "check_backend", "check_pass",
+    "check_pipeline", "cnns", "dags", "difference", "feeds", "graphs", "integers", "mlps",
+    "quantized", "shapes", "tensor_types",
+]  # fmt: skip

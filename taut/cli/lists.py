@@ -1,0 +1,126 @@
+"""`ops` and `passes`: what there is, read from the declarations themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import common
+from .app import app
+from .common import AsJson
+
+if TYPE_CHECKING:
+    from taut.ir import Op
+
+
+@app.command()
+def ops(
+    name: Annotated[str | None, typer.Argument(help="One op's text name, or ONNX name.")] = None,
+    json: AsJson = False,
+) -> None:
+    """List the ops, or show one: operands, attributes, ONNX name, what it computes."""
+    from taut.ir import all_ops, op_class, op_for_onnx
+
+    if name is None:
+        listed = [op_facts(cls) for cls in all_ops()]
+        if json:
+            common.show_json(listed)
+        else:
+            rows = [(f["name"], f["onnx"] or "", ", ".join(f["operands"]), f["summary"])
+                    for f in listed]  # fmt: skip
+            common.show(common.table(None, "op", "ONNX", "operands", "", rows=rows))
+        return
+    facts = op_facts(op_for_onnx(name) or op_class(name))
+    if json:
+        common.show_json(facts)
+        return
+    common.show(
+        common.safe(f"{facts['name']}({', '.join(facts['operands'])})"),
+        common.safe(f"ONNX: {facts['onnx'] or 'none'}"),
+        *([common.safe(facts["axes"])] if facts["axes"] else []),
+    )
+    print(f"\n{facts['doc']}\n")
+    rows = [(a["name"], a["type"], a["default"]) for a in facts["attributes"]]
+    if rows:
+        common.show(common.table(None, "attribute", "type", "default", rows=rows))
+
+
+def op_facts(cls: type[Op]) -> dict[str, Any]:
+    """An op's declaration as plain data."""
+    operands = [("*" if o.variadic else "") + o.name + ("?" if o.optional else "")
+                for o in cls.operands]  # fmt: skip
+    attributes = [
+        {
+            "name": a.name,
+            "type": a.kind + ("?" if a.optional else ""),
+            "default": "required" if a.default is dataclasses.MISSING else _shown(a.default),
+        }
+        for a in cls.attributes
+    ]
+    doc = inspect.getdoc(cls) or ""
+    return {
+        "name": cls.name, "onnx": cls.onnx, "operands": operands, "results": list(cls.results),
+        "axes": cls.axes, "attributes": attributes, "summary": summary(doc), "doc": doc,
+    }  # fmt: skip
+
+
+def _shown(value: Any) -> str:
+    from taut.ir.printer import print_attribute
+
+    return print_attribute(value)
+
+
+def summary(doc: str) -> str:
+    """A docstring's first paragraph on one line."""
+    return " ".join(doc.split("\n\n")[0].split())
+
+
+@app.command()
+def passes(
+    name: Annotated[str | None, typer.Argument(help="One pass's or preset's name.")] = None,
+    json: AsJson = False,
+) -> None:
+    """List the passes and presets, or show one: what it does, its bound, its options."""
+    from taut.passes import PRESETS, all_passes, pass_class
+
+    if name is None:
+        listed = [pass_facts(cls) for cls in all_passes()]
+        if json:
+            common.show_json({"passes": listed, "presets": {k: str(v) for k, v in PRESETS.items()}})
+            return
+        rows = [(f["name"], f["bound"], f["summary"]) for f in listed]
+        common.show(
+            common.table(None, "pass", "bound", "", rows=rows),
+            common.table(None, "preset", "pipeline", rows=PRESETS.items()),
+        )
+        return
+    if name in PRESETS:
+        common.show_json({name: str(PRESETS[name])}) if json else print(PRESETS[name])
+        return
+    facts = pass_facts(pass_class(name))
+    if json:
+        common.show_json(facts)
+        return
+    common.show(common.safe(f"{facts['name']}  (bound: {facts['bound']})"))
+    print(f"\n{facts['doc']}\n")
+    rows = [(o["name"], o["type"], o["default"]) for o in facts["options"]]
+    if rows:
+        common.show(common.table(None, "option", "type", "default", rows=rows))
+
+
+def pass_facts(cls: Any) -> dict[str, Any]:
+    """A pass's declaration as plain data."""
+    options = [
+        {
+            "name": f.name,
+            "type": f.type if isinstance(f.type, str) else getattr(f.type, "__name__", str(f.type)),
+            "default": "required" if f.default is dataclasses.MISSING else str(f.default),
+        }
+        for f in dataclasses.fields(cls)
+    ]
+    doc = inspect.getdoc(cls) or ""
+    return {"name": cls.name, "bound": str(cls.bound), "options": options,
+            "summary": summary(doc), "doc": doc}  # fmt: skip

@@ -1,0 +1,195 @@
+"""Inputs for a graph out of files or a seeded generator, one call's feeds at a time.
+
+Files are `.npy`, `.npz` and `.safetensors`; nothing is unpickled and sizes are checked before they
+are read. An array with one axis more than its input counts calls along its first axis; one of the
+input's rank is cut along its first axis into calls of the input's fixed size, or of `batch` rows
+where that size is open.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from taut.ir import DEFAULT_LIMITS, FeedError, Graph, LimitError, Limits, ModelError, StorageError
+from taut.ir.files import read_bounded, write_atomic
+from taut.ir.graph import Node
+from taut.ir.op import Array
+from taut.ir.types import TensorType
+
+__all__ = ["FileFeeds", "RandomFeeds", "check_finite", "read_arrays", "write_arrays"]
+
+
+@dataclass
+class RandomFeeds:
+    """`count` calls' feeds from a seed: floats normal, integers small and never negative.
+
+    `dims` gives sizes of open dimensions, by symbol or `*` for all; 1 by default.
+    """
+
+    graph: Graph
+    count: int = 1
+    seed: int = 0
+    dims: Mapping[str, int] | None = None
+    limits: Limits = DEFAULT_LIMITS
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[dict[str, Array]]:
+        random = np.random.default_rng(self.seed)
+        types = {n.name: bound_type(n.type, self.dims or {}) for n in self.graph.inputs}
+        for name, type in types.items():
+            self.limits.check(type, f"input {name!a}")
+        for _ in range(self.count):
+            yield {name: random_array(type, random) for name, type in types.items()}
+
+
+def bound_type(type: TensorType, dims: Mapping[str, int]) -> TensorType:
+    """`type` with every open dimension given a size. Raises FeedError for an unknown rank."""
+    if type.shape is None:
+        raise FeedError("random data needs inputs of known rank", hint="give data in a file")
+    open_size = dims.get("*", 1)
+    return type.with_shape(
+        d if isinstance(d, int) else dims.get(d, open_size) if d else open_size
+        for d in type.shape
+    )  # fmt: skip
+
+
+def random_array(type: TensorType, random: np.random.Generator) -> Array:
+    """Floats from the normal distribution; bytes over their range, other integers from 0 to 9."""
+    shape, dtype = type.static_shape, type.dtype
+    if dtype.is_float:
+        return random.standard_normal(shape, np.float32).astype(dtype.numpy)
+    if not dtype.is_integer:
+        return random.random(shape) < 0.5
+    low, high = dtype.bounds if dtype.bits <= 8 else (0, 9)
+    return random.integers(low, high, shape, endpoint=True).astype(dtype.numpy)
+
+
+class FileFeeds:
+    """The calls' feeds held by a data file, see the module's head. Can be read many times.
+
+    Raises StorageError, ModelError or LimitError for the file, FeedError where names or ranks do
+    not fit the graph.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], graph: Graph, batch: int | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:  # fmt: skip
+        arrays = read_arrays(path, limits)
+        inputs = {n.name: n for n in graph.inputs}
+        if set(arrays) == {""} and len(inputs) == 1:
+            arrays = {next(iter(inputs)): arrays[""]}
+        if set(arrays) != set(inputs):
+            raise FeedError(
+                f"holds arrays {sorted(arrays)}, the graph takes {sorted(inputs)}", file=path
+            )
+        self._calls = {k: _cut(inputs[k], v, batch, path) for k, v in arrays.items()}
+        counts = {k: len(v) for k, v in self._calls.items()}
+        if len(set(counts.values())) > 1:
+            raise FeedError(f"the arrays hold different numbers of calls: {counts}", file=path)
+        self._count = next(iter(counts.values()), 0)
+        if not self._count:
+            raise FeedError("holds no data for any call", file=path)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[dict[str, Array]]:
+        for i in range(self._count):
+            yield {k: np.ascontiguousarray(v[i]) for k, v in self._calls.items()}
+
+
+def _cut(node: Node, array: Array, batch: int | None, path: object) -> list[Array]:
+    """Views of `array`, one a call."""
+    shape = node.type.shape
+    if shape is None:
+        return [array]
+    if array.ndim == len(shape) + 1:
+        return list(array)
+    if array.ndim != len(shape):
+        got = f"{array.dtype}{list(array.shape)}"
+        raise FeedError(f"wants {node.type}, the data is {got}", file=path, node=node.name)
+    if not shape:
+        return [array]
+    rows = shape[0] if isinstance(shape[0], int) else batch or len(array)
+    if rows == 0 or (isinstance(shape[0], int) and len(array) % rows):
+        raise FeedError(f"{len(array)} rows do not divide into calls of {rows}", file=path)
+    return [array[i : i + rows] for i in range(0, len(array), rows)]
+
+
+def read_arrays(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> dict[str, Array]:
+    """Arrays by name; a `.npy` file's one array has the name "". Raises TautError."""
+    suffix = Path(path).suffix.lower()
+    try:
+        if suffix == ".npy":
+            return {"": np.load(path, mmap_mode="r", allow_pickle=False)}
+        if suffix == ".npz":
+            return _read_npz(path, limits)
+        if suffix == ".safetensors":
+            return dict(load_tensors(read_bounded(path, limits.model_bytes)))
+    except OSError as error:
+        raise StorageError(f"cannot be read ({error.strerror or error})", file=path) from error
+    except (ValueError, KeyError, EOFError, TypeError, SyntaxError, OverflowError, zlib.error,
+            zipfile.BadZipFile, NotImplementedError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"is not a sound {suffix} file ({error})", file=path) from error
+    raise FeedError("is no data file", file=path, hint="use .npy, .npz or .safetensors")
+
+
+def _read_npz(path: str | os.PathLike[str], limits: Limits) -> dict[str, Array]:
+    """Each member's header is held against the archive's directory before it is allocated."""
+    found: dict[str, Array] = {}
+    total = 0
+    with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+        for info in archive.infolist():
+            with archive.open(info) as member:
+                version = np.lib.format.read_magic(member)
+                read = {(1, 0): np.lib.format.read_array_header_1_0,
+                        (2, 0): np.lib.format.read_array_header_2_0}[version]  # fmt: skip
+                shape, _, dtype = read(member)
+            limits.check(TensorType.of(np.broadcast_to(np.empty((), dtype), shape)), info.filename)
+            total += info.file_size
+            if total > limits.model_bytes:
+                raise LimitError(f"holds over {limits.model_bytes} bytes", file=path)
+            with archive.open(info) as member:
+                name = info.filename.removesuffix(".npy")
+                found[name] = np.lib.format.read_array(member, allow_pickle=False)
+    return found
+
+
+def write_arrays(arrays: Mapping[str, Array], path: str | os.PathLike[str]) -> None:
+    """Write `.npz`, `.safetensors`, or `.npy` (one array only), whole or not at all."""
+    buffer, suffix = io.BytesIO(), Path(path).suffix.lower()
+    if suffix == ".npy" and len(arrays) == 1:
+        np.save(buffer, next(iter(arrays.values())), allow_pickle=False)
+    elif suffix == ".npz":
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+    elif suffix == ".safetensors":
+        buffer.write(save_tensors({k: np.ascontiguousarray(v) for k, v in arrays.items()}))
+    else:
+        hint = "use .npz or .safetensors (.npy for one array)"
+        raise StorageError("cannot hold these arrays", file=path, hint=hint)
+    write_atomic(path, buffer.getvalue())
+
+
+def check_finite(feeds: Mapping[str, Array]) -> None:
+    """Raise FeedError that names the first input with a NaN or an infinity."""
+    for name, array in feeds.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            bad = int(np.size(array) - np.count_nonzero(np.isfinite(array)))
+            raise FeedError(f"holds {bad} values that are NaN or infinite", node=name)

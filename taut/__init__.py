@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from taut.comparison import Comparison
     from taut.ir import DEFAULT_LIMITS, DType, Graph, Limits, TautError, TensorType
     from taut.ir.op import Array
+    from taut.passes import Pipeline
 
     from . import backends, frontends, ir, passes, samples, testing
 
@@ -70,9 +71,9 @@ def load(path: str | os.PathLike[str], *, limits: Limits | None = None) -> Graph
         case ".ir":
             return load_text(path, limits)
         case _:
-            from taut.frontends import onnx
+            from taut.frontends.onnx import load_onnx
 
-            return onnx.load(path, limits=limits)
+            return load_onnx(path, limits=limits)
 
 
 def save(graph: Graph, path: str | os.PathLike[str]) -> None:
@@ -118,10 +119,36 @@ def quantize(
     from taut.passes import Context, PassManager
 
     result = graph.copy()
-    PassManager("int8", overrides={"quantize": {"calibrate": calibrate, **options}}).run(
-        result, Context(data=data, seed=seed)
-    )
+    pipeline = int8_pipeline({"calibrate": calibrate, **options})
+    PassManager(pipeline).run(result, Context(data=data, seed=seed))
     return result
+
+
+def int8_pipeline(options: Mapping[str, Any]) -> Pipeline:
+    """The `int8` preset with these options set in every pass of it that has one of that name.
+
+    Raises ParseError for an option that none has, or a value of the wrong kind.
+    """
+    import dataclasses
+
+    from taut.ir import ParseError
+    from taut.passes import Pipeline
+    from taut.passes.pipeline import convert, option_types
+
+    unused = set(options)
+    made = []
+    for p in Pipeline.parse("int8"):
+        hints = option_types(type(p))
+        try:
+            mine = {k: convert(v, hints[k]) for k, v in options.items() if k in hints}
+        except ValueError as error:
+            raise ParseError(f"an option of {p.name} wants {error}") from error
+        unused -= set(mine)
+        made.append(dataclasses.replace(p, **mine))
+    if unused:
+        known = sorted({k for p in made for k in option_types(type(p))})
+        raise ParseError(f"quantize has no option {sorted(unused)}", hint=f"it takes {known}")
+    return Pipeline(made)
 
 
 def compile(
@@ -133,7 +160,9 @@ def compile(
     """
     from taut.backends.base import compile
 
-    return compile(graph, target, threads=threads, **options)
+    if threads is not None:
+        options["threads"] = threads
+    return compile(graph, target, **options)
 
 
 def reference(graph: Graph, *arrays: Array, **named: Array) -> dict[str, Array]:

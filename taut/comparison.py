@@ -101,12 +101,13 @@ class Comparison:
         return json.dumps({"items": self.items, "layers": layers})
 
     def __rich__(self) -> Table:
+        from rich import box
         from rich.markup import escape
         from rich.table import Table
 
         from taut.ir.errors import show_name
 
-        table = Table(title=f"over {self.items} items")
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=f"over {self.items} items")
         for heading, justify in [("layer", "left"), ("op", "left"), ("type", "left"),
                                  ("SQNR dB", "right"), ("max error", "right"),
                                  ("agreement", "right")]:  # fmt: skip

@@ -15,7 +15,6 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
-    from rich.table import Table
 
     from taut.data import FileFeeds, RandomFeeds
     from taut.ir import Graph
@@ -168,17 +167,19 @@ def safe(text: object) -> str:
     return escape(shown if len(shown) <= 120 else shown[:117] + "...")
 
 
-def table(title: str | None, *columns: str, rows: Iterable[Iterable[object]] = ()) -> Table:
-    """A table; a column whose heading ends in `>` is aligned to the right."""
+def table(title: str | None, *columns: str, rows: Iterable[Iterable[object]] = ()) -> Any:
+    """A table under its title; a column whose heading ends in `>` is aligned to the right."""
+    from rich import box
+    from rich.console import Group
     from rich.table import Table
 
-    made = Table(title=safe(title) if title else None, title_justify="left")
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for c in columns:
         made.add_column(c.rstrip(">"), justify="right" if c.endswith(">") else "left",
                         overflow="fold")  # fmt: skip
     for row in rows:
         made.add_row(*(safe(cell) for cell in row))
-    return made
+    return Group(f"[bold]{safe(title)}[/bold]", made) if title else made
 
 
 def describe(arrays: Mapping[str, Array]) -> list[dict[str, Any]]:

@@ -59,9 +59,9 @@ def inspect(
 
 def unsupported(path: str) -> list[tuple[str, str, str]]:
     """(node, op, reason) of everything in an ONNX file that Taut does not do."""
-    from taut.frontends import onnx
+    from taut.frontends.onnx import unsupported_ops
 
-    return [(u[0], u[1], u[2]) for u in onnx.unsupported(path)]
+    return [(u.node, u.op, u.reason) for u in unsupported_ops(path)]
 
 
 def _show_unsupported(model: str, missing: list[tuple[str, str, str]], json: bool) -> None:

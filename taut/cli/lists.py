@@ -74,8 +74,9 @@ def _shown(value: Any) -> str:
 
 
 def summary(doc: str) -> str:
-    """A docstring's first paragraph on one line."""
-    return " ".join(doc.split("\n\n")[0].split())
+    """A docstring's first paragraph on one line, cut to fit a table."""
+    line = " ".join(doc.split("\n\n")[0].split())
+    return line if len(line) <= 72 else line[:71].rsplit(" ", 1)[0] + " ..."
 
 
 @app.command()

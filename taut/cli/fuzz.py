@@ -1,0 +1,89 @@
+"""`fuzz`: hold a pass, a pipeline or a backend against the reference over drawn graphs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated
+
+import typer
+
+from . import common
+from .app import app
+from .common import AsJson
+
+
+@app.command()
+def fuzz(
+    name: Annotated[
+        str | None, typer.Option("--pass", help="A pass, or a whole pipeline text.")
+    ] = None,
+    target: Annotated[str | None, typer.Option("--target", help="A backend instead.")] = None,
+    family: Annotated[
+        list[str] | None, typer.Option("--family", help="mlp, cnn, dag, quantized, integer.")
+    ] = None,
+    examples: Annotated[int, typer.Option(min=1, help="Graphs to draw.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed draws other graphs.")] = 0,
+    awkward: Annotated[
+        bool | None, typer.Option("--awkward/--tame", help="NaN, infinities, extremes in weights.")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", help="Write the failing graph's text IR here.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Draw graphs and check a pass or a backend on each; print the smallest failing graph.
+
+    Exit code 1 when one fails. Needs hypothesis (the `test` extra).
+    """
+    from taut.ir import UnsupportedError
+
+    if (name is None) == (target is None):
+        raise typer.BadParameter("give one of --pass NAME and --target NAME")
+    try:
+        from taut import testing
+    except ModuleNotFoundError as error:
+        hint = "install it with: pip install 'taut[test]'"
+        raise UnsupportedError(f"fuzzing needs {error.name}", hint=hint) from error
+    strange = sorted(set(family or ()) - set(testing.FAMILIES))
+    if strange:
+        raise typer.BadParameter(f"no family {strange}; there are {sorted(testing.FAMILIES)}")
+    families = tuple(family or ())
+    start = time.perf_counter()
+    try:
+        if name is not None:
+            testing.check_pipeline(name, families=families, examples=examples, seed=seed,
+                                   awkward=awkward)  # fmt: skip
+        else:
+            testing.check_backend(target or "", families=families, examples=examples, seed=seed,
+                                  awkward=bool(awkward))  # fmt: skip
+    except testing.CheckFailure as failure:
+        _report(failure, name or target or "", seed, output, json)
+        raise typer.Exit(1) from None
+    seconds = time.perf_counter() - start
+    if json:
+        common.show_json({"checked": name or target, "failed": False, "examples": examples,
+                          "seed": seed, "seconds": seconds})  # fmt: skip
+    else:
+        common.show(common.safe(f"{name or target}: {examples} graphs, all good ({seconds:.1f} s)"))
+
+
+def _report(failure: object, name: str, seed: int, output: str | None, json: bool) -> None:
+    from taut.ir.files import write_atomic
+    from taut.testing import CheckFailure
+
+    assert isinstance(failure, CheckFailure)
+    if output is not None:
+        write_atomic(output, failure.text.encode())
+    if json:
+        inputs = {k: v.tolist() for k, v in failure.feeds.items()}
+        common.show_json({"checked": name, "failed": True, "seed": seed,
+                          "reason": failure.reason, "graph": failure.text,
+                          "inputs": inputs})  # fmt: skip
+        return
+    sys.stdout.write(failure.text)
+    for key, array in failure.feeds.items():
+        print(f"// {ascii(key)[1:-1]} = {array.dtype}{list(array.shape)} "
+              f"{array.reshape(-1)[:8].tolist()}")  # fmt: skip
+    reason = "".join(c if c.isprintable() else " " for c in failure.reason)
+    print(f"taut: {name} fails on the graph above: {reason}", file=sys.stderr)

@@ -62,9 +62,9 @@ def test_checkers_see_every_module():
 @pytest.mark.parametrize("module", ["numba", "onnx", "rich", "networkx", "hypothesis"])
 def test_import_is_light(module: str):
     code = f"import sys, taut; sys.exit({module!r} in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0
 
 
 def test_importing_the_ir_leaves_backends_alone():
     code = "import sys, taut; taut.ir.Graph(); sys.exit('numba' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -110,7 +110,7 @@ def run(
     seed: Seed = 0,
     json: AsJson = False,
 ) -> None:
-    """Run a model on data and show (or write) its outputs, all calls joined along the first axis."""
+    """Run a model on data; show or write its outputs, calls joined along the first axis."""
     import numpy as np
 
     from taut import data as files
@@ -238,7 +238,7 @@ def profile(
     )  # fmt: skip
 
 
-class Form(str, Enum):
+class Form(StrEnum):
     source = "source"
     llvm = "llvm"
     asm = "asm"

@@ -25,6 +25,11 @@ RTOL, ATOL = 1e-4, 1e-5
 
 Feeds = Mapping[str, Array]
 
+_SLOW = [
+    HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example,
+    HealthCheck.filter_too_much, HealthCheck.function_scoped_fixture,
+]  # fmt: skip
+
 
 class CheckFailure(AssertionError):
     """The smallest graph found that fails, as text in `.text`; `.feeds` were its inputs."""
@@ -34,7 +39,8 @@ class CheckFailure(AssertionError):
         self.text = print_graph(graph)
         lines = [f"  {k} = {v.dtype}{list(v.shape)} {v.reshape(-1)[:8].tolist()}"
                  for k, v in self.feeds.items()]  # fmt: skip
-        super().__init__("\n".join([reason, self.text.rstrip(), "inputs (first elements):", *lines]))
+        parts = [reason, self.text.rstrip(), "inputs (first elements):", *lines]
+        super().__init__("\n".join(parts))
 
 
 def check_pass(
@@ -187,7 +193,7 @@ def _search(
 
     @settings(
         max_examples=examples, deadline=None, database=None, derandomize=seed is None,
-        suppress_health_check=list(HealthCheck), print_blob=False,
+        suppress_health_check=_SLOW, print_blob=False,
         phases=(Phase.generate, Phase.shrink),
     )  # fmt: skip
     @given(st.data())

@@ -147,7 +147,7 @@ def mlps(draw: st.DrawFn, awkward: Iterable[str] = (), max_layers: int = 4) -> G
     return net.b.outputs(y=net.activate(x))
 
 
-# ---- quantized -------------------------------------------------------------------------------------
+# ---- quantized ---------------------------------------------------------------------------------
 
 
 class QuantizedNet(Net):

@@ -1,0 +1,338 @@
+"""Graphs as ONNX models: float ones and those with quantize/dequantize pairs.
+
+Every op that ONNX names is written as it stands; fused convolutions are taken apart again.
+Integer-level ops have no exact counterpart in ONNX and are refused.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+
+from ...frontends.onnx.calls import attribute_proto, schema, schema_defaults
+from ...frontends.onnx.tensors import ONNX_TYPES
+from ...ir import Array, DType, Graph, LimitError, Node, Op, StorageError, UnsupportedError, Value
+from ...ir.files import write_atomic
+from ...ir.op import Attribute, op_class
+from ...ir.ops.structure import Constant, Input
+from ...ir.types import TensorType
+
+OLDEST = 18  # the first in which all reductions take their axes as an operand
+EXTERNAL_BYTES = 1_500_000_000  # protobuf cannot hold 2 GiB
+_ALIGN = 4096
+_NO_INTEGERS = "export the graph with quantize/dequantize pairs, before lower-integer"
+
+
+def export_onnx(
+    graph: Graph,
+    path: str | os.PathLike[str] | None = None,
+    opset: int = 21,
+    *,
+    external_bytes: int = EXTERNAL_BYTES,
+) -> ModelProto:
+    """The graph as a checked ONNX model, written to `path` if one is given.
+
+    Inputs, outputs and nodes keep their names, metadata become properties. Where constants take
+    more than `external_bytes` they go into `<path>.data` beside the model (and out of the model
+    returned). Raises UnsupportedError for ops that ONNX lacks, StorageError, LimitError.
+    """
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST <= opset <= newest:
+        raise UnsupportedError(f"opset {opset} cannot be written: {OLDEST} to {newest} can")
+    writer = _Writer(graph, opset)
+    model = writer.model()
+    if sum(a.nbytes for a in writer.arrays.values()) > external_bytes:
+        if path is None:
+            raise LimitError(f"constants take over {external_bytes} bytes, too many for one "
+                             "protobuf", hint="give a path: they then go into a file beside it")  # fmt: skip
+        _write_external(model, writer.arrays, Path(path))
+    else:
+        model.graph.initializer.extend(_tensor(name, a) for name, a in writer.arrays.items())
+        _check(model)
+        if path is not None:
+            write_atomic(path, model.SerializeToString(deterministic=True))
+    return model
+
+
+@dataclass
+class _Writer:
+    """Writes one graph; `names` has what each value is called in the file."""
+
+    graph: Graph
+    opset: int
+    names: dict[Value, str] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=set)
+    nodes: list[NodeProto] = field(default_factory=list)
+    arrays: dict[str, Array] = field(default_factory=dict)
+
+    def model(self) -> ModelProto:
+        aliases = self._name_values()
+        for node in self.graph.nodes():
+            if node is self.graph.result or isinstance(node.op, Input):
+                continue
+            if isinstance(node.op, Constant):
+                _onnx_type(node.type, self.opset, node)
+                self.arrays[self.names[Value(node)]] = node.op.value
+            else:
+                self._node(node)
+        for name, value in aliases:
+            self.nodes.append(helper.make_node("Identity", [self.names[value]], [name]))
+        proto = helper.make_graph(
+            self.nodes,
+            self.graph.name,
+            [self._info(n.name, n.type, n) for n in self.graph.inputs],
+            [self._info(name, v.type, v.node) for name, v in self._outputs()],
+        )
+        imports = [helper.make_opsetid("", self.opset)]
+        # The oldest file version that this opset may stand in: older runtimes refuse newer ones.
+        version = helper.find_min_ir_version_for(imports)
+        model = helper.make_model(
+            proto, opset_imports=imports, ir_version=version, producer_name="taut"
+        )
+        helper.set_model_props(model, dict(self.graph.metadata))
+        return model
+
+    # ---- names ---------------------------------------------------------------------------------
+
+    def _outputs(self) -> Iterator[tuple[str, Value]]:
+        return zip(self.graph.output_names, self.graph.outputs)
+
+    def _name_values(self) -> list[tuple[str, Value]]:
+        """Name every value; returns outputs that must be copies of a value named otherwise."""
+        for node in self.graph.inputs:
+            self.names[Value(node)] = node.name
+        self.taken.update(self.names.values())
+        aliases: list[tuple[str, Value]] = []
+        for name, value in self._outputs():
+            if self.names.get(value) == name:
+                continue
+            if name in self.taken:
+                raise UnsupportedError(f"ONNX cannot name an output {name!a} like another value",
+                                       node=value.node.name, hint="rename the output")  # fmt: skip
+            self.taken.add(name)
+            if value in self.names or isinstance(value.node.op, Constant):
+                aliases.append((name, value))
+            else:
+                self.names[value] = name
+        for node in self.graph.nodes():
+            for i in range(len(node.results)):
+                if (value := Value(node, i)) not in self.names:
+                    self.names[value] = self.fresh(node.name if i == 0 else f"{node.name}.{i}")
+        return aliases
+
+    def fresh(self, name: str) -> str:
+        made, k = name, 0
+        while made in self.taken:
+            k += 1
+            made = f"{name}_{k}"
+        self.taken.add(made)
+        return made
+
+    def _info(self, name: str, type: TensorType, node: Node) -> ValueInfoProto:
+        code = _onnx_type(type, self.opset, node)
+        return helper.make_tensor_value_info(name, code, type.shape)
+
+    # ---- nodes ---------------------------------------------------------------------------------
+
+    def _node(self, node: Node) -> None:
+        operands = [v and self.names[v] or "" for v in self.graph.operands(node)]
+        results = [self.names[Value(node, i)] for i in range(len(node.results))]
+        expand = _EXPANSIONS.get(node.op.name)
+        if expand is not None:
+            expand(self, node, operands, results)
+        else:
+            self.emit(node, node.op, operands, results)
+
+    def emit(self, node: Node, op: Op, operands: list[str], results: list[str]) -> None:
+        """One op as one ONNX node. Raises UnsupportedError where ONNX has no such op."""
+        kind = type(op).onnx
+        found = None if kind is None else schema(kind, self.opset, "")
+        if kind is None or found is None or found.deprecated:
+            later = kind is not None and schema(kind, onnx.defs.onnx_opset_version(), "")
+            if later:
+                hint = f"export with opset {later.since_version}"
+                raise UnsupportedError(f"ONNX opset {self.opset} has no {kind}", node=node.name,
+                                       op=op.name, hint=hint)  # fmt: skip
+            raise UnsupportedError("ONNX has no such op", node=node.name, op=op.name,
+                                   hint=_NO_INTEGERS)  # fmt: skip
+        if len(operands) > found.max_input:
+            raise UnsupportedError(f"ONNX's {kind} takes {found.max_input} operands at most",
+                                   node=node.name, op=op.name, hint=_NO_INTEGERS)  # fmt: skip
+        proto = helper.make_node(kind, operands, results, name=self.graph_name(node, results))
+        back = {ours: theirs for theirs, ours in op.renamed}
+        defaults = schema_defaults(kind, self.opset, "")
+        for a in op.attributes:
+            name, value = back.get(a.name, a.name), getattr(op, a.name)
+            if not _left_out(a, name, value, defaults):
+                if name not in defaults:
+                    if a.name == "outputs" or value == a.default:
+                        continue  # said by the number of outputs, or new since this opset
+                    raise UnsupportedError(f"opset {self.opset} has no attribute {name} of {kind}",
+                                           node=node.name, op=op.name)  # fmt: skip
+                proto.attribute.append(attribute_proto(name, value))
+        self.nodes.append(proto)
+
+    def graph_name(self, node: Node, results: list[str]) -> str:
+        """The ONNX node's own name (not a value's): the node's, unless it is one of several."""
+        return node.name if results[0] == self.names[Value(node)] else results[0]
+
+    def helper_value(self, node: Node, suffix: str) -> str:
+        return self.fresh(f"{node.name}/{suffix}")
+
+    def helper_constant(self, node: Node, suffix: str, value: Any, dtype: DType) -> str:
+        name = self.helper_value(node, suffix)
+        self.arrays[name] = np.array(value, dtype.numpy)
+        return name
+
+
+def _left_out(a: Attribute, name: str, value: Any, defaults: Any) -> bool:
+    if value is None or (value == () and a.kind in ("ints", "floats", "strs")):
+        return True
+    default = defaults.get(name)
+    if default is None:
+        return False
+    if isinstance(value, DType):
+        return ONNX_TYPES[value] == default
+    if isinstance(value, np.ndarray):
+        return np.array_equal(value, default) and value.dtype == default.dtype
+    return value == default
+
+
+# ---- ops that become several ---------------------------------------------------------------------
+
+Expansion = Callable[[_Writer, Node, list[str], list[str]], None]
+
+
+def _expand_fused_conv(w: _Writer, node: Node, operands: list[str], results: list[str]) -> None:
+    """activation(conv(x, weight, bias) + residual) as Conv, Add and the activation."""
+    op: Any = node.op
+    residual = operands[3] if len(operands) > 3 else ""
+    given = {a.name: getattr(op, a.name) for a in op_class("conv").attributes}
+    steps: list[tuple[Op, list[str]]] = [(op_class("conv")(**given), operands[:3])]
+    if residual:
+        steps.append((op_class("add")(), [residual]))
+    if op.activation == "clip":
+        low, high = (
+            w.helper_constant(node, k, v, node.type.dtype)
+            for k, v in zip(("low", "high"), op.params)
+        )
+        steps.append((op_class("clip")(), [low, high]))
+    elif op.activation:
+        steps.append((op.activation_op(), []))
+    flowing: list[str] = []
+    for k, (step, rest) in enumerate(steps):
+        last = k == len(steps) - 1
+        made = results[0] if last else w.helper_value(node, step.name)
+        names = flowing + rest
+        while names and not names[-1]:
+            names.pop()
+        w.emit(node, step, names, [made])
+        flowing = [made]
+
+
+def _expand_biased(w: _Writer, node: Node, operands: list[str], results: list[str]) -> None:
+    """ConvInteger and MatMulInteger: ONNX's have no bias."""
+    bias = operands[4] if len(operands) > 4 else ""
+    if not bias:
+        w.emit(node, node.op, operands[:4], results)
+        return
+    inner = w.helper_value(node, "product")
+    names = operands[:4]
+    while not names[-1]:
+        names.pop()
+    w.emit(node, node.op, names, [inner])
+    value = w.graph.operand(node, 4)
+    if node.op.name == "conv_integer" and value is not None and value.shape is not None:
+        shape = w.helper_constant(node, "shape", [-1] + [1] * (node.type.rank - 2), DType.i64)
+        column = w.helper_value(node, "bias")
+        w.nodes.append(helper.make_node("Reshape", [bias, shape], [column], name=column))
+        bias = column
+    w.nodes.append(helper.make_node("Add", [inner, bias], results, name=node.name))
+
+
+_EXPANSIONS: dict[str, Expansion] = {
+    "fused_conv": _expand_fused_conv,
+    "conv_integer": _expand_biased,
+    "mat_mul_integer": _expand_biased,
+}
+
+
+# ---- types, tensors, files -----------------------------------------------------------------------
+
+
+def _onnx_type(type: TensorType, opset: int, node: Node) -> int:
+    code = ONNX_TYPES.get(type.dtype)
+    needed = {DType.i2: 25, DType.u2: 25, DType.i4: 21, DType.u4: 21}.get(type.dtype, 1)
+    if code is None or opset < needed:
+        raise UnsupportedError(
+            f"opset {opset} has no element type {type.dtype.value}",
+            node=node.name, op=node.op.name, hint=f"export with opset {needed}",
+        )  # fmt: skip
+    return code
+
+
+def _raw(array: Array) -> bytes:
+    """Little endian, row major; 4-bit elements two a byte, 2-bit ones four, the first lowest."""
+    bits = DType.of(array).bits
+    if bits >= 8:
+        flat = np.ascontiguousarray(array)
+        big = flat.dtype.byteorder == ">" or not np.little_endian
+        return (flat.byteswap() if big else flat).tobytes()
+    codes = array.reshape(-1).astype(np.int8).view(np.uint8) & (1 << bits) - 1
+    per = 8 // bits
+    padded = np.zeros(-(-codes.size // per) * per, np.uint8)
+    padded[: codes.size] = codes
+    parts = padded.reshape(-1, per) << np.arange(0, 8, bits, dtype=np.uint8)
+    return np.bitwise_or.reduce(parts, axis=1).astype(np.uint8).tobytes()
+
+
+def _tensor(name: str, array: Array) -> TensorProto:
+    return TensorProto(
+        name=name, dims=array.shape, data_type=ONNX_TYPES[DType.of(array)], raw_data=_raw(array)
+    )
+
+
+def _write_external(model: ModelProto, arrays: dict[str, Array], path: Path) -> None:
+    """Constants into `<path>.data`, then the model: each whole or not at all."""
+    data = path.with_name(path.name + ".data")
+    temporary: str | None = None
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{data.name[:64]}.", dir=data.parent)
+        with os.fdopen(handle, "wb") as file:
+            for name, array in arrays.items():
+                file.write(bytes(-file.tell() % _ALIGN))
+                raw = _raw(array)
+                where = {"location": data.name, "offset": file.tell(), "length": len(raw)}
+                file.write(raw)
+                tensor = model.graph.initializer.add(
+                    name=name, dims=array.shape, data_type=ONNX_TYPES[DType.of(array)],
+                    data_location=TensorProto.EXTERNAL,
+                )  # fmt: skip
+                for key, value in where.items():
+                    tensor.external_data.add(key=key, value=str(value))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, data)
+    except OSError as error:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+        raise StorageError(f"cannot be written ({error.strerror})", file=data,
+                           hint="check the folder and its space") from error  # fmt: skip
+    write_atomic(path, model.SerializeToString(deterministic=True))
+    _check(str(path))
+
+
+def _check(model: ModelProto | str) -> None:
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        text = " ".join(str(error).split())
+        raise UnsupportedError(f"ONNX's checker refuses the exported model: {text}") from error

@@ -17,12 +17,11 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
-from ...frontends.onnx.calls import attribute_proto, schema, schema_defaults
-from ...frontends.onnx.tensors import ONNX_TYPES
 from ...ir import Array, DType, Graph, LimitError, Node, Op, StorageError, UnsupportedError, Value
 from ...ir.files import write_atomic
 from ...ir.op import Attribute, op_class
 from ...ir.ops.structure import Constant, Input
+from ...ir.standard import ONNX_TYPES, attribute_proto, schema, schema_defaults
 from ...ir.types import TensorType
 
 OLDEST = 18  # the first in which all reductions take their axes as an operand
@@ -51,8 +50,10 @@ def export_onnx(
     model = writer.model()
     if sum(a.nbytes for a in writer.arrays.values()) > external_bytes:
         if path is None:
-            raise LimitError(f"constants take over {external_bytes} bytes, too many for one "
-                             "protobuf", hint="give a path: they then go into a file beside it")  # fmt: skip
+            raise LimitError(
+                f"constants take over {external_bytes} bytes, too many for one protobuf",
+                hint="give a path: they then go into a file beside it",
+            )
         _write_external(model, writer.arrays, Path(path))
     else:
         model.graph.initializer.extend(_tensor(name, a) for name, a in writer.arrays.items())
@@ -143,7 +144,7 @@ class _Writer:
     # ---- nodes ---------------------------------------------------------------------------------
 
     def _node(self, node: Node) -> None:
-        operands = [v and self.names[v] or "" for v in self.graph.operands(node)]
+        operands = ["" if v is None else self.names[v] for v in self.graph.operands(node)]
         results = [self.names[Value(node, i)] for i in range(len(node.results))]
         expand = _EXPANSIONS.get(node.op.name)
         if expand is not None:

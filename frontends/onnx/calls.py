@@ -1,8 +1,7 @@
-"""A node of an ONNX graph in plain Python, and what ONNX's own schemas say about it."""
+"""A node of an ONNX graph in plain Python, and the way to an op's declaration."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,9 +10,10 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, NodeProto
 
-from ...ir import Array, DType, ModelError, Op, UnsupportedError, Value
+from ...ir import Array, ModelError, Op, UnsupportedError, Value
 from ...ir.op import Attribute
-from .tensors import ONNX_TYPES, TensorReader, dtype_of, refuse_sparse, text
+from ...ir.standard import attribute_proto, dtype_of, schema_defaults, shortest
+from .tensors import TensorReader, refuse_sparse, text
 
 A = AttributeProto
 
@@ -89,13 +89,13 @@ def _read_attribute(name: str, a: AttributeProto, reader: TensorReader) -> Any:
         case A.INT:
             return int(a.i)
         case A.FLOAT:
-            return _shortest(a.f)
+            return shortest(a.f)
         case A.STRING:
             return _decode(a.s, name)
         case A.INTS:
             return tuple(int(v) for v in a.ints)
         case A.FLOATS:
-            return tuple(_shortest(v) for v in a.floats)
+            return tuple(shortest(v) for v in a.floats)
         case A.STRINGS:
             return tuple(_decode(v, name) for v in a.strings)
         case A.TENSOR:
@@ -108,41 +108,11 @@ def _read_attribute(name: str, a: AttributeProto, reader: TensorReader) -> Any:
     raise ModelError(f"attribute {name!a} has no type")
 
 
-def _shortest(value: float) -> float:
-    """The shortest decimal that is this float32: 0.1, where the file can only hold 0.100000001."""
-    short = float(str(np.float32(value)))
-    return short if short == short else value
-
-
 def _decode(value: bytes, name: str) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError as error:
         raise ModelError(f"attribute {name!a} is not UTF-8") from error
-
-
-# ---- schemas -------------------------------------------------------------------------------------
-
-
-@functools.lru_cache(maxsize=4096)
-def schema(op: str, version: int, domain: str) -> Any:
-    """ONNX's schema of an op at an opset version, or None if it had no such op."""
-    try:
-        return onnx.defs.get_schema(op, version, domain)
-    except onnx.defs.SchemaError:
-        return None
-
-
-@functools.lru_cache(maxsize=4096)
-def schema_defaults(op: str, version: int, domain: str) -> Mapping[str, Any]:
-    """Attributes an op had at a version: the default of each, or None if it has none."""
-    found = schema(op, version, domain)
-    reader = TensorReader()
-    out: dict[str, Any] = {}
-    for name, spec in ({} if found is None else found.attributes).items():
-        proto = spec.default_value
-        out[name] = _read_attribute(name, proto, reader) if proto.name else None
-    return out
 
 
 def op_attributes(cls: type[Op], call: Call) -> dict[str, Any]:
@@ -173,19 +143,6 @@ def _convert(spec: Attribute, value: Any) -> Any:
     if spec.kind in ("ints", "floats", "strs") and spec.optional and value == ():
         return None
     return value
-
-
-def attribute_proto(name: str, value: Any) -> AttributeProto:
-    """The inverse: what ONNX writes for an attribute's Python value."""
-    if isinstance(value, DType):
-        value = ONNX_TYPES[value]
-    if isinstance(value, bool):
-        value = int(value)
-    if isinstance(value, np.ndarray):
-        value = onnx.numpy_helper.from_array(np.ascontiguousarray(value))
-    if isinstance(value, tuple):
-        value = list(value)
-    return onnx.helper.make_attribute(name, value)
 
 
 def node_proto(call: Call, inputs: Iterable[str]) -> NodeProto:

@@ -10,9 +10,10 @@ from onnx import FunctionProto, ModelProto, NodeProto, TypeProto
 
 from ...ir import LimitError, Limits, ModelError, TensorType
 from ...ir.errors import show_name
-from .calls import Call, node_proto, schema
+from ...ir.standard import ONNX_TYPES, schema
+from .calls import Call, node_proto
 from .read import domain_name
-from .tensors import ONNX_TYPES, text
+from .tensors import text
 
 Key = tuple[str, str, str]  # domain, op, overload
 

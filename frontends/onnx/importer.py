@@ -24,12 +24,13 @@ from ...ir import (
     op_for_onnx,
 )
 from ...ir.errors import show_name
+from ...ir.standard import dtype_of
 from ...ir.types import Dim, symbol
 from .adapters import ADAPTERS, Emit
 from .calls import Call, attribute_protos, op_attributes, read_attributes
 from .functions import Key, builtin, check_expansion, key_of, opset_imports
 from .survey import node_name
-from .tensors import MAX_RANK, TensorReader, dtype_of, refuse_sparse, text
+from .tensors import MAX_RANK, TensorReader, refuse_sparse, text
 
 _LONGEST_PREFIX = 200
 

@@ -11,10 +11,10 @@ from onnx import FunctionProto, GraphProto, NodeProto, TypeProto
 
 from ...ir import TautError, UnsupportedError, op_for_onnx
 from ...ir.errors import show_name
+from ...ir.standard import dtype_of, schema
 from .adapters import NOW
-from .calls import schema
 from .functions import Key, has_builtin, key_of, opset_imports, static_builtin
-from .tensors import dtype_of, text
+from .tensors import text
 
 _SHOWN = 8
 

@@ -21,19 +21,11 @@ from ...ir import (
     UnsupportedError,
 )
 from ...ir.errors import show_name
+from ...ir.standard import dtype_of
 from .external import read_external
 
 P = TensorProto
 MAX_RANK = 64  # NumPy's own
-
-DTYPES: dict[int, DType] = {
-    P.FLOAT: DType.f32, P.DOUBLE: DType.f64, P.FLOAT16: DType.f16, P.BFLOAT16: DType.bf16,
-    P.INT64: DType.i64, P.INT32: DType.i32, P.INT16: DType.i16, P.INT8: DType.i8,
-    P.UINT64: DType.u64, P.UINT32: DType.u32, P.UINT16: DType.u16, P.UINT8: DType.u8,
-    P.INT4: DType.i4, P.UINT4: DType.u4, P.BOOL: DType.bool,
-    **({P.INT2: DType.i2, P.UINT2: DType.u2} if hasattr(P, "INT2") else {}),
-}  # fmt: skip
-ONNX_TYPES = {d: code for code, d in DTYPES.items()}
 
 _TYPED: dict[int, str] = {
     P.FLOAT: "float_data", P.DOUBLE: "double_data", P.INT64: "int64_data",
@@ -47,16 +39,6 @@ def text(value: str | bytes, what: str = "a name") -> str:
     if isinstance(value, str):
         return value
     raise ModelError(f"{what} is not UTF-8 ({show_name(bytes(value[:40]))})")
-
-
-def dtype_of(code: int) -> DType:
-    """The DType of an ONNX element type. Raises UnsupportedError; ModelError for none at all."""
-    found = DTYPES.get(code)
-    if found is not None:
-        return found
-    if code in P.DataType.values() and code != P.UNDEFINED:
-        raise UnsupportedError(f"element type {P.DataType.Name(code)} is not supported")
-    raise ModelError(f"element type {code} does not exist")
 
 
 @dataclass

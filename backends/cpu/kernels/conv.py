@@ -87,7 +87,15 @@ class ConvRecord(Header):
     high: float = float("inf")
 
 
-def conv(isa: Isa, pixels: int, vectors: int, out: str, residual: bool, activation: str):
+def conv(
+    isa: Isa,
+    pixels: int,
+    vectors: int,
+    out: str,
+    residual: bool,
+    activation: str,
+    bounded: bool,
+):
     """Build a convolution kernel.
 
     pixels, vectors   the register tile
@@ -97,16 +105,18 @@ def conv(isa: Isa, pixels: int, vectors: int, out: str, residual: bool, activati
     residual   'u8', 'lut': add (other - other_zero) * other_scale before rounding;
                'float': add other before the activation
     activation of 'float': 'clamp' to [low, high], or 'hardswish'
+    bounded    'u8': every rescaled sum is known to fit 32 bits (see `is_bounded`)
     """
     from .. import vector as v
     from .tile import Tile
 
-    tile = v.emitted(isa, 5, Tile(isa, pixels, vectors, out, residual, activation).emit)
+    tile = v.emitted(isa, 7, Tile(isa, pixels, vectors, out, residual, activation, bounded).emit)
     word, smaller = v.load_i64, v.smaller
     at = {name: 8 * ConvRecord.at(name) for name in ConvRecord.__dataclass_fields__}
     panel_chunks_, pixel_chunks_ = at["panel_chunks"], at["pixel_chunks"]
     chunk_panels_, chunk_pixels_ = at["chunk_panels"], at["chunk_pixels"]
-    panels_, pixels_ = at["panels"], at["pixels"]
+    panels_, pixels_, width_ = at["panels"], at["pixels"], at["width"]
+    group_panels_, group_source_ = at["group_panels"], at["group_source"]
 
     @v.inline
     def body(d, chunk):
@@ -118,11 +128,20 @@ def conv(isa: Isa, pixels: int, vectors: int, out: str, residual: bool, activati
         panel = (chunk - block * panel_chunks) * word(d + chunk_panels_)
         last = smaller(first + word(d + chunk_pixels_), word(d + pixels_))
         end = smaller(panel + word(d + chunk_panels_), word(d + panels_))
+        width = word(d + width_)
+        top = first // width
+        start = first - top * width
         while panel < end:
-            pixel = first
-            while pixel < last:
-                tile(d, image, panel, pixel, last)
-                pixel += pixels
+            group = panel // word(d + group_panels_) * word(d + group_source_)
+            left = last - first
+            y, x = top, start
+            while left > 0:
+                tile(d, image, panel, group, y, x, left)
+                left -= pixels
+                x += pixels
+                while x >= width:
+                    x -= width
+                    y += 1
             panel += 1
 
     return v.driver(body)
@@ -134,11 +153,23 @@ def kernel(
     out: str = "u8",
     residual: bool = False,
     activation: str = "clamp",
+    bounded: bool = False,
 ) -> Kernel:
-    """The convolution kernel with this tile and epilogue."""
+    """The convolution kernel with this tile and epilogue; see `conv`."""
     return Kernel.of(
-        conv, pixels=pixels, vectors=vectors, out=out, residual=residual, activation=activation
+        conv,
+        pixels=pixels,
+        vectors=vectors,
+        out=out,
+        residual=residual,
+        activation=activation,
+        bounded=bounded and out == "u8",
     )
+
+
+def is_bounded(scale: np.ndarray, other_scale: float = 0.0) -> bool:
+    """Does any int32 times `scale`, plus any (u8 - u8) times `other_scale`, fit in int32?"""
+    return bool(2.0**31 * np.abs(scale).max(initial=0) + 255 * abs(other_scale) < 2.0**31 - 1)
 
 
 @dataclass(frozen=True)
@@ -177,6 +208,7 @@ def prepare(
     threads: int = 1,
     tile: tuple[int, int] | None = None,
     activation: str = "clamp",
+    other_scale: float = 0.0,
 ) -> list[Part]:
     """Choose tiles, pack weights and split the work of one layer.
 
@@ -185,6 +217,7 @@ def prepare(
     scale     float64[N], m_c * 2^-shift (float32 for 'f32'; None for 's32' and 'float')
     row, pixel   bytes between rows and pixels of the input buffer (not times the stride)
     size      output height and width
+    other_scale   the record's, if residual
     The result covers N rounded up to whole vectors: with groups, N / groups must be such a
     multiple or `merge_groups` must have been applied.
     """
@@ -195,6 +228,7 @@ def prepare(
     if item == 1:
         bias = fold_signed(flat, bias, isa)
     factors = np.zeros(n) if scale is None else scale
+    bounded = is_bounded(factors, other_scale)
     pixels = size[0] * size[1]
     parts = []
     for channel, count, shape in choose(n, pixels, groups, isa, tile, out == "float"):
@@ -221,7 +255,7 @@ def prepare(
         }
         parts.append(
             Part(
-                kernel(*shape, out, residual, activation),
+                kernel(*shape, out, residual, activation, bounded),
                 channel,
                 packed,
                 _padded(bias[chosen], panels * wide, np.int32 if item == 1 else np.float32),

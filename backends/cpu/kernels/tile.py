@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from ..emit import F32, F64, I8, I32, I64, MAGIC, Emit, Value, vec
+from ..emit import F32, F64, I8, I16, I32, I64, MAGIC, Emit, Value, vec
 from ..isa import Isa
 from .conv import ConvRecord
 
@@ -15,10 +16,9 @@ BYTES = {"u8": 1, "lut": 1, "s32": 4, "f32": 4, "float": 4}
 
 @dataclass(frozen=True)
 class Tile:
-    """`emit(e, d, image, panel, pixel, last)`: prologue (addresses), dot loop, epilogue.
+    """`emit(e, d, image, panel, group, y, x, left)`: prologue (addresses), dot loop, epilogue.
 
-    The tile's pixels are pixel, pixel + 1, ... in row-major order; from `last` on, the one before
-    is repeated.
+    The tile's pixels follow (y, x) in row-major order; after `left` of them the last is repeated.
     """
 
     isa: Isa
@@ -27,25 +27,35 @@ class Tile:
     out: str
     residual: bool
     activation: str
+    bounded: bool
 
-    def emit(
-        self, e: Emit, d: Value, image: Value, panel: Value, pixel: Value, last: Value
-    ) -> None:
-        spot = _Spot(e, d, image, pixel, last, self.pixels)
+    def emit(self, e: Emit, d: Value, image: Value, panel: Value, group: Value, *place: Value):
+        """Emit the tile at `place` (y, x, left) of `image`, for one panel of output channels.
+
+        group: what the panel's group adds to input addresses.
+        """
+        spot = _Spot(e, d, image, group, *place, self.pixels)
+        names = ["source", "target", *(["other"] if self.residual else [])]
+        addresses = spot.addresses(names)
         first = e.mul(panel, self.vectors * e.n)
-        group = e.mul(e.b.sdiv(panel, spot.field("group_panels")), spot.field("group_source"))
-        source = [e.add(row, group) for row in spot.addresses("source")]
-        accs = self._dots(e, spot, source, panel, self._start(e, spot, first))
-        finish = {"float": self._float, "s32": self._raw, "f32": self._dequantized}
+        accs = self._dots(e, spot, addresses["source"], panel, self._start(e, spot, first))
         at = e.mul(first, BYTES[self.out])
-        targets = [e.add(address, at) for address in spot.addresses("target")]
-        others = spot.addresses("other") if self.residual else []
+        targets = [e.add(address, at) for address in addresses["target"]]
+        others = addresses.get("other", [])
+        if self.packs(e):
+            self._packed(e, spot, accs, first, targets, others)
+            return
+        finish = {"float": self._float, "s32": self._raw, "f32": self._dequantized}
         emit = finish.get(self.out, self._requantized)(e, spot, first, others)
         for j in range(self.vectors):
             store = emit(j)
             for i in range(self.pixels):
                 value = store(accs[i * self.vectors + j], i)
                 e.store(value, e.add(targets[i], BYTES[self.out] * e.n * j))
+
+    def packs(self, e: Emit) -> bool:
+        """Does the epilogue narrow four vectors at a time (AVX-512)?"""
+        return self.out == "u8" and self.bounded and e.isa.lanes == 16
 
     def _start(self, e: Emit, spot: _Spot, first: Value) -> list[Value]:
         """The accumulators begin at the bias."""
@@ -113,26 +123,19 @@ class Tile:
 
     def _requantized(self, e, spot, first, others) -> Emission:
         b, n, half = e.b, e.n, e.n // 2
-        scale = e.add(spot.field("scale"), e.mul(first, 8))
         zero, lo, hi = (spot.field(name) for name in ("zero", "lo", "hi"))
         low, high = (
             e.splat(b.fadd(b.sitofp(b.sub(q, zero), F64), e.number(MAGIC)), half) for q in (lo, hi)
         )
         zeros = e.splat(b.trunc(zero if self.out == "u8" else b.sub(zero, lo), I32))
         table = spot.field("table")
-        other_zero = e.splat(spot.field("other_zero", I32))
-        other_scale = e.splat(spot.field("other_scale", F64), half)
+        terms = self._terms(e, spot, first, others)
 
         def emit(j: int) -> Callable[[Value, int], Value]:
-            m = e.load_doubles(e.add(scale, 8 * n * j))
+            scaled = terms(j)
 
             def store(acc: Value, i: int) -> Value:
-                terms = [(acc, m)]
-                if self.residual:
-                    byte = e.load(e.add(others[i], e.add(first, n * j)), vec(I8, n))
-                    byte = b.sub(b.zext(byte, vec(I32, n)), other_zero)
-                    terms.append((byte, (other_scale, other_scale)))
-                value = e.requantize(terms, low, high, zeros)
+                value = e.requantize(scaled(acc, i), low, high, zeros)
                 if self.out == "lut":
                     value = e.lookup(table, value)
                 return b.trunc(value, vec(I8, n))
@@ -141,37 +144,129 @@ class Tile:
 
         return emit
 
+    def _packed(self, e, spot, accs, first, targets, others) -> None:
+        """Four vectors are narrowed and clamped as one, then put in order and stored."""
+        b = e.b
+        zero, lo, hi = (spot.field(name) for name in ("zero", "lo", "hi"))
+        zeros = e.splat(b.trunc(zero, I16), 32)
+        bounds = [e.splat(b.trunc(q, I8), 64) for q in (lo, hi)]
+        terms = self._terms(e, spot, first, others)
+        scaled = [terms(j) for j in range(self.vectors)]
+        order = [(i, j) for i in range(self.pixels) for j in range(self.vectors)]
+        for at in range(0, len(order), 4):
+            four = order[at : at + 4]
+            values = [e.rounded(scaled[j](accs[at + k], i)) for k, (i, j) in enumerate(four)]
+            values += values[:1] * (4 - len(four))
+            packed = e.narrow(values, zeros, *bounds)
+            k = 0
+            while k < len(four):
+                i, j = four[k]
+                run = 1  # how many of the vectors lie side by side: 1, 2 or 4
+                while run < 4 and [(i, j + q) for q in range(2 * run)] == four[k : k + 2 * run]:
+                    run *= 2
+                part = e.shuffle(packed, packed, range(16 * k, 16 * (k + run)))
+                e.store(part, e.add(targets[i], 16 * j))
+                k += run
+
+    def _terms(self, e, spot, first, others) -> Terms:
+        """terms(j)(acc, i): the summands of vector j of pixel i with their multipliers."""
+        n = e.n
+        scale = e.add(spot.field("scale"), e.mul(first, 8))
+        other_zero = e.splat(spot.field("other_zero", I32))
+        other_scale = e.splat(spot.field("other_scale", F64), n // 2)
+
+        def terms(j: int) -> Callable[[Value, int], list[Any]]:
+            m = e.load_doubles(e.add(scale, 8 * n * j))
+
+            def scaled(acc: Value, i: int) -> list[Any]:
+                if not self.residual:
+                    return [(acc, m)]
+                byte = e.load(e.add(others[i], e.add(first, n * j)), vec(I8, n))
+                byte = e.b.sub(e.b.zext(byte, vec(I32, n)), other_zero)
+                return [(acc, m), (byte, (other_scale, other_scale))]
+
+            return scaled
+
+        return terms
+
 
 Emission = Callable[[int], Callable[[Value, int], Value]]
+Terms = Callable[[int], Callable[[Value, int], list[Any]]]
 
 
 class _Spot:
-    """Where a tile stands: the record, the image, and its pixels' moves through the rows."""
+    """Where a tile stands: the record, the image, and the addresses of its pixels."""
 
-    def __init__(self, e: Emit, d: Value, image: Value, pixel: Value, last: Value, pixels: int):
-        self.e, self.d, self.image = e, d, image
-        b, width = e.b, self.field("width")
-        self.y, self.x = b.sdiv(pixel, width), b.srem(pixel, width)
-        # (wraps to the next row, stays because the chunk has ended) between neighbours.
-        self.moves, x = [], self.x
-        for i in range(1, pixels):
-            x = e.add(x, 1)
-            wraps = b.icmp_signed("==", x, width)
-            x = b.select(wraps, e.i64(0), x)
-            self.moves.append((wraps, b.icmp_signed(">=", e.add(pixel, i), last)))
+    def __init__(
+        self,
+        e: Emit,
+        d: Value,
+        image: Value,
+        group: Value,
+        y: Value,
+        x: Value,
+        left: Value,
+        pixels: int,
+    ):
+        self.e, self.d, self.image, self.group = e, d, image, group
+        self.y, self.x, self.left, self.pixels = y, x, left, pixels
+        self.width = self.field("width")
 
     def field(self, name: str, kind=I64) -> Value:
         return self.e.field(self.d, WORDS[name], kind)
 
-    def addresses(self, name: str) -> list[Value]:
-        """The address of each of the tile's pixels in buffer `name`."""
+    def addresses(self, names: list[str]) -> dict[str, list[Value]]:
+        """The addresses of the tile's pixels in each of the buffers `names`."""
         e, b = self.e, self.e.b
-        row, pixel = self.field(f"{name}_row"), self.field(f"{name}_pixel")
-        at = e.add(self.field(name), e.mul(self.image, self.field(f"{name}_image")))
-        at = e.add(at, e.add(e.mul(self.y, row), e.mul(self.x, pixel)))
-        back = b.sub(row, b.mul(pixel, b.sub(self.field("width"), e.i64(1))))
-        addresses = [at]
-        for wraps, stays in self.moves:
-            at = e.add(at, b.select(stays, e.i64(0), b.select(wraps, back, pixel)))
-            addresses.append(at)
-        return addresses
+        starts, rows, pixels = {}, {}, {}
+        for name in names:
+            rows[name], pixels[name] = self.field(f"{name}_row"), self.field(f"{name}_pixel")
+            at = e.add(self.field(name), e.mul(self.image, self.field(f"{name}_image")))
+            if name == "source":
+                at = e.add(at, self.group)
+            offset = e.add(e.mul(self.y, rows[name]), e.mul(self.x, pixels[name]))
+            starts[name] = e.add(at, offset)
+        if self.pixels == 1:
+            return {name: [start] for name, start in starts.items()}
+        # Most tiles lie within a row: then addresses are steps, not choices.
+        inside = b.and_(
+            b.icmp_signed("<=", e.add(self.x, self.pixels), self.width),
+            b.icmp_signed("<=", e.i64(self.pixels), self.left),
+        )
+        with b.if_else(inside) as (then, otherwise):
+            with then:
+                straight = {
+                    name: [e.add(at, e.mul(pixels[name], i)) for i in range(self.pixels)]
+                    for name, at in starts.items()
+                }
+                first = b.block
+            with otherwise:
+                bent = self._bent(starts, rows, pixels)
+                second = b.block
+        result: dict[str, list[Value]] = {}
+        for name in names:
+            result[name] = []
+            for one, two in zip(straight[name], bent[name]):
+                phi = b.phi(I64)
+                phi.add_incoming(one, first)
+                phi.add_incoming(two, second)
+                result[name].append(phi)
+        return result
+
+    def _bent(self, starts: dict, rows: dict, pixels: dict) -> dict[str, list[Value]]:
+        """Addresses of a tile that wraps over row ends or runs out of pixels."""
+        e, b, x = self.e, self.e.b, self.x
+        back = {
+            name: b.sub(rows[name], b.mul(pixels[name], b.sub(self.width, e.i64(1))))
+            for name in starts
+        }
+        result = {name: [at] for name, at in starts.items()}
+        for i in range(1, self.pixels):
+            x = e.add(x, 1)
+            wraps = b.icmp_signed("==", x, self.width)
+            x = b.select(wraps, e.i64(0), x)
+            stays = b.icmp_signed(">=", e.i64(i), self.left)
+            for name, at in result.items():
+                step = b.select(wraps, back[name], pixels[name])
+                at.append(e.add(at[-1], b.select(stays, e.i64(0), step)))
+        return result

@@ -79,6 +79,7 @@ def check(isa, p):
         weights, bias, scale, isa, row=width * pixel, pixel=pixel, size=p["size"],
         images=p["images"], dilation=p["dilation"], groups=groups, out=out, residual=residual,
         threads=p["threads"], tile=isa.tiles[0] if p["tile"] else None,
+        other_scale=other_multiplier * 2.0**-shift,
     )  # fmt: skip
     calls = []
     for slot, part in enumerate(parts):

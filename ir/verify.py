@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from .errors import LimitError, VerifyError
 from .graph import Graph, Node, infer
 from .ops.structure import Constant, Input, Return
@@ -75,12 +73,3 @@ def _verify_boundary(graph: Graph) -> None:
         raise VerifyError(f"{len(names)} output names for {len(graph.outputs)} outputs")
     if len(set(names)) < len(names):
         raise VerifyError("output names are not unique", hint="name each output once")
-
-
-def check_quantization(scale: np.ndarray, zero_point: np.ndarray | None) -> None:
-    """Scales must be finite and positive. Raises VerifyError. (Zero points fit by their dtype.)"""
-    values = np.asarray(scale, np.float64)
-    if not np.all(np.isfinite(values)) or not np.all(values > 0):
-        raise VerifyError("a quantization scale is not a finite positive number")
-    if zero_point is not None and zero_point.shape not in (scale.shape, ()):
-        raise VerifyError("zero points and scales differ in shape")

@@ -135,11 +135,6 @@ class Mod(Binary):
 
     fmod: bool = False
 
-    def infer(self, a: Abstract, b: Abstract) -> Inferred:
-        if a.dtype.is_float and not self.fmod:
-            raise VerifyError("floats need fmod=true")
-        return super().infer(a, b)
-
     def reference(self, a: Array, b: Array) -> Array:
         return in_wide(np.fmod if self.fmod else np.mod, a, b)
 
@@ -420,18 +415,21 @@ class BitwiseNot(Op):
 @register
 @dataclass(frozen=True)
 class BitShift(Binary):
-    """a << b or a >> b of unsigned integers; a shift by the width or more gives 0"""
+    """a << b, or a >> b, which extends the sign; where b is negative or the width or more, all bits
+    are shifted out
+    """
 
     direction: str
 
     def infer(self, a: Abstract, b: Abstract) -> Inferred:
         check_choice(self.direction, ("LEFT", "RIGHT"), "direction")
-        if not a.dtype.is_integer or a.dtype.is_signed:
-            raise VerifyError(f"the operand is {a.type}, which is not an unsigned type")
+        check_integer(a)
         return super().infer(a, b)
 
     def reference(self, a: Array, b: Array) -> Array:
         bits = a.dtype.itemsize * 8
-        shift = np.left_shift if self.direction == "LEFT" else np.right_shift
-        moved = shift(a, np.minimum(b, b.dtype.type(bits - 1)))
-        return np.where(b >= bits, np.zeros((), a.dtype), moved)
+        out = (b < 0) | (b >= bits)
+        by = np.where(out, 0, b).astype(a.dtype)
+        if self.direction == "RIGHT":
+            return np.where(out, np.where(a < 0, -1, 0), np.right_shift(a, by)).astype(a.dtype)
+        return np.where(out, np.zeros((), a.dtype), np.left_shift(a, by))

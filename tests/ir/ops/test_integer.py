@@ -115,7 +115,7 @@ def test_products_and_sums() -> None:
     y = MulInteger(a_zero_point=255, b_zero_point=127).reference(a, b)
     assert y.tolist() == [[-255 * -255, 0], [0, 0]]
     x = np.array([[[[1, 2, 3], [4, 5, 6], [7, 8, 9]]]], np.uint8)
-    op = SumPoolInteger(kernel_shape=(2, 2), pads=(1, 1, 0, 0), zero_point=1)
+    op = SumPoolInteger(kernel_shape=(2, 2), pads=(1, 1, 0, 0), x_zero_point=1)
     assert op.reference(x).tolist() == [[[[0, 1, 3], [3, 8, 12], [9, 20, 24]]]]
 
 

@@ -1,0 +1,428 @@
+"""Ops that pick or place elements by index. Negative indices count from the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import FeedError, VerifyError
+from ..op import Abstract, Array, Inferred, Op, register
+from ..types import Dim, DType, Shape, TensorType, unify
+from .common import (
+    check_axes,
+    check_axis,
+    check_choice,
+    check_integer,
+    check_number,
+    check_same,
+    differs,
+    length,
+    unknown,
+    wide,
+)
+
+
+@register
+@dataclass(frozen=True)
+class Slice(Op):
+    """x[start:end:step] along the given axes (the first ones if none are given)
+
+    Starts and ends beyond the axis are clamped, as NumPy's are.
+    """
+
+    def infer(
+        self,
+        x: Abstract,
+        starts: Abstract,
+        ends: Abstract,
+        axes: Abstract | None = None,
+        steps: Abstract | None = None,
+    ) -> Inferred:
+        count = length(starts)
+        for o in (ends, axes, steps):
+            if o is not None and None not in (count, length(o)) and length(o) != count:
+                raise VerifyError(f"{o.type} does not have {count} elements as the starts do")
+        if x.shape is None:
+            return x.type
+        if axes is None:
+            which: tuple[int, ...] | None = None if count is None else tuple(range(count))
+        else:
+            which = axes.as_ints()
+        if which is None:
+            return x.type.with_shape(unknown(len(x.shape)))
+        which = check_axes(which, len(x.shape))
+        out = list(x.shape)
+        begin, end = _entries(starts, len(which)), _entries(ends, len(which))
+        step = (1,) * len(which) if steps is None else _entries(steps, len(which))
+        for axis, a, b, s in zip(which, begin, end, step):
+            if s == 0:
+                raise VerifyError("a step is 0")
+            out[axis] = _sliced(out[axis], a, b, s)
+        return x.type.with_shape(out)
+
+    def reference(
+        self,
+        x: Array,
+        starts: Array,
+        ends: Array,
+        axes: Array | None = None,
+        steps: Array | None = None,
+    ) -> Array:
+        which = range(len(starts)) if axes is None else check_axes(axes.tolist(), x.ndim)
+        step = [1] * len(starts) if steps is None else steps.tolist()
+        keep = [slice(None)] * x.ndim
+        for axis, a, b, s in zip(which, starts.tolist(), ends.tolist(), step):
+            keep[axis] = slice(*_bounds(x.shape[axis], a, b, s))
+        return np.ascontiguousarray(x[tuple(keep)])
+
+    def dims(
+        self,
+        x: Abstract,
+        starts: Abstract,
+        ends: Abstract,
+        axes: Abstract | None = None,
+        steps: Abstract | None = None,
+    ) -> Shape | None:
+        dims, a, b = x.as_dims(), starts.as_ints(), ends.as_ints()
+        s = (1,) if steps is None else steps.as_ints()
+        if dims is None or not a or not b or not s:
+            return None
+        return dims[slice(*_bounds(len(dims), a[0], b[0], s[0]))]
+
+
+def _entries(x: Abstract, count: int) -> Shape:
+    dims = x.as_dims()
+    return unknown(count) if dims is None else dims
+
+
+def _bounds(n: int, a: int, b: int, s: int) -> tuple[int, int | None, int]:
+    """Start, stop and step for Python's slice, from ONNX's clamping rules."""
+    a, b = (a + n if a < 0 else a), (b + n if b < 0 else b)
+    if s > 0:
+        return min(max(a, 0), n), min(max(b, 0), n), s
+    stop = min(max(b, -1), n - 1)
+    return min(max(a, 0), max(n - 1, 0)), None if stop < 0 else stop, s
+
+
+def _sliced(n: Dim, a: Dim, b: Dim, s: Dim) -> Dim:
+    if not isinstance(a, int) or not isinstance(s, int):
+        return None
+    if isinstance(n, int) and isinstance(b, int):
+        return len(range(n)[slice(*_bounds(n, a, b, s))])
+    whole = b == n or (isinstance(b, int) and b >= (1 << 31) - 1)
+    return n if a == 0 and s == 1 and isinstance(n, str) and whole else None
+
+
+@register
+@dataclass(frozen=True)
+class Gather(Op):
+    """x's slices at these indices along an axis: shape x[:axis] + indices + x[axis + 1:]"""
+
+    axis: int = 0
+
+    def infer(self, x: Abstract, indices: Abstract) -> Inferred:
+        check_integer(indices, "the indices")
+        if x.shape is None or indices.shape is None:
+            return TensorType(x.dtype, None)
+        axis = check_axis(self.axis, len(x.shape))
+        return TensorType(x.dtype, (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
+
+    def reference(self, x: Array, indices: Array) -> Array:
+        return np.take(x, _checked(indices, x.shape[self.axis]), axis=self.axis)
+
+    def dims(self, x: Abstract, indices: Abstract) -> Shape | None:
+        dims, at = x.as_dims(), indices.as_ints()
+        if dims is None or at is None or x.shape is None or len(x.shape) != 1:
+            return None
+        if any(not -len(dims) <= i < len(dims) for i in at):
+            raise VerifyError(f"indices {list(at)} are out of range for {len(dims)} elements")
+        return tuple(dims[i] for i in at)
+
+
+def _checked(indices: Array, n: int) -> Array:
+    """Indices within 0..n-1. Raises FeedError."""
+    at = indices.astype(np.int64)
+    if at.size and (at.min() < -n or at.max() >= n):
+        raise FeedError(f"an index is out of range for {n} elements")
+    return np.where(at < 0, at + n, at)
+
+
+def _grid(shape: tuple[int, ...], axis: int, at: Array) -> tuple[Array, ...]:
+    """An index for each axis: `at` along one, each element's own place along the others."""
+    places = list(np.indices(shape, sparse=True))
+    places[axis] = at
+    return tuple(places)
+
+
+@register
+@dataclass(frozen=True)
+class GatherElements(Op):
+    """y[i, j, ...] = x[indices[i, j, ...], j, ...] (for axis 0)"""
+
+    axis: int = 0
+
+    def infer(self, x: Abstract, indices: Abstract) -> Inferred:
+        check_integer(indices, "the indices")
+        _check_ranks(x, indices, self.axis)
+        return TensorType(x.dtype, indices.shape)
+
+    def reference(self, x: Array, indices: Array) -> Array:
+        axis = check_axis(self.axis, x.ndim)
+        return x[_grid(indices.shape, axis, _checked(indices, x.shape[axis]))]
+
+
+def _check_ranks(x: Abstract, indices: Abstract, axis: int) -> None:
+    if x.shape is None or indices.shape is None:
+        return
+    if len(x.shape) != len(indices.shape):
+        raise VerifyError(f"{x.type} and the indices {indices.type} differ in rank")
+    axis = check_axis(axis, len(x.shape))
+    for i, (n, m) in enumerate(zip(x.shape, indices.shape)):
+        if i != axis and isinstance(n, int) and isinstance(m, int) and m > n:
+            raise VerifyError(f"the indices {indices.type} reach beyond {x.type}")
+
+
+@register
+@dataclass(frozen=True)
+class GatherND(Op):
+    """y[..., :] = x[indices[..., 0], indices[..., 1], ...]; the first batch_dims axes go along"""
+
+    batch_dims: int = 0
+
+    def infer(self, x: Abstract, indices: Abstract) -> Inferred:
+        check_integer(indices, "the indices")
+        depth = _depth(x, indices, self.batch_dims)
+        if x.shape is None or indices.shape is None or depth is None:
+            return TensorType(x.dtype, None)
+        b = self.batch_dims
+        batch = [unify(n, m) for n, m in zip(x.shape[:b], indices.shape[:b])]
+        return TensorType(x.dtype, (*batch, *indices.shape[b:-1], *x.shape[b + depth :]))
+
+    def reference(self, x: Array, indices: Array) -> Array:
+        b, depth = self.batch_dims, indices.shape[-1]
+        at = [_checked(indices[..., i], x.shape[b + i]) for i in range(depth)]
+        shape = indices.shape[:-1]
+        batch = np.indices(shape, sparse=True)[:b] if b else ()
+        return x[(*batch, *at)]
+
+
+def _depth(x: Abstract, indices: Abstract, batch: int) -> int | None:
+    """How many axes an index covers. Raises VerifyError."""
+    if batch < 0:
+        raise VerifyError(f"batch_dims is {batch}, which is negative")
+    if indices.shape is None:
+        return None
+    if not indices.shape or len(indices.shape) <= batch:
+        raise VerifyError(f"the indices {indices.type} have too few axes")
+    depth = indices.shape[-1]
+    if isinstance(depth, int) and x.shape is not None and batch + depth > len(x.shape):
+        raise VerifyError(f"indices of {depth} entries are too long for {x.type}")
+    return depth if isinstance(depth, int) else None
+
+
+REDUCTIONS = ("none", "add", "mul", "max", "min")
+_REDUCE: dict[str, Callable[..., None]] = {
+    "add": np.add.at, "mul": np.multiply.at, "max": np.maximum.at, "min": np.minimum.at
+}  # fmt: skip
+
+
+def _scatter(x: Array, at: tuple[Array, ...], updates: Array, reduction: str) -> Array:
+    if reduction == "none":
+        made = x.copy()
+        made[at] = updates
+        return made
+    made = wide(x).copy()
+    _REDUCE[reduction](made, at, wide(updates))
+    return made.astype(x.dtype)
+
+
+@register
+@dataclass(frozen=True)
+class ScatterElements(Op):
+    """x with y[indices[i, j, ...], j, ...] = updates[i, j, ...] (for axis 0), or joined to what is
+    there by `reduction`
+    """
+
+    axis: int = 0
+    reduction: str = "none"
+
+    def infer(self, x: Abstract, indices: Abstract, updates: Abstract) -> Inferred:
+        check_choice(self.reduction, REDUCTIONS, "reduction")
+        check_integer(indices, "the indices")
+        check_same(x, updates)
+        _check_ranks(x, indices, self.axis)
+        if not TensorType(x.dtype, indices.shape).accepts(updates.type):
+            raise VerifyError(f"{updates.type} does not fit the indices {indices.type}")
+        return x.type
+
+    def reference(self, x: Array, indices: Array, updates: Array) -> Array:
+        axis = check_axis(self.axis, x.ndim)
+        at = _grid(indices.shape, axis, _checked(indices, x.shape[axis]))
+        return _scatter(x, at, updates, self.reduction)
+
+
+@register
+@dataclass(frozen=True)
+class ScatterND(Op):
+    """x with y[indices[..., 0], indices[..., 1], ...] = updates[..., :], or joined to what is there
+    by `reduction`
+    """
+
+    reduction: str = "none"
+
+    def infer(self, x: Abstract, indices: Abstract, updates: Abstract) -> Inferred:
+        check_choice(self.reduction, REDUCTIONS, "reduction")
+        check_integer(indices, "the indices")
+        check_same(x, updates)
+        depth = _depth(x, indices, 0)
+        if x.shape is not None and indices.shape is not None and depth is not None:
+            want = TensorType(x.dtype, (*indices.shape[:-1], *x.shape[depth:]))
+            if not want.accepts(updates.type):
+                raise VerifyError(f"updates are {updates.type}, which should be {want}")
+        return x.type
+
+    def reference(self, x: Array, indices: Array, updates: Array) -> Array:
+        at = tuple(_checked(indices[..., i], x.shape[i]) for i in range(indices.shape[-1]))
+        return _scatter(x, at, updates, self.reduction)
+
+
+@register
+@dataclass(frozen=True)
+class OneHot(Op):
+    """values[1] where an index equals the place along a new axis of size `depth`, else values[0]"""
+
+    axis: int = -1
+
+    def infer(self, indices: Abstract, depth: Abstract, values: Abstract) -> Inferred:
+        check_number(indices, "the indices")
+        if values.shape is not None and (len(values.shape) != 1 or differs(values.shape[0], 2)):
+            raise VerifyError(f"values are {values.type}, which should be two")
+        if depth.shape not in (None, (), (1,)):
+            raise VerifyError(f"the depth is {depth.type}, which is no scalar")
+        if indices.shape is None:
+            return TensorType(values.dtype, None)
+        axis = check_axis(self.axis, len(indices.shape) + 1)
+        size = depth.as_dims() if depth.dtype.is_integer or depth.value is not None else None
+        dim = None if not size else size[0]
+        return TensorType(values.dtype, (*indices.shape[:axis], dim, *indices.shape[axis:]))
+
+    def reference(self, indices: Array, depth: Array, values: Array) -> Array:
+        n = int(depth.reshape(()))
+        axis = check_axis(self.axis, indices.ndim + 1)
+        at = indices.astype(np.int64)
+        at = np.expand_dims(np.where((at < 0) & (at >= -n), at + n, at), axis)
+        places = np.arange(n).reshape([-1 if i == axis else 1 for i in range(at.ndim)])
+        return np.where(at == places, values[1], values[0])
+
+
+@register
+@dataclass(frozen=True)
+class NonZero(Op):
+    """The indices of all elements that are not 0, one column each, in row-major order"""
+
+    def infer(self, x: Abstract) -> Inferred:
+        return TensorType(DType.i64, (None if x.shape is None else len(x.shape), None))
+
+    def reference(self, x: Array) -> Array:
+        if x.ndim == 0:
+            return np.zeros((0, int(x != 0)), np.int64)
+        return np.stack(np.nonzero(x)).astype(np.int64)
+
+
+@register
+@dataclass(frozen=True)
+class Compress(Op):
+    """The slices along an axis (of flat x if there is none) where the condition holds"""
+
+    axis: int | None = None
+
+    def infer(self, x: Abstract, condition: Abstract) -> Inferred:
+        if condition.dtype is not DType.bool:
+            raise VerifyError(f"the condition is {condition.type}, which is not bool")
+        count: Dim = None
+        if condition.value is not None:
+            count = int(condition.value.sum())
+        if self.axis is None or x.shape is None:
+            return x.type.with_shape((count,) if self.axis is None else None)
+        axis = check_axis(self.axis, len(x.shape))
+        return x.type.with_shape((*x.shape[:axis], count, *x.shape[axis + 1 :]))
+
+    def reference(self, x: Array, condition: Array) -> Array:
+        return np.compress(condition, x, axis=self.axis)
+
+
+@register
+@dataclass(frozen=True)
+class Trilu(Op):
+    """The upper (or lower) triangle of matrices, from the k-th diagonal on; the rest is 0"""
+
+    upper: bool = True
+
+    def infer(self, x: Abstract, k: Abstract | None = None) -> Inferred:
+        if x.shape is not None and len(x.shape) < 2:
+            raise VerifyError(f"the operand is {x.type}, which is no matrix")
+        return x.type
+
+    def reference(self, x: Array, k: Array | None = None) -> Array:
+        shift = 0 if k is None else int(k.reshape(()))
+        i, j = np.indices(x.shape[-2:], sparse=True)
+        keep = (j - i >= shift) if self.upper else (j - i <= shift)
+        return np.where(keep, x, np.zeros((), x.dtype))
+
+
+@register
+@dataclass(frozen=True)
+class EyeLike(Op):
+    """1 on the k-th diagonal of a matrix of x's shape, else 0"""
+
+    dtype: DType | None = None
+    k: int = 0
+
+    def infer(self, x: Abstract) -> Inferred:
+        if x.shape is not None and len(x.shape) != 2:
+            raise VerifyError(f"the operand is {x.type}, which is no matrix")
+        return x.type.with_dtype(self.dtype or x.dtype)
+
+    def reference(self, x: Array) -> Array:
+        i, j = np.indices(x.shape, sparse=True)
+        return (j - i == self.k).astype(x.dtype if self.dtype is None else self.dtype.numpy)
+
+
+@register
+@dataclass(frozen=True)
+class TopK(Op):
+    """The k largest (or smallest) elements along an axis, in order, and their indices; of equal
+    elements the first comes first
+    """
+
+    results = ("values", "indices")
+    axis: int = -1
+    largest: bool = True
+    sorted: bool = True
+
+    def infer(self, x: Abstract, k: Abstract) -> Inferred:
+        check_number(x)
+        check_integer(k, "k")
+        if x.shape is None:
+            return x.type, x.type.with_dtype(DType.i64)
+        axis = check_axis(self.axis, len(x.shape))
+        count = k.as_dims()
+        n, size = x.shape[axis], None if not count else count[0]
+        if isinstance(size, int) and (size < 0 or (isinstance(n, int) and size > n)):
+            raise VerifyError(f"k is {size} on an axis of {n}")
+        made = x.type.with_shape((*x.shape[:axis], size, *x.shape[axis + 1 :]))
+        return made, made.with_dtype(DType.i64)
+
+    def reference(self, x: Array, k: Array) -> Any:
+        count, n = int(k.reshape(())), x.shape[self.axis]
+        v = wide(x)
+        if self.largest:
+            flipped = np.argsort(np.flip(v, self.axis), axis=self.axis, kind="stable")
+            order = n - 1 - np.flip(flipped, self.axis)
+        else:
+            order = np.argsort(v, axis=self.axis, kind="stable")
+        at = np.take(order, np.arange(count), axis=self.axis).astype(np.int64)
+        return np.take_along_axis(x, at, axis=self.axis), at

@@ -1,0 +1,212 @@
+"""Ops that join, split and pad along axes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import FeedError, VerifyError
+from ..op import Abstract, Array, Inferred, Op, register
+from ..types import Dim, Shape, TensorType, unify
+from .common import (
+    check_axes,
+    check_axis,
+    check_choice,
+    check_integer,
+    check_same,
+    length,
+    unknown,
+)
+
+
+@register
+@dataclass(frozen=True)
+class Concat(Op):
+    """Tensors one after the other along an axis"""
+
+    axis: int
+
+    def infer(self, *xs: Abstract) -> Inferred:
+        if not xs:
+            raise VerifyError("takes at least one operand")
+        dtype = check_same(*xs)
+        shapes = [x.shape for x in xs if x.shape is not None]
+        if not shapes:
+            return TensorType(dtype, None)
+        rank = len(shapes[0])
+        axis = check_axis(self.axis, rank)
+        out: list[Dim] = [None] * rank
+        for shape in shapes:
+            if len(shape) != rank:
+                raise VerifyError(f"operands have ranks {rank} and {len(shape)}")
+            out = [unify(a, b) if i != axis else None for i, (a, b) in enumerate(zip(out, shape))]
+        along = [s[axis] for s in shapes]
+        rest = [d for d in along if d != 0]
+        if len(shapes) == len(xs):
+            numbers = [d for d in along if isinstance(d, int)]
+            out[axis] = sum(numbers) if len(numbers) == len(xs) else None
+            if len(rest) == 1:
+                out[axis] = rest[0]
+        return TensorType(dtype, tuple(out))
+
+    def reference(self, *xs: Array) -> Array:
+        return np.concatenate(xs, axis=self.axis)
+
+    def dims(self, *xs: Abstract) -> Shape | None:
+        out: list[Dim] = []
+        for x in xs:
+            dims, size = x.as_dims(), length(x)
+            if dims is None and size is not None and size <= 64:
+                dims = unknown(size)
+            if dims is None:
+                return None
+            out += dims
+        return tuple(out) if len(out) <= 256 else None
+
+
+@register
+@dataclass(frozen=True)
+class Split(Op):
+    """x cut along an axis into pieces of the sizes in `split`, or into num_outputs pieces of
+    ceil(n / num_outputs), the last one smaller
+    """
+
+    axis: int = 0
+    num_outputs: int | None = None
+
+    def infer(self, x: Abstract, split: Abstract | None = None) -> Inferred:
+        axis = check_axis(self.axis, None if x.shape is None else len(x.shape))
+        size = None if x.shape is None else x.shape[axis]
+        made = []
+        contents = x.as_dims() if x.dtype.is_integer and x.shape and len(x.shape) == 1 else None
+        at: int | None = 0
+        for piece in self.pieces(size, split):
+            shape = None if x.shape is None else (*x.shape[:axis], piece, *x.shape[axis + 1 :])
+            end = at + piece if at is not None and isinstance(piece, int) else None
+            part = None if contents is None or at is None or end is None else contents[at:end]
+            made.append(Abstract(TensorType(x.dtype, shape), None, part))
+            at = end
+        return tuple(made)
+
+    def pieces(self, size: Dim, split: Abstract | None) -> list[Dim]:
+        """The size of each piece. Raises VerifyError where they do not fit."""
+        count = self.num_outputs
+        if split is not None:
+            check_integer(split, "split")
+            given = split.as_dims()
+            count = count if given is None else len(given)
+            count = length(split) if count is None else count
+            if count is None:
+                raise VerifyError("the number of results is not known: split is not constant")
+            if self.num_outputs not in (None, count):
+                raise VerifyError(f"split has {count} sizes for {self.num_outputs} results")
+            if given is None:
+                return [None] * count
+            sizes = [d for d in given if isinstance(d, int)]
+            if min(sizes, default=0) < 0:
+                raise VerifyError(f"split {list(given)} has a negative size")
+            if isinstance(size, int) and len(sizes) == len(given) and sum(sizes) != size:
+                raise VerifyError(f"split {list(given)} does not add up to {size}")
+            return list(given)
+        if count is None or not 1 <= count <= 1 << 16:
+            raise VerifyError(f"num_outputs is {count}, which should be positive")
+        if not isinstance(size, int):
+            return [size if count == 1 else None] * count
+        piece = -(-size // count)
+        sizes = [max(min(piece, size - i * piece), 0) for i in range(count)]
+        return list(sizes)
+
+    def reference(self, x: Array, split: Array | None = None) -> Any:
+        given = None if split is None else Abstract(TensorType.of(split), split)
+        sizes = [int(d) for d in self.pieces(x.shape[self.axis], given)]  # type: ignore[arg-type]
+        ends = np.cumsum(sizes)[:-1]
+        return tuple(np.split(x, ends, axis=self.axis))
+
+
+@register
+@dataclass(frozen=True)
+class Pad(Op):
+    """x with elements added (or with negative pads removed) at both ends of axes
+
+    `pads` holds all begins, then all ends. constant fills with `value` (0), reflect mirrors without
+    repeating the border, edge repeats it, wrap goes round.
+    """
+
+    mode: str = "constant"
+
+    def infer(
+        self,
+        x: Abstract,
+        pads: Abstract,
+        value: Abstract | None = None,
+        axes: Abstract | None = None,
+    ) -> Inferred:
+        check_choice(self.mode, ("constant", "reflect", "edge", "wrap"), "mode")
+        check_integer(pads, "pads")
+        if value is not None:
+            check_same(x, value)
+            if value.shape not in (None, (), (1,)):
+                raise VerifyError(f"the value is {value.type}, which is no scalar")
+        if x.shape is None:
+            return x.type
+        amounts = pads.as_dims()
+        which = tuple(range(len(x.shape))) if axes is None else axes.as_ints()
+        if amounts is None or which is None:
+            return x.type.with_shape(unknown(len(x.shape)))
+        out = list(x.shape)
+        which = check_axes(which, len(x.shape))
+        if len(amounts) != 2 * len(which):
+            raise VerifyError(f"{len(amounts)} pads for {len(which)} axes of {x.type}")
+        for axis, a, b in zip(which, amounts, amounts[len(which) :]):
+            out[axis] = self._padded(out[axis], a, b)
+        return x.type.with_shape(out)
+
+    def _padded(self, n: Dim, a: Dim, b: Dim) -> Dim:
+        if not isinstance(a, int) or not isinstance(b, int):
+            return None
+        if not isinstance(n, int):
+            return n if a == b == 0 else None
+        if n + min(a, 0) + min(b, 0) < 0:
+            raise VerifyError(f"pads {a} and {b} remove more than {n} elements")
+        if self.mode != "constant" and n + min(a, 0) + min(b, 0) == 0 and max(a, b) > 0:
+            raise VerifyError(f"mode {self.mode} has nothing to repeat")
+        return n + a + b
+
+    def reference(
+        self,
+        x: Array,
+        pads: Array,
+        value: Array | None = None,
+        axes: Array | None = None,
+    ) -> Array:
+        which = range(x.ndim) if axes is None else [int(a) for a in axes]
+        amounts = [int(p) for p in pads.reshape(-1)]
+        begins, ends = [0] * x.ndim, [0] * x.ndim
+        for axis, a, b in zip(which, amounts, amounts[len(amounts) // 2 :]):
+            begins[axis], ends[axis] = a, b
+        keep = [slice(max(-a, 0), n - max(-b, 0)) for n, a, b in zip(x.shape, begins, ends)]
+        kept = x[tuple(keep)]
+        widths = [(max(a, 0), max(b, 0)) for a, b in zip(begins, ends)]
+        if self.mode == "constant":
+            fill = np.zeros((), x.dtype) if value is None else value.reshape(())
+            made = np.full([n + a + b for n, (a, b) in zip(kept.shape, widths)], fill)
+            made[tuple(slice(a, a + n) for n, (a, _) in zip(kept.shape, widths))] = kept
+            return made
+        for axis, (a, b) in enumerate(widths):
+            if a or b:
+                kept = np.take(kept, self._sources(kept.shape[axis], a, b), axis=axis)
+        return kept
+
+    def _sources(self, n: int, a: int, b: int) -> Array:
+        """Where each element of a padded axis comes from."""
+        if n == 0:
+            raise FeedError(f"mode {self.mode} has nothing to repeat")
+        at = np.arange(-a, n + b)
+        if self.mode == "edge":
+            return np.clip(at, 0, n - 1)
+        if self.mode == "wrap":
+            return at % n
+        period = max(2 * (n - 1), 1)
+        return (n - 1) - np.abs((n - 1) - at % period)

@@ -1,0 +1,336 @@
+"""The real level of quantization: ONNX's quantize, dequantize and QLinear ops.
+
+docs/quantization.md defines the arithmetic. Scales must be finite and positive: a constant one is
+refused by inference (VerifyError), another when it is run (FeedError).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from ..errors import FeedError, VerifyError
+from ..op import Abstract, Array, Cost, Inferred, Op, register
+from ..types import DType, TensorType
+from .common import check_axis, check_float, check_vector, differs, wide
+from .convolution import Convolution, along_channels, convolve
+from .integer import (
+    check_accumulator,
+    check_matrix_zero_point,
+    check_narrow,
+    check_zero_point,
+    matrix_shifted,
+    shifted,
+    wrap32,
+)
+from .linear import matmul_cost, matmul_shape
+
+STORED = (DType.i8, DType.u8, DType.i16, DType.u16, DType.i4, DType.u4, DType.i2, DType.u2)
+
+
+def check_quantization(
+    scale: Array, zero_point: Array | None, error: type[FeedError | VerifyError] = VerifyError
+) -> None:
+    """Scales are finite and positive and have the zero points' shape. Raises `error`."""
+    values = np.asarray(scale, np.float64)
+    if not np.all(np.isfinite(values)) or not np.all(values > 0):
+        raise error("a quantization scale is not a finite positive number")
+    if zero_point is not None and zero_point.size > 1 and zero_point.shape != scale.shape:
+        raise error("zero points and scales differ in shape")
+
+
+def check_scale(scale: Abstract, zero_point: Abstract | None = None) -> None:
+    check_float(scale, "the scale")
+    if scale.value is not None:
+        zero = None if zero_point is None else zero_point.value
+        check_quantization(scale.value, zero)
+
+
+@dataclass(frozen=True)
+class Quantization(Op):
+    """Axis and block size of a scale: one for the tensor (a scalar), one per index of `axis` (a
+    vector), or one per `block_size` elements along it (x's rank).
+    """
+
+    axis: int = 1
+    block_size: int = 0
+
+    def check_layout(self, x: Abstract, scale: Abstract, zero_point: Abstract | None) -> None:
+        """Raises VerifyError where the scale does not fit x."""
+        check_scale(scale, zero_point)
+        if self.block_size < 0:
+            raise VerifyError(f"block_size is {self.block_size}, which is negative")
+        if zero_point is not None and not scale.type.with_dtype(zero_point.dtype).accepts(
+            zero_point.type
+        ):
+            single = zero_point.shape in ((), (1,)) and scale.shape in ((), (1,))
+            if not single:
+                raise VerifyError(f"zero point {zero_point.type} and scale {scale.type} differ in "
+                                  "shape")  # fmt: skip
+        if scale.shape in (None, (), (1,)) or x.shape is None:
+            return
+        axis = check_axis(self.axis, len(x.shape))
+        if not self.block_size:
+            check_vector(scale, x.shape[axis], "the scale")
+            return
+        assert scale.shape is not None
+        if len(scale.shape) != len(x.shape):
+            raise VerifyError(f"the scale {scale.type} of blocks has not the rank of {x.type}")
+        for i, (n, m) in enumerate(zip(x.shape, scale.shape)):
+            want = -(-n // self.block_size) if i == axis and isinstance(n, int) else n
+            if differs(want if i != axis or isinstance(n, int) else None, m):
+                raise VerifyError(f"the scale {scale.type} does not fit blocks of "
+                                  f"{self.block_size} along axis {axis} of {x.type}")  # fmt: skip
+
+    def spread(self, v: Array, shape: tuple[int, ...]) -> Array:
+        """Scales or zero points as they broadcast to x's shape."""
+        if v.size == 1 and v.ndim <= 1:
+            return v.reshape(())
+        axis = check_axis(self.axis, len(shape))
+        if not self.block_size:
+            return v.reshape([-1 if i == axis else 1 for i in range(len(shape))])
+        return np.take(v, np.arange(shape[axis]) // self.block_size, axis=axis)
+
+
+@register
+@dataclass(frozen=True)
+class QuantizeLinear(Quantization):
+    """clamp(rhe(x / scale) + zero_point, lo, hi); NaN gives the zero point
+
+    The result has the zero point's element type, else `output_dtype`, else u8. The division is in
+    single precision (double for f64). `saturate` and `precision` concern ONNX's float types.
+    """
+
+    output_dtype: DType | None = None
+    saturate: bool = True
+    precision: DType | None = None
+
+    def result_dtype(self, zero_point: DType | None) -> DType:
+        dtype = zero_point or self.output_dtype or DType.u8
+        if self.output_dtype not in (None, dtype) or dtype not in STORED:
+            raise VerifyError(f"cannot quantize to {dtype} (output_dtype {self.output_dtype})")
+        return dtype
+
+    def infer(
+        self, x: Abstract, scale: Abstract, zero_point: Abstract | None = None
+    ) -> Inferred:
+        if not x.dtype.is_float and x.dtype is not DType.i32:
+            raise VerifyError(f"the operand is {x.type}, which is neither a float type nor i32")
+        dtype = self.result_dtype(None if zero_point is None else zero_point.dtype)
+        self.check_layout(x, scale, zero_point)
+        return x.type.with_dtype(dtype)
+
+    def reference(self, x: Array, scale: Array, zero_point: Array | None = None) -> Array:
+        check_quantization(scale, zero_point, FeedError)
+        dtype = self.result_dtype(None if zero_point is None else DType.of(zero_point))
+        kind = np.float64 if x.dtype == np.float64 else np.float32
+        steps = np.rint(x.astype(kind) / self.spread(scale, x.shape).astype(kind))
+        zero = None if zero_point is None else self.spread(zero_point, x.shape)
+        return saturated(steps, zero, dtype)
+
+
+def saturated(steps: Array, zero: Array | None, dtype: DType) -> Array:
+    """clamp(steps + zero) for rounded steps, exact in double precision; NaN counts as 0."""
+    low, high = dtype.bounds
+    values = np.where(np.isnan(steps), 0, steps).astype(np.float64)
+    if zero is not None:
+        values = values + zero.astype(np.float64)
+    return np.clip(values, low, high).astype(np.int32).astype(dtype.numpy)
+
+
+@register
+@dataclass(frozen=True)
+class DequantizeLinear(Quantization):
+    """(x - zero_point) * scale, in the scale's element type or `output_dtype`"""
+
+    output_dtype: DType | None = None
+
+    def infer(
+        self, x: Abstract, scale: Abstract, zero_point: Abstract | None = None
+    ) -> Inferred:
+        if x.dtype not in (*STORED, DType.i32):
+            raise VerifyError(f"the operand is {x.type}, which is not a quantized type")
+        if zero_point is not None and zero_point.dtype is not x.dtype:
+            raise VerifyError(f"{x.type} and its zero point {zero_point.type} differ in type")
+        if self.output_dtype is not None and not self.output_dtype.is_float:
+            raise VerifyError(f"cannot dequantize to {self.output_dtype}")
+        self.check_layout(x, scale, zero_point)
+        return x.type.with_dtype(self.output_dtype or scale.dtype)
+
+    def reference(self, x: Array, scale: Array, zero_point: Array | None = None) -> Array:
+        check_quantization(scale, zero_point, FeedError)
+        steps = x.astype(np.int64)
+        if zero_point is not None:
+            steps = steps - self.spread(zero_point, x.shape).astype(np.int64)
+        factor = wide(self.spread(scale, x.shape))
+        made = self.output_dtype.numpy if self.output_dtype else scale.dtype
+        return (steps.astype(factor.dtype) * factor).astype(made)
+
+
+@register
+@dataclass(frozen=True)
+class DynamicQuantizeLinear(Op):
+    """x as u8 over its own range, with that scale and zero point:
+
+        scale = (max(x, 0) - min(x, 0)) / 255           (1 if x is all zeros)
+        zero_point = clamp(rhe(-min(x, 0) / scale), 0, 255)
+    """
+
+    results = ("y", "y_scale", "y_zero_point")
+
+    def infer(self, x: Abstract) -> Inferred:
+        if x.dtype is not DType.f32:
+            raise VerifyError(f"the operand is {x.type}, which is not f32")
+        return (
+            x.type.with_dtype(DType.u8),
+            TensorType(DType.f32, ()),
+            TensorType(DType.u8, ()),
+        )
+
+    def reference(self, x: Array) -> Any:
+        if not np.all(np.isfinite(x)):
+            raise FeedError("a value to be quantized is not finite")
+        low = np.min(x, initial=np.float32(0))
+        high = np.max(x, initial=np.float32(0))
+        scale = (high - low) / np.float32(255) if high > low else np.float32(1)
+        zero = np.clip(np.rint(-low / scale), 0, 255)
+        y = saturated(np.rint(x / scale), zero, DType.u8)
+        return y, np.asarray(scale, np.float32), zero.astype(np.uint8)
+
+
+# ---- QLinear: dequantize, compute, quantize in one op ------------------------------------------
+
+
+def _requantized(acc: Array, factor: Array, zero: Array) -> Array:
+    """An int32 accumulator times a single-precision factor, rounded and saturated."""
+    steps = np.rint(acc.astype(np.float32) * factor)
+    return saturated(steps, zero.reshape(()), DType.of(zero))
+
+
+def _check_result(scale: Abstract, zero: Abstract) -> None:
+    check_scale(scale)
+    check_narrow(zero, "y's zero point")
+    for v in (scale, zero):
+        if v.shape not in (None, (), (1,)):
+            raise VerifyError(f"y's scale or zero point is {v.type}, which is no scalar")
+
+
+@register
+@dataclass(frozen=True)
+class QLinearConv(Convolution):
+    """quantize(conv(dequantize(x), dequantize(w)) + bias): the int32 sum of
+    (x - x_zero_point) * (w - w_zero_point) + bias is multiplied by x_scale * w_scale / y_scale in
+    single precision, rounded half to even and saturated. bias is int32 of scale x_scale * w_scale.
+    """
+
+    axes = "x[n,i,...] w[o,i/group,...] bias[o] -> y[n,o,...]"
+
+    def infer(
+        self,
+        x: Abstract,
+        x_scale: Abstract,
+        x_zero_point: Abstract,
+        w: Abstract,
+        w_scale: Abstract,
+        w_zero_point: Abstract,
+        y_scale: Abstract,
+        y_zero_point: Abstract,
+        bias: Abstract | None = None,
+    ) -> Inferred:
+        check_narrow(x, "x")
+        check_narrow(w, "the weight")
+        shape = self.conv_dims(x, w)
+        channels = None if shape is None else shape[1]
+        check_zero_point(x_zero_point, x, 1, "x's zero point")
+        check_zero_point(w_zero_point, w, channels, "the weight's zero point")
+        for scale, count in ((x_scale, 1), (w_scale, channels)):
+            check_scale(scale)
+            if scale.shape not in ((), (1,)):
+                check_vector(scale, count, "a scale")
+        _check_result(y_scale, y_zero_point)
+        check_accumulator(bias)
+        check_vector(bias, channels, "the bias")
+        return TensorType(y_zero_point.dtype, shape)
+
+    def reference(
+        self,
+        x: Array,
+        x_scale: Array,
+        x_zero_point: Array,
+        w: Array,
+        w_scale: Array,
+        w_zero_point: Array,
+        y_scale: Array,
+        y_zero_point: Array,
+        bias: Array | None = None,
+    ) -> Array:
+        for s in (x_scale, w_scale, y_scale):
+            check_quantization(s, None, FeedError)
+        window = self.conv_window(x.shape, w.shape)
+        out = cast(tuple[int, ...], self.window_dims(x.shape[2:], window.kernel))
+        weight = shifted(w, w_zero_point, (-1,) + (1,) * (w.ndim - 1))
+        y = convolve(shifted(x, x_zero_point), weight, window, out, self.group)
+        acc = wrap32(y if bias is None else y + along_channels(bias, x.ndim))
+        factor = wide(x_scale).reshape(()) * wide(w_scale) / wide(y_scale).reshape(())
+        factor = along_channels(factor, x.ndim) if factor.size > 1 else factor.reshape(())
+        return _requantized(acc, factor, y_zero_point)
+
+    def cost(self, *operands: Abstract | None, results: tuple[TensorType, ...]) -> Cost:
+        assert operands[3] is not None
+        return self.conv_cost(operands, results[0], operands[3])
+
+
+@register
+@dataclass(frozen=True)
+class QLinearMatMul(Op):
+    """quantize(dequantize(a) @ dequantize(b)): the int32 sum of (a - a_zero_point) *
+    (b - b_zero_point) is multiplied by a_scale * b_scale / y_scale in single precision, rounded
+    half to even and saturated. a's scale and zero point are scalars or one per row, b's one per
+    column.
+    """
+
+    axes = "a[...,m,k] b[...,k,n] -> y[...,m,n]"
+
+    def infer(
+        self,
+        a: Abstract,
+        a_scale: Abstract,
+        a_zero_point: Abstract,
+        b: Abstract,
+        b_scale: Abstract,
+        b_zero_point: Abstract,
+        y_scale: Abstract,
+        y_zero_point: Abstract,
+    ) -> Inferred:
+        check_narrow(a, "a")
+        check_narrow(b, "b")
+        check_scale(a_scale)
+        check_scale(b_scale)
+        check_matrix_zero_point(a_zero_point, a, -2)
+        check_matrix_zero_point(b_zero_point, b, -1)
+        _check_result(y_scale, y_zero_point)
+        return TensorType(y_zero_point.dtype, matmul_shape(a.shape, b.shape))
+
+    def reference(
+        self,
+        a: Array,
+        a_scale: Array,
+        a_zero_point: Array,
+        b: Array,
+        b_scale: Array,
+        b_zero_point: Array,
+        y_scale: Array,
+        y_zero_point: Array,
+    ) -> Array:
+        for s in (a_scale, b_scale, y_scale):
+            check_quantization(s, None, FeedError)
+        acc = wrap32(matrix_shifted(a, a_zero_point, -2) @ matrix_shifted(b, b_zero_point, -1))
+        rows = a_scale.reshape(-1, 1) if a_scale.ndim == 1 and a_scale.size > 1 else a_scale
+        rows, columns = (wide(s) if s.size > 1 else wide(s).reshape(()) for s in (rows, b_scale))
+        return _requantized(acc, rows * columns / wide(y_scale).reshape(()), y_zero_point)
+
+    def cost(self, *operands: Abstract | None, results: tuple[TensorType, ...]) -> Cost:
+        assert operands[0] is not None
+        return matmul_cost(operands[0], operands, results[0])

@@ -1,0 +1,265 @@
+"""Resizing by interpolation. Every axis is done by itself: the kernel is a product over axes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from ..errors import FeedError, VerifyError
+from ..op import Abstract, Array, Cost, Inferred, Op, memory_bytes, register
+from ..types import Dim, DType, Shape, TensorType
+from .common import check_axes, check_choice, check_number, known, length, unknown
+
+COORDINATES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners",
+               "asymmetric", "tf_crop_and_resize")  # fmt: skip
+NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
+POLICIES = ("stretch", "not_larger", "not_smaller")
+MODES = ("nearest", "linear", "cubic")
+
+
+@register
+@dataclass(frozen=True)
+class Resize(Op):
+    """x sampled at another size, given by `scales` or by `sizes` (for all axes, or those in `over`)
+
+    Place p of an axis of the result reads x at u(p), by coordinate_transformation_mode, where
+    s = scale, n and m the old and new size:
+
+        half_pixel            (p + 1/2) / s - 1/2
+        half_pixel_symmetric  the same, shifted so that both centres agree
+        pytorch_half_pixel    the same, but -1/2 where m is 1
+        align_corners         p * (n - 1) / (m - 1)
+        asymmetric            p / s
+        tf_crop_and_resize    align_corners within roi; extrapolation_value outside x
+
+    nearest takes x[u rounded by nearest_mode], linear the two neighbours, cubic four (Keys' kernel
+    with cubic_coeff_a). With antialias the kernel is widened by 1 / s where s < 1. The border is
+    repeated, or with exclude_outside left out of the weights.
+    """
+
+    renamed = (("axes", "over"),)
+    mode: str = "nearest"
+    coordinate_transformation_mode: str = "half_pixel"
+    nearest_mode: str = "round_prefer_floor"
+    cubic_coeff_a: float = -0.75
+    exclude_outside: bool = False
+    extrapolation_value: float = 0.0
+    antialias: bool = False
+    keep_aspect_ratio_policy: str = "stretch"
+    over: tuple[int, ...] = ()
+
+    def infer(
+        self,
+        x: Abstract,
+        roi: Abstract | None = None,
+        scales: Abstract | None = None,
+        sizes: Abstract | None = None,
+    ) -> Inferred:
+        check_number(x)
+        check_choice(self.mode, MODES, "mode")
+        check_choice(self.coordinate_transformation_mode, COORDINATES, "coordinate mode")
+        check_choice(self.nearest_mode, NEAREST, "nearest_mode")
+        check_choice(self.keep_aspect_ratio_policy, POLICIES, "keep_aspect_ratio_policy")
+        if self.antialias and self.mode == "nearest":
+            raise VerifyError("antialias goes with linear and cubic only")
+        scales, sizes = given(scales), given(sizes)
+        if (scales is None) == (sizes is None):
+            raise VerifyError("takes either scales or sizes")
+        if self.coordinate_transformation_mode == "tf_crop_and_resize" and given(roi) is None:
+            raise VerifyError("tf_crop_and_resize needs a roi")
+        if x.shape is None:
+            return x.type
+        return x.type.with_shape(self.new_shape(x.shape, scales, sizes))
+
+    def new_shape(self, shape: Shape, scales: Abstract | None, sizes: Abstract | None) -> Shape:
+        """The result's shape as far as it is known. Raises VerifyError."""
+        axes = self.which(len(shape))
+        for o in (scales, sizes):
+            if o is not None and length(o) not in (None, len(axes)):
+                raise VerifyError(f"{o.type} has not one entry for each of {len(axes)} axes")
+        out: list[Dim] = list(shape)
+        wanted: Shape | None = None if sizes is None else sizes.as_dims()
+        if scales is not None and scales.value is not None:
+            factors = [float(v) for v in scales.value.reshape(-1)]
+            if not all(math.isfinite(f) and f > 0 for f in factors):
+                raise VerifyError(f"scales {factors} are not all finite and positive")
+            wanted = tuple(_scaled(shape[a], f) for a, f in zip(axes, factors))
+        elif wanted is not None and self.keep_aspect_ratio_policy != "stretch":
+            old = tuple(shape[a] for a in axes)
+            wanted = self._kept(old, wanted)
+        for axis, d in zip(axes, wanted or unknown(len(axes))):
+            if isinstance(d, int) and d < 1 and shape[axis] != 0:
+                raise VerifyError(f"size {d} is not positive")
+            out[axis] = d
+        return tuple(out)
+
+    def _kept(self, old: Shape, wanted: Shape) -> Shape:
+        ratios = [
+            w / n for w, n in zip(wanted, old) if isinstance(w, int) and isinstance(n, int) and n
+        ]
+        if len(ratios) < len(old):
+            return unknown(len(old))
+        scale = min(ratios) if self.keep_aspect_ratio_policy == "not_larger" else max(ratios)
+        return tuple(int(scale * n + 0.5) if isinstance(n, int) else None for n in old)
+
+    def which(self, rank: int) -> tuple[int, ...]:
+        return check_axes(self.over, rank) if self.over else tuple(range(rank))
+
+    def factors(self, x: Array, scales: Array | None, sizes: Array | None) -> list[float]:
+        """The scale of each resized axis."""
+        if scales is not None:
+            found = [float(v) for v in scales.reshape(-1)]
+            if not all(math.isfinite(f) and f > 0 for f in found):
+                raise FeedError(f"scales {found} are not all finite and positive")
+            return found
+        assert sizes is not None
+        old = [x.shape[a] for a in self.which(x.ndim)]
+        ratios = [int(w) / n if n else 1.0 for w, n in zip(sizes, old)]
+        if self.keep_aspect_ratio_policy == "stretch":
+            return ratios
+        pick = min if self.keep_aspect_ratio_policy == "not_larger" else max
+        return [pick(ratios)] * len(ratios)
+
+    def reference(
+        self,
+        x: Array,
+        roi: Array | None = None,
+        scales: Array | None = None,
+        sizes: Array | None = None,
+    ) -> Array:
+        scales = None if scales is None or not scales.size else scales
+        sizes = None if scales is not None or sizes is None or not sizes.size else sizes
+        factors, axes = self.factors(x, scales, sizes), self.which(x.ndim)
+        known_scales = None if scales is None else known(scales)
+        known_sizes = None if sizes is None else known(sizes)
+        shape = cast(tuple[int, ...], self.new_shape(x.shape, known_scales, known_sizes))
+        crop = self.coordinate_transformation_mode == "tf_crop_and_resize"
+        outside = np.zeros((1,) * x.ndim, bool)
+        y = x if self.mode == "nearest" else x.astype(np.result_type(np.float32, _wide(x)))
+        for i, axis in enumerate(axes):
+            n, m = x.shape[axis], shape[axis]
+            part = (float(roi[i]), float(roi[i + len(axes)])) if crop and roi is not None else None
+            if (factors[i] == 1.0 and n == m and not crop) or not y.size:
+                continue
+            u = self.coordinates(n, m, factors[i], part)
+            y = self._along(y, axis, u, factors[i])
+            if crop:
+                place = [-1 if a == axis else 1 for a in range(x.ndim)]
+                outside = outside | ((u < 0) | (u > n - 1)).reshape(place)
+        if not x.size:
+            return np.zeros(shape, x.dtype)
+        if crop:
+            y = np.where(outside, np.asarray(self.extrapolation_value, y.dtype), y)
+        if y.dtype != x.dtype and DType.of(x).is_integer:
+            low, high = DType.of(x).bounds
+            y = np.clip(np.rint(y), low, high)
+        return y.astype(x.dtype)
+
+    def coordinates(self, n: int, m: int, scale: float, roi: tuple[float, float] | None) -> Array:
+        """u(p) for p = 0..m-1."""
+        p = np.arange(m, dtype=np.float64)
+        size = scale * n
+        match self.coordinate_transformation_mode:
+            case "asymmetric":
+                return p / scale
+            case "align_corners":
+                return p * (n - 1) / (size - 1) if size != 1 else np.zeros(m)
+            case "tf_crop_and_resize":
+                assert roi is not None
+                if size == 1:
+                    return np.full(m, (roi[0] + roi[1]) * (n - 1) / 2)
+                return roi[0] * (n - 1) + p * (roi[1] - roi[0]) * (n - 1) / (size - 1)
+            case "pytorch_half_pixel" if size == 1:
+                return np.full(m, -0.5)
+            case "half_pixel_symmetric":
+                return n / 2 * (1 - m / size) + (p + 0.5) / scale - 0.5
+        return (p + 0.5) / scale - 0.5
+
+    def _along(self, x: Array, axis: int, u: Array, scale: float) -> Array:
+        n = x.shape[axis]
+        if self.mode == "nearest":
+            return np.take(x, np.clip(self._nearest(u), 0, n - 1), axis=axis)
+        stretch = min(scale, 1.0) if self.antialias else 1.0
+        support = 2 if self.mode == "cubic" else 1
+        base = np.ceil(u).astype(np.int64) - 1
+        first = math.floor(-support / stretch) + 1
+        taps = range(first, 2 - first)
+        kernel = self._cubic if self.mode == "cubic" else _linear
+        weights = np.stack([kernel((base + t - u) * stretch) for t in taps])
+        at = np.stack([base + t for t in taps])
+        if self.exclude_outside:
+            weights = np.where((at < 0) | (at >= n), 0, weights)
+        if self.antialias or self.exclude_outside:
+            total = weights.sum(0)
+            weights = weights / np.where(total == 0, 1, total)
+        place = [-1 if a == axis else 1 for a in range(x.ndim)]
+        made = np.zeros([len(u) if a == axis else d for a, d in enumerate(x.shape)], x.dtype)
+        for w, i in zip(weights.astype(x.dtype), np.clip(at, 0, n - 1)):
+            made += np.take(x, i, axis=axis) * w.reshape(place)
+        return made
+
+    def _nearest(self, u: Array) -> Array:
+        match self.nearest_mode:
+            case "floor":
+                made = np.floor(u)
+            case "ceil":
+                made = np.ceil(u)
+            case "round_prefer_ceil":
+                made = np.floor(u + 0.5)
+            case _:
+                made = np.ceil(u - 0.5)
+        return made.astype(np.int64)
+
+    def _cubic(self, d: Array) -> Array:
+        """R. Keys, "Cubic convolution interpolation for digital image processing", 1981."""
+        a, t = self.cubic_coeff_a, np.abs(d)
+        near = ((a + 2) * t - (a + 3)) * t * t + 1
+        far = ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
+        return np.where(t <= 1, near, np.where(t < 2, far, 0))
+
+    def cost(self, *operands: Abstract | None, results: tuple[TensorType, ...]) -> Cost:
+        per_axis = {"nearest": 0, "linear": 2, "cubic": 4}[self.mode]
+        return Cost(results[0].size * per_axis, memory_bytes(operands, results))
+
+
+def given(x: Abstract | None) -> Abstract | None:
+    """An empty tensor stands for an operand left out."""
+    return None if x is not None and x.shape == (0,) else x
+
+
+def _scaled(n: Dim, factor: float) -> Dim:
+    if isinstance(n, int):
+        return math.floor(np.float32(n) * np.float32(factor))
+    return n if factor == 1.0 else None
+
+
+def _linear(d: Array) -> Array:
+    return np.maximum(1 - np.abs(d), 0)
+
+
+def _wide(x: Array) -> np.dtype:
+    return np.dtype(np.float64 if x.dtype.itemsize > 2 and x.dtype != np.float32 else np.float32)
+
+
+@register
+@dataclass(frozen=True)
+class Upsample(Op):
+    """resize by `scales` with asymmetric coordinates, nearest (floor) or linear (ONNX opset 9)"""
+
+    mode: str = "nearest"
+
+    def resize(self) -> Resize:
+        check_choice(self.mode, MODES[:2], "mode")
+        return Resize(self.mode, "asymmetric", "floor")
+
+    def infer(self, x: Abstract, scales: Abstract) -> Inferred:
+        return self.resize().infer(x, None, scales)
+
+    def reference(self, x: Array, scales: Array) -> Array:
+        return self.resize().reference(x, None, scales)
+
+    def cost(self, *operands: Abstract | None, results: tuple[TensorType, ...]) -> Cost:
+        return self.resize().cost(*operands, results=results)

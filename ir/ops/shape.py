@@ -1,0 +1,520 @@
+"""Ops that change shape, not elements. All know shape data: the sizes that flow between them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import FeedError, UnsupportedError, VerifyError
+from ..op import Abstract, Array, Inferred, Op, register
+from ..types import Dim, DType, Shape, TensorType, broadcast
+from .common import (
+    check_axes,
+    check_choice,
+    check_integer,
+    check_rank,
+    check_same,
+    differs,
+    length,
+    unknown,
+)
+
+
+@dataclass(frozen=True)
+class Same(Op):
+    """One operand, whose shape data is handed on."""
+
+    def infer(self, x: Abstract) -> Inferred:
+        return x.type
+
+    def reference(self, x: Array) -> Any:
+        return x
+
+    def dims(self, x: Abstract, *rest: Abstract | None) -> Shape | None:
+        return x.as_dims() if x.dtype.is_integer else None
+
+
+@register
+@dataclass(frozen=True)
+class Identity(Same):
+    """x"""
+
+    axes = "x[...] -> y[...]"
+
+
+@register
+@dataclass(frozen=True)
+class Cast(Same):
+    """x in another element type: floats to integers toward zero, to bool as x != 0, to 4 and 2
+    bits by their low bits. `saturate` and `round_mode` concern 8-bit floats only.
+    """
+
+    axes = "x[...] -> y[...]"
+    to: DType
+    saturate: bool = True
+    round_mode: str = "up"
+
+    def infer(self, x: Abstract) -> Inferred:
+        return x.type.with_dtype(self.to)
+
+    def reference(self, x: Array) -> Array:
+        return cast(x, self.to)
+
+    def dims(self, x: Abstract, *rest: Abstract | None) -> Shape | None:
+        # Sizes stay far below 2^31, so that only wide types keep them.
+        return super().dims(x) if self.to in (DType.i64, DType.i32) else None
+
+
+def cast(x: Array, to: DType) -> Array:
+    """`x` as `to`. Floats go to narrow integers through i64, which makes overflow wrap."""
+    if to is DType.bool:
+        return x.astype(np.float32) != 0 if x.dtype.kind == "V" else x != 0
+    if to.is_integer and DType.of(x).is_float and to not in (DType.i64, DType.u64):
+        x = np.trunc(x.astype(np.float64)).astype(np.int64)
+    if to.bits < 8:
+        low, high = to.bounds
+        x = (x.astype(np.int64) - low) % (high - low + 1) + low
+    return x.astype(to.numpy)
+
+
+@register
+@dataclass(frozen=True)
+class CastLike(Same):
+    """x in the element type of `like`"""
+
+    axes = "x[...] like[...] -> y[...]"
+    saturate: bool = True
+    round_mode: str = "up"
+
+    def infer(self, x: Abstract, like: Abstract) -> Inferred:
+        return x.type.with_dtype(like.dtype)
+
+    def reference(self, x: Array, like: Array) -> Array:
+        return cast(x, DType.of(like))
+
+
+@register
+@dataclass(frozen=True)
+class Dropout(Op):
+    """x (inference); with outputs=2 also the mask, all true. Training is refused."""
+
+    axes = "x[...] -> y[...]"
+    results = ("y", "mask")
+    seed: int = 0
+    outputs: int = 1
+
+    def infer(
+        self, x: Abstract, ratio: Abstract | None = None, training_mode: Abstract | None = None
+    ) -> Inferred:
+        if training_mode is not None and training_mode.value is not None and \
+                training_mode.value.any():  # fmt: skip
+            raise UnsupportedError("dropout in training mode is random")
+        made = (x.type, x.type.with_dtype(DType.bool))
+        return made if self.outputs == 2 else made[0]
+
+    def reference(
+        self, x: Array, ratio: Array | None = None, training_mode: Array | None = None
+    ) -> Any:
+        if training_mode is not None and training_mode.any():
+            raise FeedError("dropout in training mode is random")
+        return (x, np.ones(x.shape, bool)) if self.outputs == 2 else x
+
+
+# ---- shape as data -----------------------------------------------------------------------------
+
+
+@register
+@dataclass(frozen=True)
+class Shape_(Op):
+    """The dimensions of x from `start` to before `end`, as a vector"""
+
+    name = "shape"
+    onnx = "Shape"
+    start: int = 0
+    end: int | None = None
+
+    def infer(self, x: Abstract) -> Inferred:
+        part = self.dims(x)
+        return TensorType(DType.i64, (None if part is None else len(part),))
+
+    def reference(self, x: Array) -> Array:
+        return np.array(x.shape[self.start : self.end], np.int64)
+
+    def dims(self, x: Abstract) -> Shape | None:
+        return None if x.shape is None else x.shape[self.start : self.end]
+
+
+@register
+@dataclass(frozen=True)
+class Size(Op):
+    """The number of elements of x"""
+
+    def infer(self, x: Abstract) -> Inferred:
+        return TensorType(DType.i64, ())
+
+    def reference(self, x: Array) -> Array:
+        return np.array(x.size, np.int64)
+
+    def dims(self, x: Abstract) -> Shape | None:
+        return (x.type.size,) if x.type.is_static else None
+
+
+@register
+@dataclass(frozen=True, eq=False)
+class ConstantOfShape(Op):
+    """A tensor of the given shape, filled with `value` (an array of one element; f32 0 if none)"""
+
+    value: np.ndarray[Any, Any] | None = None
+
+    def fill(self) -> Array:
+        value = np.zeros(1, np.float32) if self.value is None else self.value
+        if value.size != 1:
+            raise VerifyError(f"value has {value.size} elements, not one")
+        return value.reshape(())
+
+    def infer(self, shape: Abstract) -> Inferred:
+        check_integer(shape, "the shape")
+        dtype = DType.of(self.fill())
+        dims, size = shape.as_dims(), length(shape)
+        if dims is None and size is not None:
+            dims = unknown(size)
+        return TensorType(dtype, dims)
+
+    def reference(self, shape: Array) -> Array:
+        return np.full(tuple(int(n) for n in shape), self.fill())
+
+    def dims(self, shape: Abstract) -> Shape | None:
+        counts = shape.as_ints()
+        if counts is None or math.prod(counts) > 64:
+            return None
+        return (int(self.fill()),) * math.prod(counts)
+
+
+@register
+@dataclass(frozen=True)
+class Range(Op):
+    """start, start + delta, ... up to before `limit`"""
+
+    def infer(self, start: Abstract, limit: Abstract, delta: Abstract) -> Inferred:
+        dtype = check_same(start, limit, delta)
+        for x in (start, limit, delta):
+            if x.shape not in (None, (), (1,)):
+                raise VerifyError(f"{x.type} is no scalar")
+        count = self.count(start, limit, delta)
+        return TensorType(dtype, (count,))
+
+    def count(self, start: Abstract, limit: Abstract, delta: Abstract) -> Dim:
+        a, b, d = (_scalar(x) for x in (start, limit, delta))
+        if d == 0:
+            raise VerifyError("delta is 0")
+        if a is None or b is None or d is None:
+            if a == 0 and d == 1 and limit.dims and isinstance(limit.dims[0], str):
+                return limit.dims[0]
+            return None
+        if not all(math.isfinite(v) for v in (a, b, d)):
+            raise VerifyError("a bound is not finite")
+        exact = all(isinstance(v, int) for v in (a, b, d))
+        return max(-((a - b) // d) if exact else math.ceil((b - a) / d), 0)  # type: ignore[arg-type]
+
+    def reference(self, start: Array, limit: Array, delta: Array) -> Array:
+        a, d = start.reshape(()), delta.reshape(())
+        known = [Abstract(TensorType.of(x), x) for x in (start, limit, delta)]
+        count = self.count(*known)
+        assert isinstance(count, int)
+        return (a + np.arange(count).astype(a.dtype) * d).astype(a.dtype)
+
+    def dims(self, start: Abstract, limit: Abstract, delta: Abstract) -> Shape | None:
+        parts = [x.as_ints() for x in (start, limit, delta)]
+        if any(p is None for p in parts):
+            return None
+        a, b, d = (p[0] for p in parts if p)
+        made = range(a, b, d) if d else ()
+        return tuple(made) if len(made) <= 64 else None
+
+
+def _scalar(x: Abstract) -> int | float | None:
+    if x.value is not None:
+        return x.value.reshape(()).item() if x.dtype is not DType.bf16 else float(x.value)
+    ints = x.as_ints()
+    return ints[0] if ints else None
+
+
+# ---- new shape, same elements ------------------------------------------------------------------
+
+
+@register
+@dataclass(frozen=True)
+class Reshape(Same):
+    """x in another shape; one -1 stands for what remains, 0 for x's own dimension (with allowzero
+    for zero)
+    """
+
+    allowzero: bool = False
+
+    def infer(self, x: Abstract, shape: Abstract) -> Inferred:
+        check_integer(shape, "the shape")
+        want, size = shape.as_dims(), length(shape)
+        if want is None:
+            return TensorType(x.dtype, None if size is None else unknown(size))
+        return TensorType(x.dtype, self.resolve(x, want))
+
+    def resolve(self, x: Abstract, want: Shape) -> Shape:
+        """The new shape. Raises VerifyError where the numbers of elements differ."""
+        out: list[Dim] = []
+        for i, d in enumerate(want):
+            if d == 0 and not self.allowzero:
+                if x.shape is not None and i >= len(x.shape):
+                    raise VerifyError(f"dimension {i} is to be {x.type}'s own, which has none")
+                d = None if x.shape is None else x.shape[i]
+            elif isinstance(d, int) and d < -1:
+                raise VerifyError(f"dimension {d} of the new shape is negative")
+            out.append(d)
+        if out.count(-1) > 1 or (self.allowzero and -1 in out and 0 in out):
+            raise VerifyError(f"the new shape {list(want)} is ambiguous")
+        rest = None if x.shape is None else _ratio(x.shape, [d for d in out if d != -1])
+        if -1 in out:
+            out[out.index(-1)] = rest
+        elif isinstance(rest, int) and rest != 1 and x.type.is_static:
+            raise VerifyError(f"{x.type} cannot take the shape {list(want)}")
+        return tuple(out)
+
+    def reference(self, x: Array, shape: Array) -> Array:
+        known = Abstract(TensorType.of(x))
+        return x.reshape(self.resolve(known, tuple(int(d) for d in shape)))  # type: ignore[arg-type]
+
+
+def _ratio(of: Shape, by: list[Dim]) -> Dim:
+    """prod(of) / prod(by), equal symbols cancelled; None where it is no number or symbol."""
+    rest = [d for d in of if not isinstance(d, int)]
+    for d in by:
+        if isinstance(d, int):
+            continue
+        if d is None or d not in rest:
+            return None
+        rest.remove(d)
+    top, low = (math.prod(d for d in s if isinstance(d, int)) for s in (of, by))
+    if not rest:
+        if low == 0:
+            return None if top == 0 else _refuse(of, by)
+        return top // low if top % low == 0 else _refuse(of, by)
+    return rest[0] if len(rest) == 1 and top == low else None
+
+
+def _refuse(of: Shape, by: list[Dim]) -> Dim:
+    raise VerifyError(f"elements of shape {list(of)} do not divide into {by}")
+
+
+@register
+@dataclass(frozen=True)
+class Flatten(Op):
+    """A matrix: the axes before `axis` joined, and those from it on"""
+
+    axis: int = 1
+
+    def infer(self, x: Abstract) -> Inferred:
+        if x.shape is None:
+            return TensorType(x.dtype, (None, None))
+        rank = len(x.shape)
+        if not -rank <= self.axis <= rank:
+            raise VerifyError(f"axis {self.axis} is out of range for rank {rank}")
+        axis = self.axis + rank if self.axis < 0 else self.axis
+        return TensorType(x.dtype, (_joined(x.shape[:axis]), _joined(x.shape[axis:])))
+
+    def reference(self, x: Array) -> Array:
+        axis = self.axis + x.ndim if self.axis < 0 else self.axis
+        return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
+
+
+def _joined(dims: Shape) -> Dim:
+    return _ratio(dims, [])
+
+
+@register
+@dataclass(frozen=True)
+class Transpose(Op):
+    """y's axis i is x's axis perm[i]; without perm the axes are reversed"""
+
+    perm: tuple[int, ...] = ()
+
+    def order(self, rank: int) -> tuple[int, ...]:
+        if not self.perm:
+            return tuple(reversed(range(rank)))
+        if sorted(self.perm) != list(range(rank)):
+            raise VerifyError(f"perm {list(self.perm)} does not permute {rank} axes")
+        return self.perm
+
+    def infer(self, x: Abstract) -> Inferred:
+        if x.shape is None:
+            return TensorType(x.dtype, unknown(len(self.perm)) if self.perm else None)
+        shape = x.shape
+        return TensorType(x.dtype, tuple(shape[i] for i in self.order(len(shape))))
+
+    def reference(self, x: Array) -> Array:
+        return np.ascontiguousarray(np.transpose(x, self.order(x.ndim)))
+
+
+@register
+@dataclass(frozen=True)
+class Squeeze(Same):
+    """x without these axes (without all of size 1 if none are given)"""
+
+    def infer(self, x: Abstract, axes: Abstract | None = None) -> Inferred:
+        if x.shape is None:
+            return x.type
+        if axes is None:
+            known = None not in x.shape and not any(isinstance(d, str) for d in x.shape)
+            return x.type.with_shape([d for d in x.shape if d != 1] if known else None)
+        which, count = axes.as_ints(), length(axes) if axes.shape != () else 1
+        if which is None:
+            return x.type.with_shape(None if count is None else unknown(len(x.shape) - count))
+        gone = check_axes(which, len(x.shape))
+        for a in gone:
+            if differs(x.shape[a], 1):
+                raise VerifyError(f"axis {a} of {x.type} has not size 1")
+        return x.type.with_shape([d for i, d in enumerate(x.shape) if i not in gone])
+
+    def reference(self, x: Array, axes: Array | None = None) -> Array:
+        return np.squeeze(x, None if axes is None else tuple(int(a) for a in axes.reshape(-1)))
+
+
+@register
+@dataclass(frozen=True)
+class Unsqueeze(Same):
+    """x with axes of size 1 at these places of the result"""
+
+    def infer(self, x: Abstract, axes: Abstract) -> Inferred:
+        which, count = axes.as_ints(), length(axes) if axes.shape != () else 1
+        if x.shape is None or count is None:
+            return x.type.with_shape(None)
+        if which is None:
+            return x.type.with_shape(unknown(len(x.shape) + count))
+        new = check_axes(which, len(x.shape) + len(which))
+        rest = iter(x.shape)
+        return x.type.with_shape(
+            [1 if i in new else next(rest) for i in range(len(x.shape) + len(new))]
+        )
+
+    def reference(self, x: Array, axes: Array) -> Array:
+        return np.expand_dims(x, tuple(int(a) for a in axes.reshape(-1)))
+
+
+@register
+@dataclass(frozen=True)
+class DepthToSpace(Op):
+    """Blocks of channels moved into space: (n, c, h, w) to (n, c / b^2, h * b, w * b)
+
+    DCR reads channels as (b, b, c / b^2), CRD as (c / b^2, b, b).
+    """
+
+    blocksize: int
+    mode: str = "DCR"
+
+    def infer(self, x: Abstract) -> Inferred:
+        check_choice(self.mode, ("DCR", "CRD"), "mode")
+        _check_block(x, self.blocksize)
+        if x.shape is None:
+            return TensorType(x.dtype, unknown(4))
+        (n, c, h, w), b = x.shape, self.blocksize
+        if isinstance(c, int) and c % (b * b):
+            raise VerifyError(f"{c} channels do not divide into blocks of {b} x {b}")
+        return TensorType(x.dtype, (n, _div(c, b * b), _times(h, b), _times(w, b)))
+
+    def reference(self, x: Array) -> Array:
+        (n, c, h, w), b = x.shape, self.blocksize
+        if self.mode == "DCR":
+            parts = x.reshape(n, b, b, c // (b * b), h, w).transpose(0, 3, 4, 1, 5, 2)
+        else:
+            parts = x.reshape(n, c // (b * b), b, b, h, w).transpose(0, 1, 4, 2, 5, 3)
+        return parts.reshape(n, c // (b * b), h * b, w * b)
+
+
+@register
+@dataclass(frozen=True)
+class SpaceToDepth(Op):
+    """Blocks of space moved into channels: (n, c, h, w) to (n, c * b^2, h / b, w / b), the inverse
+    of depth_to_space (DCR)
+    """
+
+    blocksize: int
+
+    def infer(self, x: Abstract) -> Inferred:
+        _check_block(x, self.blocksize)
+        if x.shape is None:
+            return TensorType(x.dtype, unknown(4))
+        (n, c, h, w), b = x.shape, self.blocksize
+        for d in (h, w):
+            if isinstance(d, int) and d % b:
+                raise VerifyError(f"{x.type} does not divide into blocks of {b} x {b}")
+        return TensorType(x.dtype, (n, _times(c, b * b), _div(h, b), _div(w, b)))
+
+    def reference(self, x: Array) -> Array:
+        (n, c, h, w), b = x.shape, self.blocksize
+        parts = x.reshape(n, c, h // b, b, w // b, b).transpose(0, 3, 5, 1, 2, 4)
+        return parts.reshape(n, c * b * b, h // b, w // b)
+
+
+def _check_block(x: Abstract, block: int) -> None:
+    check_rank(x, 4, "the operand")
+    if not 1 <= block <= 1 << 20:
+        raise VerifyError(f"blocksize is {block}, which should be positive")
+
+
+def _times(d: Dim, by: int) -> Dim:
+    return d * by if isinstance(d, int) else d if by == 1 else None
+
+
+def _div(d: Dim, by: int) -> Dim:
+    return d // by if isinstance(d, int) else d if by == 1 else None
+
+
+# ---- more of the same elements -----------------------------------------------------------------
+
+
+@register
+@dataclass(frozen=True)
+class Expand(Same):
+    """x broadcast with a shape"""
+
+    def infer(self, x: Abstract, shape: Abstract) -> Inferred:
+        check_integer(shape, "the shape")
+        want, size = shape.as_dims(), length(shape)
+        if want is None and size is not None:
+            want = unknown(size)
+        return x.type.with_shape(broadcast(x.shape, want))
+
+    def reference(self, x: Array, shape: Array) -> Array:
+        want = np.broadcast_shapes(x.shape, tuple(int(d) for d in shape))
+        return np.broadcast_to(x, want).copy()
+
+    def dims(self, x: Abstract, *rest: Abstract | None) -> Shape | None:
+        dims, count = x.as_dims(), rest[0].as_ints() if rest and rest[0] is not None else None
+        if dims is None or len(dims) != 1 or count is None or math.prod(count) > 64:
+            return None
+        return dims * math.prod(count)
+
+
+@register
+@dataclass(frozen=True)
+class Tile(Op):
+    """x repeated along each axis"""
+
+    def infer(self, x: Abstract, repeats: Abstract) -> Inferred:
+        check_integer(repeats, "repeats")
+        if x.shape is None:
+            return x.type
+        counts = repeats.as_dims()
+        if counts is None:
+            return x.type.with_shape(unknown(len(x.shape)))
+        if len(counts) != len(x.shape):
+            raise VerifyError(f"repeats {list(counts)} do not fit {x.type}")
+        return x.type.with_shape(
+            n * c if isinstance(n, int) and isinstance(c, int) else n if c == 1
+            else c if n == 1 else None
+            for n, c in zip(x.shape, counts)
+        )  # fmt: skip
+
+    def reference(self, x: Array, repeats: Array) -> Array:
+        return np.tile(x, tuple(int(r) for r in repeats))

@@ -20,14 +20,21 @@ from .base import (
     register_pass,
 )
 from .context import Context, Samples, random_feeds
+from .instrument import bisect
+from .manager import PassManager, optimize
 from .pipeline import PRESETS, Pipeline, parse_pipeline, register_preset
+from .report import PassRecord, Report
+from .reproduce import read_reproducer, replay, write_reproducer
+from .rewrite import Match, Rewrite, RewriteBuilder, apply_rewrites
 
 for _module in pkgutil.iter_modules(__path__):
     if _module.ispkg:
         importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
-    "PRESETS", "Analyses", "Bound", "Changes", "Context", "Exact", "Outcome", "Pass", "Pipeline",
-    "Remark", "Samples", "Within", "all_analyses", "all_passes", "analysis", "parse_pipeline",
-    "pass_class", "random_feeds", "register_pass", "register_preset",
+    "PRESETS", "Analyses", "Bound", "Changes", "Context", "Exact", "Match", "Outcome", "Pass",
+    "PassManager", "PassRecord", "Pipeline", "Remark", "Report", "Rewrite", "RewriteBuilder",
+    "Samples", "Within", "all_analyses", "all_passes", "analysis", "apply_rewrites", "bisect",
+    "optimize", "parse_pipeline", "pass_class", "random_feeds", "read_reproducer",
+    "register_pass", "register_preset", "replay", "write_reproducer",
 ]  # fmt: skip

@@ -6,28 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...ir import Graph, Node
-from ...ir.ops.structure import Input
 from ..base import Exact, Outcome, Pass, register_pass
 from ..context import Context
-
-
-def erase_dead(graph: Graph, candidates: list[Node]) -> list[Node]:
-    """Erase those of `candidates` that nothing reads, then what only they read; returns them.
-
-    Inputs stay: they are the graph's signature.
-    """
-    stack, gone = list(candidates), []
-    while stack:
-        node = stack.pop()
-        if node not in graph.nx or node is graph.result or isinstance(node.op, Input):
-            continue
-        if graph.nx.succ[node]:
-            continue
-        above = list(graph.nx.pred[node])
-        graph.erase(node)
-        gone.append(node)
-        stack += above
-    return gone
+from ..rewrite import erase_dead
 
 
 @register_pass

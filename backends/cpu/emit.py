@@ -119,15 +119,18 @@ class Emit:
     def number(self, value: float) -> Value:
         return ir.Constant(F64, value)
 
-    def lookup(self, table: Value, index: Value) -> Value:
-        """table[index] for u8 tables and int32 lanes, lane by lane; int32 lanes out."""
-        b, kind = self.b, index.type
-        out = ir.Constant(kind, ir.Undefined)
-        for lane in range(kind.count):
-            i = b.zext(b.extract_element(index, ir.Constant(I32, lane)), I64)
-            byte = b.zext(self.load(self.add(table, i), I8), I32)
-            out = b.insert_element(out, byte, ir.Constant(I32, lane))
-        return out
+    def lookup(self, table: Value, index: Value, address: Value) -> None:
+        """Store table[index] (bytes; int32 lanes of 0 to 65535) at `address`, lane by lane.
+
+        Four indices at a time go through a general register: gathers and single extractions of
+        32-bit lanes are both slower.
+        """
+        b, n = self.b, index.type.count
+        words = b.bitcast(b.trunc(index, vec(I16, n)), vec(I64, n // 4))
+        for i in range(n):
+            word = b.extract_element(words, ir.Constant(I32, i // 4))
+            at = b.and_(b.lshr(word, self.i64(16 * (i % 4))), self.i64(0xFFFF))
+            self.store(self.load(self.add(table, at), I8), self.add(address, i))
 
     # Control flow.
 
@@ -337,7 +340,12 @@ class Emit:
         if not self.isa.vbmi:
 
             def scalar(x: Value) -> Value:
-                return b.trunc(self.lookup(address, b.zext(x, vec(I32, 16))), x.type)
+                out = ir.Constant(x.type, ir.Undefined)
+                for lane in range(16):
+                    at = b.zext(b.extract_element(x, ir.Constant(I32, lane)), I64)
+                    byte = self.load(self.add(address, at), I8)
+                    out = b.insert_element(out, byte, ir.Constant(I32, lane))
+                return out
 
             return scalar
         wide = vec(I8, 64)

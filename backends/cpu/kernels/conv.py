@@ -236,7 +236,11 @@ def prepare(
         panels = -(-count // wide)
         chosen = slice(channel, channel + count)
         packed = pack_weights(flat[chosen], shape[1], isa)
-        chunk_pixels, chunk_panels = split(pixels, images, panels, shape[0], threads)
+        tiles = -(-pixels // shape[0])
+        chunk_tiles, chunk_panels = split(
+            tiles, images, panels, threads, shape[0] * pixel, packed.size // panels
+        )
+        chunk_pixels = chunk_tiles * shape[0]
         pixel_chunks, panel_chunks = -(-pixels // chunk_pixels), -(-panels // chunk_panels)
         fields = {
             "chunks": images * pixel_chunks * panel_chunks,
@@ -304,16 +308,41 @@ def best_tile(pixels: int, vectors: int, tiles: tuple[tuple[int, int], ...]) -> 
     return min((t for t in tiles if t[0] > 1 and t[1] > 1), key=waste)
 
 
-def split(pixels: int, images: int, panels: int, tall: int, threads: int) -> tuple[int, int]:
-    """(pixels a chunk, panels a chunk): a few chunks a thread, whole tiles, rows before panels."""
-    tiles = -(-pixels // tall)
-    wanted = 1 if threads == 1 else 4 * threads
-    by_pixels = min(tiles, -(-wanted // images))
-    if threads > 1 and by_pixels * images < wanted and panels > 1:
-        # Few rows: share out the panels, so that each thread reads its own weights only.
-        by_panels = min(panels, wanted)
-        return tall * tiles, -(-panels // by_panels)
-    return tall * -(-tiles // by_pixels), panels
+NEAR = 256 << 10  # bytes of input that should stay in a core's second-level cache
+
+
+def split(
+    tiles: int, images: int, panels: int, threads: int, tile_bytes: int, panel_bytes: int
+) -> tuple[int, int]:
+    """(tiles a chunk, panels a chunk).
+
+    Sharing out pixels makes every thread read all weights, sharing out panels all of the input:
+    the smaller is shared by all. Chunks are few a thread, but enough to balance and to take over
+    from a thread that is delayed. A chunk's input stays near while its panels go by.
+    """
+    near = max(1, min(tiles, NEAR // max(1, tile_bytes))) if panels > 1 else tiles
+    if threads == 1:
+        return near, panels
+    rows = [(t, panels) for t in range(near, 0, -1)]
+    columns = [(near, p) for p in range(panels, 0, -1)]
+    by_pixels = images * tiles * tile_bytes >= panels * panel_bytes
+    options = rows + columns if by_pixels else columns + rows
+    options += [(t, p) for t in (-(-tiles // 2), -(-tiles // 4), 1) for p in range(panels, 0, -1)]
+
+    def loss(option: tuple[int, int]) -> float:
+        t, p = option
+        chunks = images * -(-tiles // t) * -(-panels // p)
+        longest = -(-chunks // threads) * t * p
+        return longest * threads / (images * tiles * panels) - 1
+
+    def chunks(option: tuple[int, int]) -> int:
+        return images * -(-tiles // option[0]) * -(-panels // option[1])
+
+    for least, most in ((4, 0.03), (2, 0.03), (1, 0.03), (1, 0.1)):
+        for option in options:
+            if chunks(option) >= least * threads and loss(option) <= most:
+                return option
+    return min(options, key=loss)
 
 
 def _padded(values: np.ndarray, count: int, kind: type) -> np.ndarray:

@@ -203,7 +203,8 @@ class _Line:
             m = e.load_doubles(e.add(row.field("scale"), e.mul(c, 8)))
             acc = e.requantize([(acc, m)], self.low, self.high, self.zeros)
             if self.out == "lut":
-                acc = e.lookup(row.field("table"), acc)
+                e.lookup(row.field("table"), acc, at)
+                return
             acc = b.trunc(acc, vec(I8, LANES))
         e.store(acc, at)
 

@@ -230,7 +230,8 @@ class _Finish:
 
         e, b = self.row.e, self.row.e.b
         if self.out == "lut":
-            value = e.lookup(self.row.field("table"), value)
+            e.lookup(self.row.field("table"), value, at("target", 1))
+            return
         kind, item = (I16, 2) if self.out == "s16" else (I8, 1)
         e.store(b.trunc(value, vec(kind, LANES)), at("target", item))
 

@@ -51,7 +51,11 @@ class Tile:
             store = emit(j)
             for i in range(self.pixels):
                 value = store(accs[i * self.vectors + j], i)
-                e.store(value, e.add(targets[i], BYTES[self.out] * e.n * j))
+                place = e.add(targets[i], BYTES[self.out] * e.n * j)
+                if self.out == "lut":
+                    e.lookup(spot.field("table"), value, place)
+                else:
+                    e.store(value, place)
 
     def packs(self, e: Emit) -> bool:
         """Does the epilogue narrow four vectors at a time (AVX-512)?"""
@@ -128,7 +132,6 @@ class Tile:
             e.splat(b.fadd(b.sitofp(b.sub(q, zero), F64), e.number(MAGIC)), half) for q in (lo, hi)
         )
         zeros = e.splat(b.trunc(zero if self.out == "u8" else b.sub(zero, lo), I32))
-        table = spot.field("table")
         terms = self._terms(e, spot, first, others)
 
         def emit(j: int) -> Callable[[Value, int], Value]:
@@ -136,9 +139,7 @@ class Tile:
 
             def store(acc: Value, i: int) -> Value:
                 value = e.requantize(scaled(acc, i), low, high, zeros)
-                if self.out == "lut":
-                    value = e.lookup(table, value)
-                return b.trunc(value, vec(I8, n))
+                return value if self.out == "lut" else b.trunc(value, vec(I8, n))
 
             return store
 

@@ -89,9 +89,9 @@ def save(graph: Graph, path: str | os.PathLike[str]) -> None:
         case ".ir":
             save_text(graph, path)
         case _:
-            from taut.backends import onnx
+            from taut.backends.onnx import export_onnx
 
-            onnx.save(graph, path)
+            export_onnx(graph, path)
 
 
 def optimize(graph: Graph, pipeline: str = "O2", data: Data | None = None, seed: int = 0) -> Graph:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import os
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,17 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from taut.ir import DEFAULT_LIMITS, FeedError, Graph, LimitError, Limits, ModelError, StorageError
+from taut.ir import (
+    DEFAULT_LIMITS,
+    DType,
+    FeedError,
+    Graph,
+    LimitError,
+    Limits,
+    ModelError,
+    StorageError,
+    TautError,
+)
 from taut.ir.files import read_bounded, write_atomic
 from taut.ir.graph import Node
 from taut.ir.op import Array
@@ -140,10 +151,13 @@ def read_arrays(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -
             return _read_npz(path, limits)
         if suffix == ".safetensors":
             return dict(load_tensors(read_bounded(path, limits.model_bytes)))
+    except TautError as error:
+        raise error.with_context(file=path)
     except OSError as error:
         raise StorageError(f"cannot be read ({error.strerror or error})", file=path) from error
     except (ValueError, KeyError, EOFError, TypeError, SyntaxError, OverflowError, zlib.error,
-            zipfile.BadZipFile, NotImplementedError, RuntimeError, SafetensorError) as error:
+            zipfile.BadZipFile, NotImplementedError, RuntimeError, SafetensorError,
+            tokenize.TokenError) as error:  # fmt: skip
         raise ModelError(f"is not a sound {suffix} file ({error})", file=path) from error
     raise FeedError("is no data file", file=path, hint="use .npy, .npz or .safetensors")
 
@@ -159,7 +173,7 @@ def _read_npz(path: str | os.PathLike[str], limits: Limits) -> dict[str, Array]:
                 read = {(1, 0): np.lib.format.read_array_header_1_0,
                         (2, 0): np.lib.format.read_array_header_2_0}[version]  # fmt: skip
                 shape, _, dtype = read(member)
-            limits.check(TensorType.of(np.broadcast_to(np.empty((), dtype), shape)), info.filename)
+            limits.check(TensorType(DType.of(dtype), shape), ascii(info.filename))
             total += info.file_size
             if total > limits.model_bytes:
                 raise LimitError(f"holds over {limits.model_bytes} bytes", file=path)

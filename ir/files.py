@@ -12,10 +12,16 @@ from .errors import LimitError, StorageError
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write through a temporary file in the same folder, fsync, rename. Raises StorageError."""
-    target = Path(path)
+    """Write through a temporary file in the same folder, fsync, rename. Raises StorageError.
+
+    A link is followed. A device or a pipe is written to as it stands: it must not be replaced.
+    """
+    target = Path(os.path.realpath(path))
     temporary: str | None = None
     try:
+        if target.exists() and not target.is_file() and not target.is_dir():
+            target.write_bytes(data)
+            return
         handle, temporary = tempfile.mkstemp(prefix=f".{target.name[:64]}.", dir=target.parent)
         with os.fdopen(handle, "wb") as file:
             file.write(data)

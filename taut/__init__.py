@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from taut.comparison import Comparison
     from taut.ir import DEFAULT_LIMITS, DType, Graph, Limits, TautError, TensorType
     from taut.ir.op import Array
-    from taut.passes import Pipeline
 
     from . import backends, frontends, ir, passes, samples, testing
 
@@ -102,9 +101,7 @@ def optimize(graph: Graph, pipeline: str = "O2", data: Data | None = None, seed:
     """
     from taut.passes import Context, PassManager
 
-    result = graph.copy()
-    PassManager(pipeline).run(result, Context(data=data, seed=seed))
-    return result
+    return PassManager(pipeline).run(graph, Context(data=data, seed=seed)).graph
 
 
 def quantize(
@@ -113,42 +110,14 @@ def quantize(
     """A new int8 graph: the `int8` preset, its ranges measured on `data`.
 
     `calibrate` and `options` are those of the `quantize` pass (`taut passes quantize` lists them).
-    Layers that stay in floating point are named, with the reason, in the graph's remarks, which
-    `taut quantize` prints. Raises ParseError for an unknown option, FeedError for unfit data.
+    Which layers stay in floating point, and why, is in the report of `taut.passes.PassManager`,
+    which `taut quantize` prints. Raises ParseError for an unknown option, FeedError for unfit data.
     """
     from taut.passes import Context, PassManager
+    from taut.presets import int8_pipeline
 
-    result = graph.copy()
     pipeline = int8_pipeline({"calibrate": calibrate, **options})
-    PassManager(pipeline).run(result, Context(data=data, seed=seed))
-    return result
-
-
-def int8_pipeline(options: Mapping[str, Any]) -> Pipeline:
-    """The `int8` preset with these options set in every pass of it that has one of that name.
-
-    Raises ParseError for an option that none has, or a value of the wrong kind.
-    """
-    import dataclasses
-
-    from taut.ir import ParseError
-    from taut.passes import Pipeline
-    from taut.passes.pipeline import convert, option_types
-
-    unused = set(options)
-    made = []
-    for p in Pipeline.parse("int8"):
-        hints = option_types(type(p))
-        try:
-            mine = {k: convert(v, hints[k]) for k, v in options.items() if k in hints}
-        except ValueError as error:
-            raise ParseError(f"an option of {p.name} wants {error}") from error
-        unused -= set(mine)
-        made.append(dataclasses.replace(p, **mine))
-    if unused:
-        known = sorted({k for p in made for k in option_types(type(p))})
-        raise ParseError(f"quantize has no option {sorted(unused)}", hint=f"it takes {known}")
-    return Pipeline(made)
+    return PassManager(pipeline).run(graph, Context(data=data, seed=seed)).graph
 
 
 def compile(

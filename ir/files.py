@@ -43,15 +43,20 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
 def read_bounded(path: str | os.PathLike[str], limit: int) -> bytes:
     """The bytes of a regular file of at most `limit` bytes. Raises StorageError, LimitError."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_open_at_once) as file:
             info = os.fstat(file.fileno())
             if not stat.S_ISREG(info.st_mode):
                 raise StorageError("is not a regular file", file=path)
             if info.st_size > limit:
                 raise LimitError(f"has {info.st_size} bytes, over the limit of {limit}", file=path)
-            return file.read(limit + 1)
+            return file.read(info.st_size + 1)  # read() allocates what it is asked for
     except (OSError, ValueError) as error:
         raise StorageError(f"cannot be read ({_reason(error)})", file=path) from error
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open without waiting: a pipe without a writer would never come back."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _reason(error: Exception) -> str:

@@ -40,7 +40,10 @@ def bind_feeds(graph: Graph, args: tuple[Any, ...], named: Mapping[str, Any]) ->
 
 def _check_feed(node: Node, value: Any, symbols: dict[str, int]) -> Array:
     type = node.type
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise FeedError(f"is no array ({error})", node=node.name) from error
     if array.dtype != type.dtype.numpy:
         raise FeedError(
             f"wants {type}, not {array.dtype}{list(array.shape)}",

@@ -71,12 +71,11 @@ def _open(location: str, folder: Path) -> BinaryIO:
         reason = getattr(error, "strerror", None) or str(error)
         what = f"its external data {location[:80]!a} cannot be read ({reason})"
         raise ModelError(what) from error
-    file = os.fdopen(handle, "rb")
     info = os.fstat(handle)
     if not stat.S_ISREG(info.st_mode) or info.st_nlink > 1:
-        file.close()
+        os.close(handle)
         raise ModelError(
             f"its external data {location[:80]!a} are not a plain file with one name",
             hint="copy the file instead of linking it",
         )
-    return file
+    return os.fdopen(handle, "rb")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import onnx
-from onnx import FunctionProto, ModelProto, NodeProto, TypeProto
+from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, TypeProto
 
 from ...ir import LimitError, Limits, ModelError, TensorType
 from ...ir.errors import show_name
@@ -116,6 +115,13 @@ def builtin(call: Call, types: Iterable[TensorType | None]) -> FunctionProto | N
     return static_builtin(call.op, call.version, call.domain)
 
 
+def default_protos(op: str, version: int, domain: str) -> dict[str, AttributeProto]:
+    """The attributes that a function body may refer to where a call leaves them out."""
+    found = schema(op, version, domain)
+    attributes = {} if found is None else found.attributes
+    return {k: a.default_value for k, a in attributes.items() if a.default_value.name}
+
+
 def _newest(versions: Iterable[int], version: int) -> int | None:
     return max((v for v in versions if v <= version), default=None)
 
@@ -138,6 +144,3 @@ def _type_proto(type: TensorType | None) -> TypeProto:
 def opset_imports(function: FunctionProto, outer: Mapping[str, int]) -> Mapping[str, int]:
     """Versions a body is written for: its own, else those of its caller."""
     return {**outer, **{domain_name(o.domain): int(o.version) for o in function.opset_import}}
-
-
-__all__ = ["builtin", "check_expansion", "has_builtin", "key_of", "local_functions", "onnx"]

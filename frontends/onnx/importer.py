@@ -28,7 +28,14 @@ from ...ir.standard import dtype_of
 from ...ir.types import Dim, symbol
 from .adapters import ADAPTERS, Emit
 from .calls import Call, attribute_protos, op_attributes, read_attributes
-from .functions import Key, builtin, check_expansion, key_of, opset_imports
+from .functions import (
+    Key,
+    builtin,
+    check_expansion,
+    default_protos,
+    key_of,
+    opset_imports,
+)
 from .survey import node_name
 from .tensors import MAX_RANK, TensorReader, refuse_sparse, text
 
@@ -239,7 +246,8 @@ class Importer:
                 body = builtin(call, [None if v is None else v.type for v in inputs])
                 if body is None:
                     raise UnsupportedError("is not supported yet", hint="`taut ops` lists what is")
-                self._enter(body, frame, inputs, outputs, protos)
+                defaults = default_protos(call.op, version, call.domain)
+                self._enter(body, frame, inputs, outputs, {**defaults, **protos})
                 return
             made = results
         if call.outputs_used() > len(made):

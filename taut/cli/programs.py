@@ -293,7 +293,7 @@ def compare(
     if target != "reference" or outputs:
         sides = [build(g, target, None) for g in sides]
     with common.progress("compare", len(items)) as advance:
-        made = taut.compare(*sides, _counted(items, advance))
+        made = taut.compare(sides[0], sides[1], _counted(items, advance))
     print(made.to_json()) if json else common.show(made)
 
 

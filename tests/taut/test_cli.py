@@ -254,7 +254,8 @@ def test_errors_name_standard_input(taut_: Shell):
 def test_wrong_usage(taut_: Shell, model: str, images: str, tmp_path: Path, arguments, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.iterdir())
-    given = [{"MODEL": model, "DATA": images}.get(a, a) for a in arguments]
+    places: dict[str, str] = {"MODEL": model, "DATA": images}
+    given = [places.get(a, str(a)) for a in arguments]
     taut_.fails(*given)
     assert sorted(tmp_path.iterdir()) == before
 

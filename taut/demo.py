@@ -1,0 +1,171 @@
+"""The main job on a real model: ONNX in, a faster int8 program out, with its accuracy measured.
+
+The model is the text-orientation classifier of PP-OCR (3x48x192 -> upright or upside down); its
+labelled data are drawn text lines. Calibration lines come from another seed than test lines.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import taut
+from taut.ir.op import Array
+from taut.measure import Timing, measure
+
+if TYPE_CHECKING:
+    from taut.passes import Report
+
+BATCH = 16
+CALIBRATION_LINES = 64
+
+Progress = Callable[[int, int | None], Any]
+
+
+@dataclass
+class Side:
+    """One of the two programs compared."""
+
+    accuracy: float
+    bytes: int
+    latency: Timing
+    kernels: int
+
+
+@dataclass
+class Result:
+    model: str
+    target: str
+    lines: int
+    float32: Side
+    int8: Side
+    agreement: float  # share of lines on which both give the same answer
+    sqnr_db: float  # of the outputs
+    quantized: int  # layers with weights
+    kept_float: list[tuple[str, str, str]] = field(default_factory=list)  # node, op, why
+    pipeline: str = ""
+
+    def facts(self) -> dict[str, Any]:
+        """Everything as plain data, for JSON."""
+        sides = {
+            name: {**vars(side), "latency": side.latency.facts()}
+            for name, side in (("float32", self.float32), ("int8", self.int8))
+        }
+        kept = [dict(zip(("node", "op", "reason"), k)) for k in self.kept_float]
+        return {**vars(self), **sides, "kept_float": kept}
+
+    def tables(self) -> list[Any]:
+        """What `taut demo` prints."""
+        from taut.cli.common import safe, table
+
+        a, b = self.float32, self.int8
+        rows = [
+            (f"accuracy over {self.lines} lines", f"{a.accuracy:.2%}", f"{b.accuracy:.2%}",
+             f"{100 * (b.accuracy - a.accuracy):+.2f} points"),
+            ("size on disk", f"{a.bytes / 1e3:.0f} kB", f"{b.bytes / 1e3:.0f} kB",
+             f"{a.bytes / b.bytes:.2f}x smaller"),
+            ("latency, median of " + str(a.latency.calls), f"{a.latency.median * 1e3:.3f} ms",
+             f"{b.latency.median * 1e3:.3f} ms",
+             f"{a.latency.median / b.latency.median:.2f}x faster"),
+            ("latency, best", f"{a.latency.best * 1e3:.3f} ms", f"{b.latency.best * 1e3:.3f} ms",
+             f"{a.latency.best / b.latency.best:.2f}x faster"),
+            ("kernels", a.kernels, b.kernels, ""),
+        ]  # fmt: skip
+        parts: list[Any] = [
+            table(f"{self.model} on {self.target}", "", "float32>", "int8>", "int8 is>", rows=rows),
+            safe(f"Both answer alike on {self.agreement:.2%} of the lines; the int8 outputs' "
+                 f"SQNR is {self.sqnr_db:.1f} dB."),
+            safe(f"{self.quantized} layers with weights were quantized."),
+        ]  # fmt: skip
+        if self.kept_float:
+            parts.append(table("not quantized, and why:", "node", "op", "reason",
+                               rows=self.kept_float))  # fmt: skip
+        return parts
+
+
+def run(
+    lines: int = 512, threads: int | None = None, progress: Progress = lambda done, total: None
+) -> Result:
+    """Quantize the default sample and measure both programs on `lines` drawn lines.
+
+    Raises SampleError where the model cannot be fetched or drawn lines cannot be made.
+    """
+    from taut.passes import Context, PassManager
+    from taut.presets import int8_pipeline
+
+    samples = _samples()
+    path = samples.fetch(samples.DEFAULT)
+    progress(1, 6)
+    calibration, _ = samples.orientation_lines(CALIBRATION_LINES, seed=1)
+    images, labels = samples.orientation_lines(lines, seed=2)
+    progress(2, 6)
+    graph = taut.load(path)
+    pipeline = int8_pipeline({})
+    data = [calibration[i : i + BATCH] for i in range(0, len(calibration), BATCH)]
+    report = PassManager(pipeline).run(graph, Context(data=data))
+    progress(3, 6)
+    plain = taut.optimize(graph, "O2")
+    programs = [taut.compile(g, threads=threads) for g in (plain, report.graph)]
+    answers = [answer(p, images) for p in programs]
+    progress(4, 6)
+    one = np.ascontiguousarray(images[:1])
+    timings = measure(
+        {str(i): lambda p=p: p(one) for i, p in enumerate(programs)}, repeat=300, budget=20.0
+    )
+    progress(5, 6)
+    with tempfile.TemporaryDirectory(prefix="taut-") as folder:
+        packed = Path(folder) / "int8.taut"
+        taut.save(report.graph, packed)
+        sizes = [path.stat().st_size, packed.stat().st_size]
+    sides = [
+        Side(float((a.argmax(1) == labels).mean()), size, timings[str(i)], len(p.profile(one)))
+        for i, (p, a, size) in enumerate(zip(programs, answers, sizes))
+    ]
+    noise = float(np.square(answers[0] - answers[1], dtype=np.float64).sum())
+    signal = float(np.square(answers[0], dtype=np.float64).sum())
+    progress(6, 6)
+    return Result(
+        model=path.name.partition("-")[2], target=str(programs[1].target), lines=lines,
+        float32=sides[0], int8=sides[1],
+        agreement=float((answers[0].argmax(1) == answers[1].argmax(1)).mean()),
+        sqnr_db=10 * float(np.log10(signal / noise)) if noise else float("inf"),
+        quantized=sum(p.counts["quantized"] for p in report.passes),
+        kept_float=kept_float(report), pipeline=str(pipeline),
+    )  # fmt: skip
+
+
+def kept_float(report: Report) -> list[tuple[str, str, str]]:
+    """(node, op, reason) of what the quantizing and lowering passes left in floating point."""
+    found = []
+    for name, remark in report.remarks("missed"):
+        if name in ("quantize", "lower-integer"):
+            node = report.graph.find(remark.node)
+            found.append((remark.node, "" if node is None else node.op.name, remark.reason))
+    return found
+
+
+def answer(program: Any, images: Array) -> Array:
+    """The first output for all images, a batch at a time."""
+    parts = []
+    for i in range(0, len(images), BATCH):
+        made = program(np.ascontiguousarray(images[i : i + BATCH]))
+        parts.append(np.array(next(iter(made.values()))))
+    return np.concatenate(parts)
+
+
+def _samples() -> Any:
+    from taut import samples
+
+    try:
+        import PIL  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise taut.TautError(
+            "the demo draws its test lines with Pillow, which is missing",
+            hint="install it with: pip install 'taut[samples]'",
+        ) from error
+    return samples

@@ -159,24 +159,28 @@ class Resize(Op):
         return y.astype(x.dtype)
 
     def coordinates(self, n: int, m: int, scale: float, roi: tuple[float, float] | None) -> Array:
-        """u(p) for p = 0..m-1."""
-        p = np.arange(m, dtype=np.float64)
-        size = scale * n
+        """u(p) for p = 0..m-1. In single precision, as runtimes have it: where u is halfway between
+        two elements or on one, the rounding of u decides which one nearest takes.
+        """
+        p, s, half = np.arange(m, dtype=np.float32), np.float32(scale), np.float32(0.5)
+        size, last = s * np.float32(n), np.float32(n - 1)
         match self.coordinate_transformation_mode:
             case "asymmetric":
-                return p / scale
+                return p / s
             case "align_corners":
-                return p * (n - 1) / (size - 1) if size != 1 else np.zeros(m)
+                return p * last / (size - 1) if m != 1 else np.zeros(1, np.float32)
             case "tf_crop_and_resize":
                 assert roi is not None
-                if size == 1:
-                    return np.full(m, (roi[0] + roi[1]) * (n - 1) / 2)
-                return roi[0] * (n - 1) + p * (roi[1] - roi[0]) * (n - 1) / (size - 1)
-            case "pytorch_half_pixel" if size == 1:
-                return np.full(m, -0.5)
+                low, high = np.float32(roi[0]), np.float32(roi[1])
+                if m == 1:
+                    return np.full(1, half * (low + high) * last)
+                return low * last + p * (high - low) * last / (size - 1)
+            case "pytorch_half_pixel" if m == 1:
+                return np.full(1, -half)
             case "half_pixel_symmetric":
-                return n / 2 * (1 - m / size) + (p + 0.5) / scale - 0.5
-        return (p + 0.5) / scale - 0.5
+                shift = np.float32(n) / 2 * (1 - np.float32(m) / size)
+                return shift + (p + half) / s - half
+        return (p + half) / s - half
 
     def _along(self, x: Array, axis: int, u: Array, scale: float) -> Array:
         n = x.shape[axis]
@@ -188,7 +192,7 @@ class Resize(Op):
         first = math.floor(-support / stretch) + 1
         taps = range(first, 2 - first)
         kernel = self._cubic if self.mode == "cubic" else _linear
-        weights = np.stack([kernel((base + t - u) * stretch) for t in taps])
+        weights = np.stack([kernel((base + t - np.float64(u)) * stretch) for t in taps])
         at = np.stack([base + t for t in taps])
         if self.exclude_outside:
             weights = np.where((at < 0) | (at >= n), 0, weights)

@@ -77,7 +77,8 @@ class DType(enum.Enum):
     @classmethod
     def of(cls, dtype: Any) -> DType:
         """The DType of a NumPy dtype, array or scalar type. Raises VerifyError if there is none."""
-        found = _FROM_NUMPY.get(np.dtype(getattr(dtype, "dtype", dtype)))
+        kind = dtype if isinstance(dtype, type) else getattr(dtype, "dtype", dtype)
+        found = _FROM_NUMPY.get(np.dtype(kind))
         if found is None:
             raise VerifyError(f"no element type for NumPy's {dtype}")
         return found

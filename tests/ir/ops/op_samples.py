@@ -1,0 +1,367 @@
+"""At least one sample of every declared op: its attributes and operands.
+
+`peer` says who else runs it: "ort" (onnxruntime), "ref" (onnx's reference evaluator) or "" where
+neither can (Taut's own ops, odd element types); the reason stands beside it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+from taut.ir import DType, Op, op_class
+
+Array = np.ndarray[Any, Any]
+_random = np.random.default_rng(7)
+
+
+class Sample(NamedTuple):
+    op: Op
+    operands: tuple[Array | None, ...]
+    peer: str = "ort"
+    tolerance: float = 1e-5
+    data_dependent: bool = False  # the result's shape depends on more than shape data
+
+    def __str__(self) -> str:
+        given = ",".join(f"{k}={v!r}" for k, v in self.op.given() if not isinstance(v, np.ndarray))
+        shapes = ",".join("-" if x is None else f"{x.dtype}{list(x.shape)}" for x in self.operands)
+        return f"{self.op.name}({given})({shapes})".replace(" ", "")
+
+
+def f(*shape: int, scale: float = 1.0) -> Array:
+    return np.asarray(_random.standard_normal(shape) * scale, np.float32)
+
+
+def positive(*shape: int) -> Array:
+    return np.abs(f(*shape)) + np.float32(0.1)
+
+
+def integers(low: int, high: int, *shape: int, dtype: Any = np.int64) -> Array:
+    return np.asarray(_random.integers(low, high, shape), dtype)
+
+
+def words(dtype: Any, *shape: int) -> Array:
+    """Any values of an integer type, its extremes among them."""
+    low, high = DType.of(dtype).bounds
+    made = _random.integers(low, high + 1, shape)
+    made.reshape(-1)[:2] = [low, high][: made.size]
+    return made.astype(dtype)
+
+
+def words_of(text: str) -> list[str]:
+    return text.split()
+
+
+def bools(*shape: int) -> Array:
+    return _random.random(shape) < 0.5
+
+
+def i(*values: int) -> Array:
+    return np.array(values, np.int64)
+
+
+def scalar(value: float, dtype: Any = np.float32) -> Array:
+    return np.array(value, dtype)
+
+
+SAMPLES: list[Sample] = []
+
+
+def add(name: str, *operands: Array | None, peer: str = "ort", tol: float = 1e-5,
+        data: bool = False, **attributes: Any) -> None:  # fmt: skip
+    SAMPLES.append(Sample(op_class(name)(**attributes), operands, peer, tol, data))
+
+
+def _elementwise() -> None:
+    odd = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 3e38, -1e-40], np.float32)
+    for name in words_of("""
+        relu sigmoid tanh elu selu celu leaky_relu hard_sigmoid hard_swish softplus mish softsign
+        thresholded_relu erf exp abs neg sign floor ceil round sin cos tan sinh cosh atan asinh
+        reciprocal softmax log_softmax hardmax is_nan is_inf gelu shrink identity
+        global_average_pool global_max_pool
+    """):
+        add(name, f(2, 3, 4, 5, scale=2))
+    for name in words_of("relu abs neg sign floor ceil round is_nan is_inf sqrt"):
+        add(name, odd)
+    for name in words_of("sigmoid tanh softplus erf exp hard_swish swish gelu mish"):
+        add(name, odd[:5], peer="ref" if name in ("sigmoid", "erf", "exp", "tanh") else "")
+    add("swish", f(3, 4), peer="ref", alpha=0.5)
+    add("gelu", f(3, 4), approximate="tanh")
+    add("is_inf", odd, detect_negative=False)
+    for name in ["log", "sqrt"]:
+        add(name, positive(3, 4))
+    for name in ["asin", "acos", "atanh"]:
+        add(name, np.tanh(f(3, 4)))
+    add("acosh", positive(3, 4) + 1)
+    add("leaky_relu", f(3, 4), alpha=0.3)
+    add("clip", f(3, 4), scalar(-0.5), scalar(0.5))
+    add("clip", f(3, 4), None, scalar(0.5))
+    add("clip", f(3, 4))
+    add("prelu", f(2, 3, 4), f(3, 1))
+    for name in ["add", "sub", "mul", "div"]:
+        add(name, f(3, 1, 5), f(4, 1))
+        add(name, f(0, 3), f(1, 3))
+        add(name, f(), f())
+        add(name, integers(-9, 9, 3, 5), integers(1, 5, 5))
+        for dtype in (np.float16, ml_dtypes.bfloat16, np.float64):
+            peer = "" if dtype is ml_dtypes.bfloat16 else "ref"  # NumPy's bf16 rounds differently
+            add(name, f(3, 5).astype(dtype), positive(5).astype(dtype), peer=peer, tol=1e-2)
+    add("div", i(-7, 7, -7, 7), i(2, 2, -2, -2))
+    for fmod in (False, True):
+        add("mod", i(-7, 7, -7, 7), i(2, 3, -2, -3), fmod=fmod)
+        add("mod", f(9), f(9), fmod=fmod, peer="ref")
+    add("pow", positive(3, 1, 5), f(4, 1))
+    add("pow", i(0, 1, 2, 3), i(3, 2, 1, 0))
+    add("pow", i(0, 1, 2, 3), f(4) * 0 + 2)
+    for name in ["max", "min", "sum", "mean"]:
+        add(name, f(3, 1, 5), f(4, 1), f(5))
+        add(name, f(3))
+    for name in words_of("equal less greater less_or_equal greater_or_equal"):
+        add(name, integers(0, 3, 3, 1, 5), integers(0, 3, 4, 1))
+    for name in ["and", "or", "xor"]:
+        add(name, bools(3, 1, 5), bools(4, 1))
+    add("not", bools(3))
+    add("where", bools(3, 1), f(4), f(3, 4))
+    for name in ["bitwise_and", "bitwise_or", "bitwise_xor"]:
+        add(name, words(np.int32, 3, 5), words(np.int32, 5))
+    add("bitwise_not", words(np.uint8, 5))
+    for direction in ("LEFT", "RIGHT"):
+        add("bit_shift", words(np.uint8, 5), np.arange(5, dtype=np.uint8), direction=direction)
+        add("bit_shift", i(5, -5, 5, -5), i(1, 1, 99, -1), direction=direction, peer="ref")
+    add("softmax", f(2, 3, 4), axis=1)
+    add("log_softmax", f(2, 3, 4, scale=100), axis=0)
+
+
+def _windows() -> None:
+    layouts: list[dict[str, Any]] = [
+        {}, {"strides": (2, 1), "pads": (1, 2, 0, 1)}, {"dilations": (2, 2)},
+        {"auto_pad": "SAME_UPPER", "strides": (2, 2)},
+        {"auto_pad": "SAME_LOWER", "strides": (2, 2)},
+        {"auto_pad": "VALID"},
+    ]  # fmt: skip
+    for at in layouts:
+        add("conv", f(2, 4, 9, 11), f(6, 4, 3, 2), f(6), tol=1e-4, **at)
+        add("conv", f(2, 4, 9, 11), f(6, 2, 3, 2), f(6), group=2, tol=1e-4, **at)
+        add("conv", f(2, 4, 9, 11), f(4, 1, 3, 2), group=4, tol=1e-4, **at)
+        add("conv", f(1, 2, 9, 11), f(4, 1, 3, 2), group=2, tol=1e-4, **at)
+        add("conv_transpose", f(2, 4, 5, 6), f(4, 3, 3, 2), f(3), tol=1e-4, **at)
+        add("conv_transpose", f(2, 4, 5, 6), f(4, 3, 3, 2), group=2, tol=1e-4, **at)
+    add("conv", f(2, 4, 9), f(6, 4, 3), pads=(1, 1), kernel_shape=(3,))
+    add("conv", f(2, 4, 5, 6, 7), f(6, 2, 3, 2, 1), group=2, pads=(1, 0, 0, 1, 1, 1), tol=1e-4)
+    add("conv", f(0, 2, 5, 5), f(3, 2, 3, 3), peer="ref")
+    add("conv", f(1, 2, 5, 5).astype(np.float16), f(3, 2, 3, 3).astype(np.float16), tol=2e-2,
+        peer="")  # neither peer computes f16 in f32  # fmt: skip
+    residual, x, w = f(1, 3, 5, 5), f(1, 2, 5, 5), f(3, 2, 3, 3)
+    for activation, params in [("", ()), ("relu", ()), ("clip", (0.0, 6.0)),
+                               ("leaky_relu", (0.1,)), ("hard_swish", ())]:  # fmt: skip
+        add("fused_conv", x, w, f(3), residual, pads=(1, 1, 1, 1), activation=activation,
+            params=params, peer="")  # Taut's own  # fmt: skip
+    add("conv_transpose", f(2, 4, 5, 6), f(4, 3, 3, 3), strides=(2, 2), output_padding=(1, 1),
+        tol=1e-4)  # fmt: skip
+    add("conv_transpose", f(2, 4, 5, 6), f(4, 3, 3, 3), strides=(2, 2), output_shape=(12, 13),
+        tol=1e-4)  # fmt: skip
+    add("conv_transpose", f(2, 4, 9), f(4, 3, 3), strides=(3,), pads=(1, 0), tol=1e-4)
+    layouts += [{"strides": (3, 2), "ceil_mode": True}]
+    layouts += [{"strides": (2, 2), "pads": (1, 1, 1, 1), "ceil_mode": True}]
+    for at in layouts:
+        if at.get("pads") == (1, 2, 0, 1):
+            at = at | {"pads": (1, 1, 0, 1)}  # a pooling's pads are below its window
+        x = f(2, 3, 9, 11)
+        for name in ("max_pool", "average_pool", "lp_pool"):
+            add(name, x, kernel_shape=(3, 2), **at)
+        add("average_pool", x, kernel_shape=(3, 2), count_include_pad=True, **at)
+        for order in (0, 1):
+            add("max_pool", x, kernel_shape=(3, 2), outputs=2, storage_order=order, **at)
+    add("max_pool", words(np.int8, 2, 3, 6), kernel_shape=(3,), pads=(1, 1))
+    add("max_pool", np.zeros((1, 1, 3, 3), np.float32), kernel_shape=(2, 2), outputs=2)
+    add("average_pool", f(1, 2, 4, 5, 6), kernel_shape=(2, 3, 2))
+    add("lp_pool", f(1, 2, 7), kernel_shape=(3,), p=1)
+    add("global_lp_pool", f(2, 3, 4, 5), peer="", p=3)  # no peer has it
+
+
+def _linear() -> None:
+    add("mat_mul", f(2, 3, 4), f(4, 5))
+    add("mat_mul", f(4), f(2, 4, 5))
+    add("mat_mul", f(2, 3, 4), f(4))
+    add("mat_mul", f(4), f(4))
+    add("mat_mul", f(0, 4), f(4, 5))
+    add("mat_mul", integers(-9, 9, 3, 4), integers(-9, 9, 4, 2))
+    add("gemm", f(3, 4), f(4, 5))
+    add("gemm", f(4, 3), f(5, 4), f(5), transA=True, transB=True, alpha=0.5, beta=2.0)
+    add("gemm", f(3, 4), f(4, 5), f(3, 1), beta=0.0)
+    add("einsum", f(2, 3, 4), f(2, 4, 5), equation="bij,bjk->bik")
+    add("einsum", f(2, 3, 3), equation="...ii->...i")
+    add("einsum", f(2, 3), f(3), equation=" ij , j ")
+    add("batch_normalization", f(2, 3, 4, 5), f(3), f(3), f(3), positive(3))
+    add("batch_normalization", f(4, 3), f(3), f(3), f(3), positive(3))
+    add("batch_normalization", f(2, 3, 4), f(3), f(3), f(3), positive(3), training_mode=True,
+        peer="ref")  # fmt: skip
+    add("instance_normalization", f(2, 3, 4, 5), f(3), f(3))
+    add("group_normalization", f(2, 4, 4, 5), f(4), f(4), num_groups=2)
+    add("layer_normalization", f(2, 3, 4), f(4), f(4), outputs=3)
+    add("layer_normalization", f(2, 3, 4), f(3, 4), axis=1)
+    add("rms_normalization", f(2, 3, 4), f(4), peer="ref")
+    add("lp_normalization", f(2, 4, 5), axis=1, p=1)
+    add("lp_normalization", np.zeros((2, 3), np.float32), peer="ref")
+    add("mean_variance_normalization", f(2, 3, 4, 5))
+    add("lrn", f(2, 7, 4, 5), size=3, alpha=0.1)
+    # The reference evaluator does only as many channels as there are images.
+    add("lrn", f(7, 7, 4, 5), size=4, alpha=0.1, peer="ref")
+
+
+def _shapes() -> None:
+    add("reshape", f(2, 3, 4), i(0, -1))
+    add("reshape", f(0, 3), i(0, 3), allowzero=True)
+    for axis in (0, 1, 3, -1):
+        add("flatten", f(2, 3, 4), axis=axis)
+    add("transpose", f(2, 3, 4), perm=(1, 2, 0))
+    add("transpose", f(2, 3, 4))
+    add("squeeze", f(1, 3, 1))
+    add("squeeze", f(1, 3, 1), i(-1))
+    add("unsqueeze", f(3), i(0, -1))
+    add("expand", f(3, 1), i(2, 1, 4))
+    add("tile", f(3, 2), i(2, 3))
+    add("shape", f(2, 3, 4), start=-2)
+    add("shape", f(2, 3, 4), start=1, end=-1)
+    add("size", f(2, 3))
+    for to in (DType.i32, DType.f64, DType.bool, DType.u8):
+        add("cast", positive(3), to=to)
+    add("cast", np.array([300, -1, 7]), to=DType.u8)
+    add("cast", np.array([-9, 7, 8]), to=DType.i4, peer="ref")
+    add("cast", f(3), to=DType.bf16, peer="")  # ort has no such cast on every machine
+    add("cast_like", f(3, scale=9), i(0))
+    add("dropout", f(2, 3), outputs=2)
+    add("dropout", f(2, 3), scalar(0.5), np.array(False))
+    add("constant_of_shape", i(2, 3))
+    add("constant_of_shape", i(2), value=np.array([3]))
+    add("constant_of_shape", i())
+    for bounds in ((3, 10, 3), (10, 3, -3), (5, 5, 1)):
+        add("range", *(scalar(b, np.int64) for b in bounds))
+    add("range", scalar(1), scalar(2.2), scalar(0.3))
+    add("depth_to_space", f(2, 8, 2, 3), blocksize=2)
+    add("depth_to_space", f(2, 8, 2, 3), blocksize=2, mode="CRD")
+    add("space_to_depth", f(2, 2, 4, 6), blocksize=2)
+    add("concat", f(2, 3), f(2, 0), f(2, 5), axis=-1)
+    add("split", f(7, 2), num_outputs=3)
+    add("split", f(2, 7), i(2, 5), axis=1, num_outputs=2)
+    for mode in ("constant", "reflect", "edge", "wrap"):
+        add("pad", f(4, 5), i(1, 2, 3, 1), mode=mode)
+        add("pad", f(4, 5), i(2, -1), None, i(-1), mode=mode)
+    add("pad", f(4, 5), i(1, -2, 3, 1), scalar(3.0))
+
+
+def _indices() -> None:
+    add("slice", f(5, 6), i(1, -1), i(9, -9), i(0, 1), i(2, -2))
+    add("slice", f(5, 6), i(-3), i(2**40))
+    add("slice", f(5, 0), i(3), i(-9), i(1), i(-1))
+    at = np.array([[0, -1], [2, 3]])
+    add("gather", f(5, 6), i(1, -1), axis=1)
+    add("gather", f(5, 6), scalar(2, np.int64))
+    add("gather_elements", f(5, 6), at, axis=1)
+    add("gather_nd", f(5, 6, 3), at)
+    add("gather_nd", f(2, 6, 3), np.array([[1], [2]]), batch_dims=1)
+    for how in ("none", "add", "mul", "max", "min"):
+        add("scatter_elements", f(5, 6), at, f(2, 2), axis=1, reduction=how)
+        add("scatter_nd", f(5, 6, 3), np.array([[0, -1], [2, 3], [0, 5]]), f(3, 3), reduction=how)
+    add("one_hot", np.array([[0, -1], [5, 2]]), scalar(4, np.int64), f(2), axis=1)
+    add("non_zero", integers(0, 2, 3, 4), data=True)
+    add("compress", f(3, 4), np.array([True, False, True]), axis=0)
+    add("compress", f(3, 4), np.array([True, False, True]))
+    add("trilu", f(2, 4, 5), scalar(1, np.int64))
+    add("trilu", f(4, 5), upper=False)
+    add("eye_like", f(3, 4), k=1)
+    add("eye_like", f(3, 4), k=-1, dtype=DType.i64)
+    add("top_k", integers(0, 5, 4, 7).astype(np.float32), i(3))
+    add("top_k", integers(0, 5, 4, 7), i(3), largest=False, axis=0)
+    for name in words_of("sum mean max min prod l1 l2 log_sum log_sum_exp sum_square"):
+        x = positive(3, 4, 5)
+        add(f"reduce_{name}", x)
+        add(f"reduce_{name}", x, i(1, -1))
+        add(f"reduce_{name}", x, i(1), keepdims=False)
+        add(f"reduce_{name}", x, i(), noop_with_empty_axes=True)
+        add(f"reduce_{name}", integers(1, 5, 3, 4, dtype=np.int32), i(1))
+        if name not in ("mean", "log_sum", "log_sum_exp"):
+            add(f"reduce_{name}", f(2, 0, 3), i(1), peer="ref")
+    for name in ("arg_max", "arg_min"):
+        add(name, integers(0, 3, 4, 5), axis=1)
+        add(name, f(4, 5).round(), axis=-1, keepdims=False, select_last_index=True)
+    for flags in ({}, {"exclusive": True}, {"reverse": True},
+                  {"exclusive": True, "reverse": True}):  # fmt: skip
+        add("cum_sum", f(3, 4), scalar(1, np.int64), **flags)
+        add("cum_prod", f(3, 4), scalar(0, np.int64), peer="ref", **flags)
+    for mode in ("nearest", "linear", "cubic"):
+        for where in ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"):
+            at = {"mode": mode, "coordinate_transformation_mode": where}
+            add("resize", f(1, 2, 5, 6), None, np.array([1, 1, 1.4, 0.5], np.float32), **at)
+            add("resize", f(1, 2, 5, 6), None, None, i(1, 2, 10, 3), **at)
+    add("resize", f(1, 1, 2, 4), None, np.array([1, 1, 0.6, 0.6], np.float32), mode="linear",
+        coordinate_transformation_mode="align_corners", peer="ref")  # ort rounds what it scales by
+    for rounding in ("round_prefer_ceil", "floor", "ceil"):
+        add("resize", f(1, 2, 5, 6), None, None, i(1, 2, 10, 3), nearest_mode=rounding)
+    for policy in ("not_larger", "not_smaller"):
+        add("resize", f(1, 2, 5, 6), None, None, i(7, 7), over=(2, 3),
+            keep_aspect_ratio_policy=policy)  # fmt: skip
+    for mode in ("linear", "cubic"):
+        add("resize", f(1, 2, 5, 6), None, np.array([1, 1, 0.6, 0.6], np.float32), mode=mode,
+            antialias=True, peer="ref")  # fmt: skip
+    add("resize", f(1, 2, 5, 6), None, None, i(1, 2, 4, 9), mode="cubic", exclude_outside=True)
+    roi = np.array([0, 0, 0.2, 0.3, 1, 1, 0.8, 1.4], np.float32)
+    add("resize", f(1, 2, 5, 6), roi, None, i(1, 2, 4, 7), mode="linear",
+        coordinate_transformation_mode="tf_crop_and_resize", extrapolation_value=10.0)  # fmt: skip
+    add("upsample", f(1, 2, 3, 4), np.array([1, 1, 2, 3], np.float32), peer="")  # opset 9 only
+
+
+def _quantized() -> None:
+    for dtype in (np.uint8, np.int8, np.uint16, np.int16):
+        scales = positive(4)
+        add("quantize_linear", f(3, 4, scale=9), scalar(0.1), scalar(3, dtype), tol=0)
+        add("quantize_linear", f(3, 4, scale=9), scales, words(dtype, 4), axis=-1, tol=0)
+        add("quantize_linear", f(4, 5, scale=9), positive(4, 3), words(dtype, 4, 3),
+            block_size=2, tol=0)  # fmt: skip
+        add("dequantize_linear", words(dtype, 3, 4), scales, words(dtype, 4))
+        add("dequantize_linear", words(dtype, 4, 5), positive(4, 3), words(dtype, 4, 3),
+            block_size=2)  # fmt: skip
+    for dtype in (ml_dtypes.int4, ml_dtypes.uint4):
+        add("quantize_linear", f(3, 4, scale=9), scalar(0.1), scalar(3, dtype), peer="ref", tol=0)
+        add("dequantize_linear", words(dtype, 3, 4), scalar(0.5), scalar(3, dtype), peer="ref")
+    add("quantize_linear", f(3, 4), scalar(0.1), tol=0)
+    add("quantize_linear", f(3, 4), scalar(0.1), output_dtype=DType.i16, peer="ref", tol=0)
+    add("dequantize_linear", words(np.int32, 3, 4), positive(4))
+    add("dynamic_quantize_linear", f(3, 4), tol=1e-6)
+    add("dynamic_quantize_linear", np.zeros((2, 2), np.float32))
+    for dtype in (np.int8, np.uint8):
+        zeros = np.full(6, 0 if dtype is np.int8 else 7, dtype)
+        add("qlinear_conv", words(np.uint8, 1, 4, 7, 7), scalar(0.1), scalar(120, np.uint8),
+            words(dtype, 6, 2, 3, 3), positive(6) * 0.01, zeros, scalar(1), scalar(99, np.uint8),
+            integers(-999, 999, 6, dtype=np.int32), group=2, pads=(1, 1, 1, 1), tol=0)  # fmt: skip
+        add("qlinear_mat_mul", words(np.uint8, 5, 9), scalar(0.1), scalar(120, np.uint8),
+            words(dtype, 9, 4), positive(4) * 0.01, np.zeros(4, dtype), scalar(1),
+            scalar(99, np.uint8), tol=0)  # fmt: skip
+        add("mat_mul_integer", words(np.uint8, 2, 5, 9), words(dtype, 9, 4), scalar(5, np.uint8),
+            words(dtype, 4), tol=0)  # fmt: skip
+    add("mat_mul_integer", words(np.uint8, 5, 9), words(np.int8, 9, 4), words(np.uint8, 5), None,
+        words(np.int32, 4), peer="", tol=0)  # the bias is Taut's  # fmt: skip
+    add("conv_integer", words(np.uint8, 1, 4, 9, 9), words(np.uint8, 6, 2, 3, 3),
+        scalar(9, np.uint8), scalar(3, np.uint8), group=2, pads=(1, 1, 0, 1), strides=(2, 1),
+        tol=0)  # fmt: skip
+    add("conv_integer", words(np.uint8, 1, 2, 5), words(np.int8, 3, 2, 2), scalar(9, np.uint8),
+        words(np.int8, 3), words(np.int32, 3), peer="", tol=0)  # fmt: skip
+    acc, m = words(np.int32, 1, 3, 4, 5), words(np.int32, 3) & np.int32(0x7FFFFFFF)
+    other = words(np.uint8, 1, 3, 4, 5)
+    for rounding in ("half_even", "half_up", "floor"):
+        add("requantize", acc, m, other, scalar(-(2**30), np.int32), peer="", dtype=DType.i8,
+            shift=40, zero_points=(0, 128), zero_point=-3, lo=-3, hi=99,
+            rounding=rounding)  # fmt: skip
+    add("requantize", acc, m, peer="", shift=44, axis=-3)
+    add("lookup", words(np.int8, 3, 5), words(np.uint8, 256), peer="")
+    add("lookup", integers(-99, 99, 9, dtype=np.int16), words(np.uint8, 50), peer="", low=-20)
+    add("mul_integer", words(np.uint8, 3, 1), words(np.int8, 4), peer="", a_zero_point=9,
+        b_zero_point=-5)  # fmt: skip
+    add("sum_pool_integer", words(np.uint8, 1, 2, 5, 6), peer="", kernel_shape=(3, 2),
+        strides=(2, 1), pads=(1, 0, 1, 1), x_zero_point=7)  # fmt: skip
+    add("sum_pool_integer", words(np.int8, 1, 2, 5, 6), peer="")
+
+
+for _fill in (_elementwise, _windows, _linear, _shapes, _indices, _quantized):
+    _fill()

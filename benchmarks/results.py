@@ -41,13 +41,26 @@ def _version(package: str) -> str | None:
         return None
 
 
-def write(kind: str, rows: list[dict[str, Any]], **more: Any) -> Path:
-    """`results/<kind>-<machine>-<date>.json`, beside this file; returns its path."""
+def write(kind: str, rows: list[dict[str, Any]], **settings: Any) -> Path:
+    """`results/<kind>-<machine>-<date>.json`, beside this file; returns its path.
+
+    Rows of an earlier run on the same day with the same settings stay, unless measured again.
+    """
     here = machine()
     slug = re.sub(r"[^a-z0-9]+", "-", f"{here['processor']} {here['cores']}c".lower()).strip("-")
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     path = Path(__file__).parent / "results" / f"{kind}-{slug}-{date}.json"
     path.parent.mkdir(exist_ok=True)
-    content = {"kind": kind, "date": date, "machine": here, **more, "rows": rows}
+    content = {"kind": kind, "date": date, "machine": here, "settings": settings}
+    kept = {}
+    if path.exists():
+        old = json.loads(path.read_text())
+        if old.get("settings") == settings:
+            kept = {_identity(row): row for row in old["rows"]}
+    content["rows"] = list((kept | {_identity(row): row for row in rows}).values())
     path.write_text(json.dumps(content, indent=1, default=float) + "\n")
     return path
+
+
+def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["model"], row.get("batch"), row["runner"]

@@ -87,7 +87,7 @@ def bench(
             "quartiles": spread,
         }
         if roof:
-            rows[name]["roof_share"] = 2 * model.macs / median / 1e9 / roof
+            rows[name] |= {"roof_gops": roof, "roof_share": 2 * model.macs / median / 1e9 / roof}
     ours = rows.get("taut-int8", {}).get("median_ms")
     for row in rows.values():
         if ours and "median_ms" in row:
@@ -144,8 +144,8 @@ def main() -> None:
         found = bench(model, names, options.threads, options.repeats, roof)
         show(console, model, found)
         rows += found
-    more = {"threads": options.threads, "repeats": options.repeats, "roof_gops": roof}
-    console.print(f"written to {results.write('latency', rows, **more)}")
+    path = results.write("latency", rows, threads=options.threads, repeats=options.repeats)
+    console.print(f"written to {path}")
 
 
 if __name__ == "__main__":

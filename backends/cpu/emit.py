@@ -210,28 +210,35 @@ class Emit:
 
     def input_step(self, address: Value, real: bool = False) -> Value:
         """One step's `group` input bytes (or float), broadcast in the form `dot` wants."""
-        b, n, group = self.b, self.n, self.isa.group
+        b, group = self.b, self.isa.group
         if real:
             return self.splat(self.load(address, F32))
-        if group == 4:
-            word = self.load(address, I32)
-            if self.isa.signed:
-                word = b.xor(word, ir.Constant(I32, -0x7F7F7F80))
-            return self.splat(word)
-        if group == 2:
-            pair = b.zext(self.load(address, ir.VectorType(I8, 2)), ir.VectorType(I16, 2))
-            return b.bitcast(self.splat(b.bitcast(pair, I32)), ir.VectorType(I16, 2 * n))
-        return self.splat(b.zext(self.load(address, I8), I32))
+        if group == 1:
+            return self.splat(b.zext(self.load(address, I8), I32))
+        word = self.load(address, I32)
+        if self.isa.signed:
+            word = b.xor(word, ir.Constant(I32, -0x7F7F7F80))
+        word = self.splat(word)
+        return self.even_and_odd(word) if self.isa.dot == "pmaddwd" else word
+
+    def even_and_odd(self, word: Value) -> tuple[Value, Value]:
+        """Lanes of four u8 as two vectors of int16 pairs: bytes 0 and 2, bytes 1 and 3."""
+        b, words = self.b, vec(I16, 2 * self.n)
+        even = b.and_(word, self.vector(I32, 0x00FF00FF))
+        return b.bitcast(even, words), b.lshr(
+            b.bitcast(word, words), self.vector(I16, 8, 2 * self.n)
+        )
 
     def weight_step(self, address: Value, real: bool = False) -> Value:
         """One step's weights for `lanes` output channels, in the form `dot` wants."""
         n, group = self.n, self.isa.group
         if real:
             return self.load(address, vec(F32, n), 4 * n)
-        raw = self.load(address, ir.VectorType(I8, n * group), n * group)
-        if group == 4:
-            return raw
-        return self.b.sext(raw, ir.VectorType(I16 if group == 2 else I32, n * group))
+        raw = self.load(address, vec(I8, n * group), n * group)
+        if self.isa.dot == "pmaddwd":
+            words, eight = self.b.bitcast(raw, vec(I16, 2 * n)), self.vector(I16, 8, 2 * n)
+            return self.b.ashr(self.b.shl(words, eight), eight), self.b.ashr(words, eight)
+        return raw if group == 4 else self.b.sext(raw, vec(I32, n))
 
     def dot(self, acc: Value, x: Value, w: Value) -> Value:
         """acc + sum over the group of x*w, exact modulo 2^32."""
@@ -243,7 +250,9 @@ class Emit:
                     return self.call(name, kind, acc, b.bitcast(x, w.type), w)
                 return self.call(name, kind, acc, x, b.bitcast(w, kind))
             case "pmaddwd":
-                return b.add(acc, self.call("llvm.x86.avx2.pmadd.wd", kind, x, w))
+                for pair in zip(x, w):
+                    acc = b.add(acc, self.call("llvm.x86.avx2.pmadd.wd", kind, *pair))
+                return acc
             case "usdot" | "sdot":
                 name = f"llvm.aarch64.neon.{self.isa.dot}.v4i32.v16i8"
                 return self.call(name, kind, acc, b.bitcast(x, w.type), w)

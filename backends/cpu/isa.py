@@ -63,7 +63,7 @@ TABLES = {
             float_tiles=((14, 2), (10, 2), (8, 2), (14, 1), (1, 4))),
         Isa("avxvnni", 8, 4, ((6, 2), (6, 1), (1, 4)), "vpdpbusd256",
             cpu="alderlake", needs=("avx2", "fma", "avxvnni")),
-        Isa("avx2", 8, 2, ((5, 2), (5, 1), (1, 4)), "pmaddwd",
+        Isa("avx2", 8, 4, ((6, 2), (6, 1), (1, 4)), "pmaddwd",
             cpu="haswell", needs=("avx2", "fma")),
         Isa("i8mm", 4, 4, ((6, 4), (8, 2), (8, 1), (1, 4)), "usdot",
             architecture="aarch64", cpu="generic", features="+neon,+dotprod,+i8mm",

@@ -208,7 +208,7 @@ def prepare(
     threads: int = 1,
     tile: tuple[int, int] | None = None,
     activation: str = "clamp",
-    other_scale: float = 0.0,
+    other_scale: float | None = None,
 ) -> list[Part]:
     """Choose tiles, pack weights and split the work of one layer.
 
@@ -217,7 +217,7 @@ def prepare(
     scale     float64[N], m_c * 2^-shift (float32 for 'f32'; None for 's32' and 'float')
     row, pixel   bytes between rows and pixels of the input buffer (not times the stride)
     size      output height and width
-    other_scale   the record's, if residual
+    other_scale   the record's, if residual; not given, the slower unbounded epilogue is chosen
     The result covers N rounded up to whole vectors: with groups, N / groups must be such a
     multiple or `merge_groups` must have been applied.
     """
@@ -228,7 +228,8 @@ def prepare(
     if item == 1:
         bias = fold_signed(flat, bias, isa)
     factors = np.zeros(n) if scale is None else scale
-    bounded = is_bounded(factors, other_scale)
+    known = other_scale is not None or not residual
+    bounded = known and is_bounded(factors, other_scale or 0.0)
     pixels = size[0] * size[1]
     parts = []
     for channel, count, shape in choose(n, pixels, groups, isa, tile, out == "float"):

@@ -6,6 +6,9 @@ Lowering and planning are in `lower`, `plan_layout`, `layout` and `arena`, handl
 
 from . import lower_conv as lower_conv
 from . import lower_elementwise as lower_elementwise
+from . import lower_integer as lower_integer
+from . import lower_reduce as lower_reduce
+from . import lower_shape as lower_shape
 from .program import CpuTarget, Program, compile
 
 __all__ = ["CpuTarget", "Program", "compile"]

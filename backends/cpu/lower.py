@@ -259,21 +259,23 @@ class Lowering:
 
     def run(self) -> None:
         """Lower every live node."""
-        from . import plan_layout
+        from . import groups, plan_layout
 
         self._find_live()
         self._find_known()
         self._boundary()
+        groups.find(self)
         plan_layout.plan(self)
         for node in self.graph.nodes():
             if node in self.live and not self._is_known(node) and node not in self.absorbed:
-                self._lower(node)
+                self.lower(node)
         for value, out in zip(self.graph.outputs, self.outputs):
             here = self.tensor(value)
             if here is not out:
                 self.copy(here, out, (value.node.name,))
 
-    def _lower(self, node: Node) -> None:
+    def lower(self, node: Node) -> None:
+        """Emit one node's steps by the first handler that takes it, else its reference."""
         if node is self.graph.result or isinstance(node.op, Input):
             return
         for handler in HANDLERS.get(node.op.name, ()):

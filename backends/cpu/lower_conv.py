@@ -269,7 +269,7 @@ def float_matmul(low: Lowering, node: Node) -> bool:
     return True
 
 
-def matrix_layer(low: Lowering, result: Value, a: Value, layer: Layer) -> None:
+def matrix_layer(low: Lowering, result: Value, a: Value | Tensor, layer: Layer) -> None:
     """Emit a layer whose source is a matrix of rows and whose result is `result`."""
     source = rows(low, a)
     target = low.result(result, exact=False, granule=GRANULE, rows=True)
@@ -278,16 +278,16 @@ def matrix_layer(low: Lowering, result: Value, a: Value, layer: Layer) -> None:
     emit_layer(low, layer, source, as_pixels(target), g)
 
 
-def rows(low: Lowering, value: Value) -> Tensor:
+def rows(low: Lowering, value: Value | Tensor) -> Tensor:
     """(..., m, k) as pixels of k channels in the arena, copied only if it must be."""
-    t = low.tensor(value)
+    t = value if isinstance(value, Tensor) else low.tensor(value)
     shape = (int(np.prod(t.shape[:-1])), t.shape[-1])
     flat = t.reshape(shape)
     if flat is None or t.buffer.space not in ("arena", "constant") or (
         flat.strides[1] != flat.item and shape[1] > 1
     ):
         made = low.new(t.dtype, t.shape)
-        low.copy(t, made, (value.node.name,))
+        low.copy(t, made)
         return as_pixels(made)
     return as_pixels(t)
 

@@ -19,6 +19,11 @@ IMAGE_OPS = frozenset((
 ))  # fmt: skip
 
 
+POINTWISE = frozenset(
+    ("clip", "requantize", "lookup", "mul_integer", "quantize_linear", "dequantize_linear")
+)
+
+
 def plan(low: Lowering) -> None:
     """Fill in `spatial`, `halos` and `homes`."""
     spatial_values(low)
@@ -48,6 +53,8 @@ def border_fill(low: Lowering, node: Node) -> float:
         zero = low.graph.operand(node, 2)
         known = None if zero is None else low.array(zero)
         return 0 if known is None else int(known.reshape(-1)[0])
+    if node.op.name == "sum_pool_integer":
+        return node.op.x_zero_point  # type: ignore[attr-defined]
     if node.op.name == "max_pool":
         return -math.inf if node.type.dtype.is_float else node.type.dtype.bounds[0]
     return 0
@@ -61,7 +68,7 @@ def pointwise(low: Lowering, node: Node) -> bool:
     """Whether a node computes each element from the same place of its operands."""
     from .lower_elementwise import TEMPLATES
 
-    return node.op.name in TEMPLATES
+    return node.op.name in TEMPLATES or node.op.name in POINTWISE
 
 
 def spatial_values(low: Lowering) -> None:

@@ -100,3 +100,25 @@ def test_matrices(name):
     feeds = {"x": weight(rng, 2, 3, 37), "v": weight(rng, 5, 9)}
     for threads in (1, 2):
         agree(graph, feeds, threads=threads, isa=name)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    size=st.tuples(st.integers(4, 9), st.integers(4, 9)), kernel=st.integers(1, 3),
+    stride=st.integers(1, 2), pad=st.integers(0, 1), ceil=st.booleans(), count=st.booleans(),
+    channels=st.sampled_from([1, 5, 16, 33]), threads=st.integers(1, 2),
+)  # fmt: skip
+def test_pools(size, kernel, stride, pad, ceil, count, channels, threads):
+    rng = np.random.default_rng(0)
+    b = Builder()
+    shape = (2, channels, *size)
+    x = b.input("x", "f32", shape)
+    window = {
+        "kernel_shape": (kernel + 1,) * 2, "strides": (stride,) * 2, "pads": (pad,) * 4,
+        "ceil_mode": ceil,
+    }  # fmt: skip
+    graph = b.outputs(
+        m=b.max_pool(x, **window), a=b.average_pool(x, count_include_pad=count, **window),
+        g=b.global_average_pool(x), h=b.global_max_pool(b.relu(x)),
+    )  # fmt: skip
+    agree(graph, {"x": rng.standard_normal(shape, np.float32)}, threads=threads)

@@ -1,0 +1,221 @@
+"""Which integer ops run as one kernel: an accumulating op and what turns its result into bytes.
+
+    conv_integer | mat_mul_integer   [-> requantize (+ one 8-bit operand) [-> lookup]]
+                                     [-> dequantize_linear]
+    mul_integer | sum_pool_integer   -> requantize [-> lookup, after mul_integer]
+
+A group is lowered where its last node stands, when all its operands are there.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...ir import Array, DType, Node, Value
+from .layout import round_up
+from .lower import Lowering
+
+BYTES = (DType.u8, DType.i8)
+
+
+@dataclass
+class Rescale:
+    """What a requantize does to one accumulator and at most one other operand."""
+
+    multiplier: Array  # int64 [1] or [channels]
+    shift: int
+    zero: int
+    lo: int
+    hi: int
+    other: Value | None = None
+    other_zero: int = 0
+    other_multiplier: int = 0
+
+    @property
+    def scale(self) -> Array:
+        """m * 2^-shift, exact in double precision."""
+        return self.multiplier * math.ldexp(1.0, -self.shift)
+
+    @property
+    def other_scale(self) -> float:
+        return math.ldexp(float(self.other_multiplier), -self.shift)
+
+
+@dataclass
+class Group:
+    """`first` accumulates; `last` is the group's final node."""
+
+    first: Node
+    last: Node
+    rescale: Rescale | None = None
+    table: Array | None = None  # u8, one entry for each of lo..hi of the rescaled value
+    dequantize: Array | None = None  # float32 factors, [1] or [channels]
+    nodes: tuple[Node, ...] = ()
+
+
+def find(low: Lowering) -> None:
+    """Fill in `groups` (by last node) and `absorbed`."""
+    for node in low.graph.nodes():
+        if node not in low.live or node[0] in low.known:
+            continue
+        if node.op.name in ("conv_integer", "mat_mul_integer") and fits_gemm(low, node):
+            group = _grown(low, node)
+        elif node.op.name in ("mul_integer", "sum_pool_integer"):
+            group = _grown(low, node)
+            if group.rescale is None or group.rescale.multiplier.size > 1 or \
+                    group.rescale.other is not None:  # fmt: skip
+                continue
+            if node.op.name == "sum_pool_integer" and group.table is not None:
+                group = Group(node, group.nodes[1], group.rescale, nodes=group.nodes[:2])
+        else:
+            continue
+        low.groups[group.last] = group
+        for member in group.nodes:
+            if member is not group.last:
+                low.absorbed[member] = group.last
+
+
+def _grown(low: Lowering, node: Node) -> Group:
+    group = Group(node, node, nodes=(node,))
+    user = only_reader(low, node[0])
+    if user is None:
+        return group
+    if user.op.name == "dequantize_linear" and node.op.name.endswith(("conv_integer", "l_integer")):
+        factors = _factors(low, node, user)
+        return group if factors is None else Group(
+            node, user, dequantize=factors, nodes=(node, user)
+        )  # fmt: skip
+    if user.op.name != "requantize":
+        return group
+    rescale = _rescale(low, node, user)
+    if rescale is None:
+        return group
+    nodes = (node, user)
+    reader = only_reader(low, user[0])
+    if reader is not None and reader.op.name == "lookup":
+        table = _table(low, reader, rescale)
+        exact = rescale.other is None or user.type.dtype in BYTES or rescale.shift <= 35
+        if table is not None and exact:
+            return Group(node, reader, rescale, table, nodes=(*nodes, reader))
+    if user.type.dtype is not DType.u8:
+        return group
+    return Group(node, user, rescale, nodes=nodes)
+
+
+def only_reader(low: Lowering, value: Value) -> Node | None:
+    """The one node that reads a value, once."""
+    uses = [u for u in low.graph.uses(value) if u.node in low.live]
+    if len(uses) != 1 or uses[0].node is low.graph.result:
+        return None
+    return uses[0].node
+
+
+def channel_axis(node: Node) -> int:
+    return node.type.rank - 1 if node.op.name == "mat_mul_integer" else 1
+
+
+def _rescale(low: Lowering, node: Node, user: Node) -> Rescale | None:
+    op: Any = user.op
+    operands = low.graph.operands(user)
+    xs, ms = operands[::2], [low.array(m) for m in operands[1::2]]
+    if op.rounding != "half_even" or len(xs) > 2 or any(m is None for m in ms):
+        return None
+    at = xs.index(node[0])
+    zeros, m = op.zeros(len(xs)), ms[at]
+    assert m is not None
+    if user.type.static_shape != node.type.static_shape or node.type.size == 0:
+        return None
+    if m.size > 1 and op.axis % node.type.rank != channel_axis(node):
+        return None
+    made = Rescale(m.reshape(-1).astype(np.int64), op.shift, op.zero_point, op.lo, op.hi)
+    if len(xs) == 2:
+        other, factor = xs[1 - at], ms[1 - at]
+        assert other is not None and factor is not None
+        same = low.shape(other) == node.type.static_shape
+        if other.type.dtype is not DType.u8 or factor.size != 1 or not same or other in low.known:
+            return None
+        made.other, made.other_zero = other, zeros[1 - at]
+        made.other_multiplier = int(factor.reshape(-1)[0])
+        if user.type.dtype not in BYTES and made.shift > 35:
+            return None
+    return made
+
+
+def _table(low: Lowering, reader: Node, rescale: Rescale) -> Array | None:
+    """The bytes for each index lo..hi, clamped as `lookup` says."""
+    table = low.array(low.graph.operand(reader, 1))
+    if table is None or table.dtype != np.uint8:
+        return None
+    op: Any = reader.op
+    x = low.graph.operand(reader, 0)
+    assert x is not None
+    index = np.arange(rescale.lo, rescale.hi + 1) - op.first(x.type.dtype)
+    return table[np.clip(index, 0, len(table) - 1)]
+
+
+def _factors(low: Lowering, node: Node, user: Node) -> Array | None:
+    """The scales of a dequantize that follows an accumulator."""
+    scale, zero = [*low.graph.operands(user), None][1:3]
+    factors, offset = low.array(scale), low.array(zero)
+    if factors is None or factors.dtype != np.float32 or user.type.dtype is not DType.f32:
+        return None
+    op: Any = user.op
+    if op.block_size or (zero is not None and (offset is None or np.any(offset))):
+        return None
+    if factors.size > 1 and op.axis % node.type.rank != channel_axis(node):
+        return None
+    return factors.reshape(-1)
+
+
+def fits_gemm(low: Lowering, node: Node) -> bool:
+    """Whether the int8 tile kernels can run this: 8-bit data by known 8-bit weights."""
+    x, w, x_zero, w_zero, bias = [*low.graph.operands(node), None, None, None][:5]
+    assert x is not None and w is not None
+    weights = low.array(w)
+    if x.type.dtype not in BYTES or weights is None or node.type.size == 0 or weights.size == 0:
+        return False
+    for v in (x_zero, w_zero, bias):
+        if v is not None and low.array(v) is None:
+            return False
+    zero = low.array(x_zero)
+    if zero is not None and zero.size != 1:
+        return False
+    if shifted_weights(low, node) is None:
+        return False
+    if node.op.name == "conv_integer":
+        return x.type.rank in (3, 4)
+    known = low.array(bias)
+    columns = node.type.static_shape[-1]
+    flat = known is None or known.size == 1 or (known.size == columns == known.shape[-1])
+    return weights.ndim == 2 and x.type.rank >= 2 and flat
+
+
+def shifted_weights(low: Lowering, node: Node) -> Array | None:
+    """w - w_zero_point as s8, or None where that does not fit."""
+    operands = low.graph.operands(node)
+    w, zero = low.array(operands[1]), low.array(operands[3]) if len(operands) > 3 else None
+    assert w is not None
+    wide = w.astype(np.int16)
+    if zero is not None:
+        z = zero.astype(np.int16)
+        if zero.size > 1 and node.op.name == "conv_integer":
+            z = z.reshape(-1, *(1,) * (w.ndim - 1))
+        elif zero.ndim > 1 and zero.size > 1 and zero.shape[-2:] != (1, w.shape[-1]):
+            return None
+        else:
+            z = z.reshape(()) if zero.size == 1 else z.reshape(-1)
+        wide = wide - z
+    if wide.size and (wide.min() < -128 or wide.max() > 127):
+        return None
+    return wide.astype(np.int8)
+
+
+def padded(values: Array, channels: int) -> Array:
+    """One value for each of at least `channels` channels, padded to whole vectors."""
+    made = np.zeros(round_up(channels, 16), values.dtype)
+    made[:channels] = values if values.size > 1 else values.reshape(-1)[0]
+    return made

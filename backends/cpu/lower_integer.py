@@ -1,0 +1,589 @@
+"""The integer level: groups around an accumulator, rescaling, tables, and the way in and out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...ir import Array, DType, Node, Value
+from . import generic, groups
+from .generic import Leaf
+from .groups import Group
+from .images import Geometry, as_pixels, image, lift, node_geometry
+from .kernels import frame, maps, pool
+from .kernels.frame import PlanarRecord
+from .kernels.grid import LANES, flatten, share
+from .kernels.maps import FloatRecord, MapRecord
+from .kernels.pool import PoolRecord
+from .layout import Tensor, round_up
+from .lower import Lowering, lowers
+from .lower_conv import GRANULE, Layer, emit_layer, matrix_layer, strides
+from .lower_reduce import pool_words, reduce_step
+from .steps import Step, Word, record_words
+
+KINDS = {DType.u8: "u8", DType.i16: "s16", DType.i32: "s32"}
+
+
+def names_of(nodes: tuple[Node, ...]) -> tuple[str, ...]:
+    return tuple(n.name for n in nodes)
+
+
+@lowers("conv_integer", "mat_mul_integer", "requantize", "lookup", "dequantize_linear")
+def grouped(low: Lowering, node: Node) -> bool:
+    """The last node of a group."""
+    group = low.groups.get(node)
+    if not isinstance(group, Group):
+        return False
+    if group.first.op.name in ("conv_integer", "mat_mul_integer"):
+        _gemm(low, group)
+        return True
+    if group.first.op.name == "mul_integer":
+        return _product(low, group)
+    return _sum_pool(low, group)
+
+
+# ---- accumulators ------------------------------------------------------------------------------
+
+
+def _gemm(low: Lowering, group: Group) -> None:
+    node = group.first
+    x, _, x_zero, _, bias = [*low.graph.operands(node), None, None, None][:5]
+    assert x is not None
+    weights = groups.shifted_weights(low, node)
+    assert weights is not None
+    zero, start = low.array(x_zero), low.array(bias)
+    fill = 0 if zero is None else int(zero.reshape(-1)[0])
+    if x.type.dtype is DType.i8:
+        fill += 128
+    conv = node.op.name == "conv_integer"
+    if conv:
+        weights = np.ascontiguousarray(weights.transpose(0, *range(2, weights.ndim), 1))
+        weights = weights if weights.ndim == 4 else weights[:, None]
+    else:
+        weights = np.ascontiguousarray(weights.T)[:, None, None]
+    n = len(weights)
+    total = -fill * weights.reshape(n, -1).sum(1, dtype=np.int64)
+    if start is not None:
+        total = total + start.reshape(-1)
+    layer = Layer(
+        weights, total.astype(np.int32), getattr(node.op, "group", 1), "s32",
+        nodes=names_of(group.nodes),
+    )  # fmt: skip
+    _finish(low, group, layer)
+    if not conv:
+        value = _as_u8(low, x) if x.type.dtype is DType.i8 else x
+        matrix_layer(low, group.last[0], value, layer)
+        return
+    g = node_geometry(low, node)
+    assert g is not None
+    source = image(low, x, g, fill, unsigned=True)
+    target = low.result(group.last[0], exact=False, granule=GRANULE)
+    emit_layer(low, layer, lift(source), lift(target), g.lifted())
+
+
+def _as_u8(low: Lowering, value: Value) -> Tensor:
+    """An i8 matrix with 128 added."""
+    t = low.tensor(value)
+    made = low.new(DType.u8, t.shape)
+    leaf = [Leaf(t)]
+    low.emit(generic.map_step("u8(i32(a0) ^ 128)", "unsign", made, leaf, low.threads))
+    return made
+
+
+def _finish(low: Lowering, group: Group, layer: Layer) -> None:
+    """The layer's epilogue."""
+    n, rescale = len(layer.weights), group.rescale
+    if group.dequantize is not None:
+        layer.out = "f32"
+        layer.scale = np.broadcast_to(group.dequantize, (n,))
+    if rescale is None:
+        return
+    layer.out = "u8"
+    layer.scale = np.broadcast_to(rescale.scale, (n,)).astype(np.float64)
+    layer.extra = {"zero": rescale.zero, "lo": rescale.lo, "hi": rescale.hi}
+    if group.table is not None:
+        layer.out = "lut"
+        layer.extra["table"] = low.constant(group.table)
+    if rescale.other is not None:
+        layer.residual = pixels_of(low, rescale.other)
+        layer.extra |= {"other_zero": rescale.other_zero, "other_scale": rescale.other_scale}
+
+
+def pixels_of(low: Lowering, value: Value) -> Tensor:
+    """A value as the grid kernels read it: lifted, channels side by side, readable past its end.
+
+    Images are seen as they are; anything else as one row of pixels of its last axis.
+    """
+    t = low.tensor(value)
+    spatial = value in low.spatial and len(t.shape) in (3, 4)
+    if t.buffer.space == "arena":
+        if spatial and t.channels_last:
+            return lift(t)
+        if not spatial and len(t.shape) >= 1:
+            made = row_of_pixels(t)
+            if made is not None:
+                return made
+    copy = low.new(t.dtype, t.shape, spatial=spatial, granule=GRANULE)
+    low.copy(t, copy, (value.node.name,))
+    made = lift(copy) if spatial else row_of_pixels(copy)
+    assert made is not None
+    return made
+
+
+def row_of_pixels(t: Tensor) -> Tensor | None:
+    """(..., k) as one row of pixels of k channels, where strides allow."""
+    if not t.shape:
+        return None
+    flat = t.reshape((math.prod(t.shape[:-1]), t.shape[-1]))
+    if flat is None or (flat.strides[1] != t.item and t.shape[-1] > 1):
+        return None
+    return as_pixels(t)
+
+
+def target_of(low: Lowering, value: Value) -> Tensor:
+    """A new result as the grid kernels write it."""
+    spatial = value in low.spatial and value.type.rank in (3, 4)
+    made = low.result(value, exact=False, granule=GRANULE, rows=not spatial)
+    if spatial:
+        return lift(made)
+    row = row_of_pixels(made)
+    assert row is not None
+    return row
+
+
+# ---- element-wise ------------------------------------------------------------------------------
+
+
+@dataclass
+class Grid:
+    """How the element-wise kernels walk: fields of the record, over these lifted tensors."""
+
+    fields: dict[str, Word]
+
+
+def grid_words(
+    low: Lowering, target: Tensor, operands: dict[str, Tensor], per_channel: bool = False
+) -> dict[str, Word]:
+    """The fields for tensors of one shape (or broadcast to it but for the channels)."""
+    images, channels, rows, width = target.shape
+    whole = [(t.strides[3], t.item) for t in (target, *operands.values())]
+    count = round_up(channels, LANES)
+    if not per_channel:
+        width, count = flatten(width, count, whole)
+    values: dict[str, Word] = {
+        **share(rows, images, low.threads),
+        "rows": rows,
+        "width": width,
+        "channels": count,
+        **strides("target", target),
+    }
+    for name, t in operands.items():
+        values |= strides(name, t)
+    if rows == 1 and images == 1:
+        values |= _long_row(low, target, operands, width, count, per_channel)
+    return values
+
+
+def _long_row(
+    low: Lowering, target: Tensor, operands: dict[str, Tensor], width: int, count: int, by: bool
+) -> dict[str, Word]:
+    """One row is cut into several, so that threads can share it."""
+    pieces = 8 * low.threads
+    if low.threads == 1 or by or width > 1 or count < 64 * pieces or count % (pieces * LANES):
+        return {}
+    piece = count // pieces
+    made: dict[str, Word] = {
+        **share(pieces, 1, low.threads), "rows": pieces, "channels": piece,
+        "target_row": piece * target.item,
+    }  # fmt: skip
+    return made | {f"{n}_row": piece * t.item for n, t in operands.items()}
+
+
+@lowers("requantize")
+def requantize(low: Lowering, node: Node) -> bool:
+    """On the vector kernels where operands are images or rows of one shape, else as a map."""
+    op: Any = node.op
+    operands = low.graph.operands(node)
+    xs, ms = operands[::2], [low.array(m) for m in operands[1::2]]
+    if any(m is None for m in ms) or node.type.size == 0:
+        return False
+    if grouped(low, node):
+        return True
+    if _on_grid(low, node, xs, ms):
+        return True
+    leaves, terms = [], []
+    scalar = low.scalar
+    for x, m, zero in zip(xs, ms, op.zeros(len(xs))):
+        assert x is not None and m is not None
+        shape = [1] * node.type.rank
+        if m.size > 1:
+            shape[op.axis] = m.size
+        i = len(leaves)
+        factors = low.place(m.reshape(shape) if m.size > 1 else m.reshape(()))
+        leaves += [Leaf(low.tensor(x)), Leaf(factors), scalar(zero, DType.i64)]
+        terms.append(f"(i64(a{i}) - a{i + 2}) * i64(a{i + 1})")
+    k = len(leaves)
+    leaves += [scalar(v, DType.i64) for v in (op.shift, op.zero_point, op.lo, op.hi)]
+    mode = ("half_even", "half_up", "floor").index(op.rounding)
+    text = f"clamp(requantize({' + '.join(terms)}, a{k}, {mode}) + a{k + 1}, a{k + 2}, a{k + 3})"
+    kind = node.type.dtype.value
+    out = low.result(node[0], exact=True)
+    if not generic.fits(out, leaves):
+        del low.tensors[node[0]]
+        return False
+    text = f"{kind}({text})"
+    low.emit(generic.map_step(text, "requantize", out, leaves, low.threads, (node.name,)))
+    return True
+
+
+def _on_grid(low: Lowering, node: Node, xs: list[Value | None], ms: list[Array | None]) -> bool:
+    op: Any = node.op
+    shape = node.type.static_shape
+    spatial = node[0] in low.spatial and len(shape) in (3, 4)
+    axis = 1 if spatial else len(shape) - 1
+    kinds, wide = [], 0
+    for x, m in zip(xs, ms):
+        assert x is not None and m is not None
+        if x.type.dtype not in KINDS or low.shape(x) != shape or x in low.known or not shape:
+            return False
+        if m.size > 1 and op.axis % len(shape) != axis:
+            return False
+        wide += x.type.dtype is DType.i32
+        kinds.append(KINDS[x.type.dtype])
+    if len(kinds) > 3 or node.type.dtype not in (DType.u8, DType.i16):
+        return False
+    narrow = node.type.dtype is DType.u8 or op.shift <= 35
+    fast = op.rounding == "half_even" and wide <= 1 and narrow
+    per_channel = any(m is not None and m.size > 1 for m in ms)
+    rounding = "fast" if fast else {"half_even": "even", "half_up": "up"}.get(op.rounding, "floor")
+    sources = {name: pixels_of(low, x) for name, x in zip("abc", xs) if x is not None}
+    target = target_of(low, node[0])
+    values = grid_words(low, target, sources, per_channel)
+    for name, m, zero in zip("abc", ms, op.zeros(len(xs))):
+        assert m is not None
+        values[f"{name}_zero"] = zero
+        factor = m.reshape(-1).astype(np.int64)
+        scale = np.ldexp(factor.astype(np.float64), -op.shift) if fast else factor
+        table = groups.padded(scale, shape[axis]) if per_channel else scale
+        values[f"{name}_scale"] = low.constant(table)
+    values |= {"zero": op.zero_point, "lo": op.lo, "hi": op.hi, "shift": op.shift}
+    out = "u8" if node.type.dtype is DType.u8 else "s16"
+    kernel = maps.requantize_kernel(
+        "_".join(kinds), per_channel=per_channel, out=out, rounding=rounding
+    )
+    _emit_map(low, kernel, MapRecord, values, target, list(sources.values()), (node,))
+    return True
+
+
+def _emit_map(
+    low: Lowering, kernel: Any, record: Any, values: dict[str, Word], target: Tensor,
+    sources: list[Tensor], nodes: tuple[Node, ...],
+) -> None:  # fmt: skip
+    words = record_words(record, values)
+    reads = [t.buffer for t in sources]
+    low.emit(Step(kernel, words, reads, [target.buffer], names_of(nodes)))
+
+
+@lowers("lookup")
+def lookup(low: Lowering, node: Node) -> bool:
+    """A table of at most 65536 entries; bytes by the vector kernel."""
+    x, table_value = low.graph.operands(node)
+    table = low.array(table_value)
+    assert x is not None
+    if table is None or node.type.size == 0:
+        return False
+    if grouped(low, node):
+        return True
+    start = node.op.first(x.type.dtype)  # type: ignore[attr-defined]
+    if x.type.dtype is DType.u8 and table.dtype == np.uint8 and low.shape(x):
+        source = pixels_of(low, x)
+        target = target_of(low, node[0])
+        values = grid_words(low, target, {"a": source})
+        whole = table[np.clip(np.arange(256) - start, 0, len(table) - 1)]
+        values["table"] = low.constant(whole)
+        _emit_map(low, maps.LOOKUP, MapRecord, values, target, [source], (node,))
+        return True
+    kind, size = node.type.dtype.value, table.itemsize
+    scalar = low.scalar
+    leaves = [
+        Leaf(low.tensor(x)), Leaf(low.place(table), pointer=True), scalar(start, DType.i64),
+        scalar(len(table) - 1, DType.i64),
+    ]  # fmt: skip
+    text = f"load_{kind}(a1, clamp(i64(a0) - a2, i64(0), a3) * {size})"
+    out = low.result(node[0], exact=True)
+    low.emit(generic.map_step(text, "lookup", out, leaves, low.threads, (node.name,)))
+    return True
+
+
+@lowers("mul_integer")
+def mul_integer(low: Lowering, node: Node) -> bool:
+    """The bare product."""
+    op: Any = node.op
+    leaves = [Leaf(low.tensor(v)) for v in low.graph.operands(node) if v is not None]
+    leaves += [low.scalar(z, DType.i32) for z in (op.a_zero_point, op.b_zero_point)]
+    out = low.result(node[0], exact=True)
+    if not generic.fits(out, leaves):
+        del low.tensors[node[0]]
+        return False
+    text = "i32((i64(a0) - a2) * (i64(a1) - a3))"
+    if out.size:
+        low.emit(generic.map_step(text, "mul", out, leaves, low.threads, (node.name,)))
+    return True
+
+
+def _product(low: Lowering, group: Group) -> bool:
+    """mul_integer and its requantize: on the kernel where b has a's shape or is per channel."""
+    node, rescale = group.first, group.rescale
+    op: Any = node.op
+    assert rescale is not None
+    a, b = low.graph.operands(node)
+    assert a is not None and b is not None
+    zeros, shape = (op.a_zero_point, op.b_zero_point), node.type.static_shape
+    if low.shape(a) != shape:
+        a, b, zeros = b, a, zeros[::-1]
+    spatial = group.last[0] in low.spatial and len(shape) in (3, 4)
+    same = low.shape(b) == shape
+    by_channel = spatial and low.shape(b) == (*shape[:2], *(1,) * (len(shape) - 2))
+    byte = a.type.dtype is DType.u8 and b.type.dtype is DType.u8
+    if low.shape(a) != shape or not byte or not (same or by_channel) or b in low.known \
+            or a in low.known:  # fmt: skip
+        return _apart(low, group)
+    first, second = pixels_of(low, a), pixels_of(low, b)
+    target = target_of(low, group.last[0])
+    if not same:
+        n, c = second.shape[:2]
+        fixed = (second.strides[0], second.strides[1], 0, 0)
+        second = Tensor(second.buffer, second.dtype, (n, c, *target.shape[2:]), fixed,
+                        second.offset)  # fmt: skip
+    values = grid_words(low, target, {"a": first, "b": second})
+    values |= {
+        "a_zero": zeros[0], "b_zero": zeros[1], "a_scale": low.constant(rescale.scale),
+        "zero": rescale.zero, "lo": rescale.lo, "hi": rescale.hi,
+    }  # fmt: skip
+    out = "u8"
+    if group.table is not None:
+        values["table"], out = low.constant(group.table), "lut"
+    kernel = maps.multiply_kernel(out)
+    _emit_map(low, kernel, MapRecord, values, target, [first, second], group.nodes)
+    return True
+
+
+def _apart(low: Lowering, group: Group) -> bool:
+    """Lower a group's nodes one by one after all."""
+    for node in group.nodes:
+        low.absorbed.pop(node, None)
+        low.groups.pop(node, None)
+    for node in group.nodes[:-1]:
+        low.lower(node)
+    low.lower(group.last)
+    return True
+
+
+# ---- pooling -----------------------------------------------------------------------------------
+
+
+def _pool_geometry(low: Lowering, node: Node) -> Geometry | None:
+    g = node_geometry(low, node)
+    value = low.graph.operand(node, 0)
+    assert value is not None
+    if g is None and value.type.rank in (3, 4):
+        size = low.shape(value)[2:]
+        ones, zeros = (1,) * len(size), (0,) * len(size)
+        return Geometry(size, ones, ones, zeros, zeros, ones)
+    return g
+
+
+def _sum_pool(low: Lowering, group: Group) -> bool:
+    """sum_pool_integer and its requantize."""
+    node, rescale = group.first, group.rescale
+    value = low.graph.operand(node, 0)
+    g = _pool_geometry(low, node)
+    assert value is not None and rescale is not None
+    if g is None or len(g.kernel) > 2 or value.type.dtype is not DType.u8:
+        return _apart(low, group)
+    zero = node.op.x_zero_point  # type: ignore[attr-defined]
+    source = lift(image(low, value, g, zero))
+    target = lift(low.result(group.last[0], exact=False, granule=GRANULE))
+    values = pool_words(low, source, target, g.lifted())
+    values |= {
+        "a_zero": zero, "zero": rescale.zero, "lo": rescale.lo, "hi": rescale.hi,
+        "scale": low.constant(rescale.scale),
+    }  # fmt: skip
+    _emit_map(low, pool.SUM, PoolRecord, values, target, [source], group.nodes)
+    return True
+
+
+@lowers("sum_pool_integer")
+def sum_pool(low: Lowering, node: Node) -> bool:
+    """The bare sums: a fold over a view that has an axis for each window axis."""
+    value = low.graph.operand(node, 0)
+    g = _pool_geometry(low, node)
+    assert value is not None
+    if g is None or len(g.kernel) > 2 or node.type.size == 0 or value.type.size == 0:
+        return False
+    zero = node.op.x_zero_point  # type: ignore[attr-defined]
+    source = image(low, value, g, zero)
+    rank = len(g.kernel)
+    inner = source.strides[2:]
+    start = sum(a * s for a, s in zip(g.before, inner))
+    seen = source.view(
+        (*source.shape[:2], *g.out, *g.kernel),
+        (*source.strides[:2], *(a * s for a, s in zip(inner, g.strides)),
+         *(a * d for a, d in zip(inner, g.dilations))),
+        -start,
+    )  # fmt: skip
+    out = low.result(node[0], exact=True)
+    step = reduce_step(low, "sum", seen, tuple(range(2 + rank, 2 + 2 * rank)), out, (node.name,))
+    if step is None:
+        return False
+    low.emit(step)
+    if zero:
+        leaves = [Leaf(out), low.scalar(zero * math.prod(g.kernel), DType.i32)]
+        low.emit(
+            generic.map_step("i32(a0 - a1)", "shift", out, leaves, low.threads, (node.name,))
+        )
+    return True
+
+
+# ---- between float and integer -----------------------------------------------------------------
+
+
+@lowers("quantize_linear")
+def quantize(low: Lowering, node: Node) -> bool:
+    """f32 to 8 bits: from planes to pixels, or as a map."""
+    x, scale_value, zero_value = [*low.graph.operands(node), None][:3]
+    assert x is not None
+    op: Any = node.op
+    scale, zero = low.array(scale_value), low.array(zero_value)
+    kind = node.type.dtype
+    if scale is None or x.type.dtype is not DType.f32 or scale.dtype != np.float32:
+        return False
+    if op.block_size or (zero_value is not None and zero is None):
+        return False
+    if kind not in (DType.u8, DType.i8, DType.i16, DType.u16) or node.type.size == 0:
+        return False
+    source = low.tensor(x)
+    if scale.size == 1 and kind is DType.u8 and node[0] in low.spatial \
+            and len(source.shape) in (3, 4) and source.strides[-1] == 4:  # fmt: skip
+        _to_pixels(low, node, source, float(scale.reshape(-1)[0]), zero)
+        return True
+    spread = [1] * node.type.rank
+    if scale.size > 1:
+        spread[op.axis] = scale.size
+    shape = tuple(spread) if scale.size > 1 else ()
+    zeros = np.zeros(scale.shape, np.int32) if zero is None else zero.astype(np.int32)
+    low_, high = kind.bounds
+    leaves = [
+        Leaf(source), Leaf(low.place(scale.reshape(shape))),
+        Leaf(low.place(np.broadcast_to(zeros, scale.shape).reshape(shape))),
+        low.scalar(low_, DType.i32), low.scalar(high, DType.i32),
+    ]  # fmt: skip
+    out = low.result(node[0], exact=True)
+    text = f"{kind.value}(quantize32(a0, a1, a2, a3, a4))"
+    low.emit(generic.map_step(text, "quantize", out, leaves, low.threads, (node.name,)))
+    return True
+
+
+def _to_pixels(
+    low: Lowering, node: Node, source: Tensor, scale: float, zero: Array | None
+) -> None:
+    planes = lift(source)
+    target = low.result(node[0], exact=False)
+    pixels = lift(target)
+    offset = 0 if zero is None else int(zero.reshape(-1)[0])
+    values: dict[str, Word] = {
+        **share(pixels.shape[2], pixels.shape[0], low.threads),
+        "rows": pixels.shape[2],
+        "width": pixels.shape[3],
+        "channels": pixels.room,
+        **strides("target", pixels),
+        "plane": planes.ref,
+        "plane_image": planes.strides[0],
+        "plane_channel": planes.strides[1],
+        "plane_row": planes.strides[2],
+        "planes": planes.shape[1],
+        "scale": scale,
+        "zero": offset,
+    }
+    words = record_words(PlanarRecord, values)
+    kernel = frame.from_planes_kernel("quantize")
+    low.emit(Step(kernel, words, [source.buffer], [target.buffer], (node.name,)))
+
+
+@lowers("dequantize_linear")
+def dequantize(low: Lowering, node: Node) -> bool:
+    """8, 16 or 32 bits to f32."""
+    x, scale_value, zero_value = [*low.graph.operands(node), None][:3]
+    assert x is not None
+    op: Any = node.op
+    if grouped(low, node):
+        return True
+    scale, zero = low.array(scale_value), low.array(zero_value)
+    if scale is None or scale.dtype != np.float32 or node.type.dtype is not DType.f32:
+        return False
+    if op.block_size or (zero_value is not None and zero is None) or node.type.size == 0:
+        return False
+    if x.type.dtype not in generic.SUPPORTED:
+        return False
+    source = low.tensor(x)
+    if scale.size == 1 and _dequantized_pixels(low, node, x, source, scale, zero):
+        return True
+    spread = [1] * node.type.rank
+    if scale.size > 1:
+        spread[op.axis] = scale.size
+    shape = tuple(spread) if scale.size > 1 else ()
+    zeros = np.zeros(scale.shape, np.int64) if zero is None else zero.astype(np.int64)
+    leaves = [
+        Leaf(source), Leaf(low.place(scale.reshape(shape))),
+        Leaf(low.place(np.broadcast_to(zeros, scale.shape).reshape(shape))),
+    ]  # fmt: skip
+    out = low.result(node[0], exact=True)
+    text = "f32(i64(a0) - a2) * a1"
+    if x.type.dtype is not DType.i32:
+        text = "f32(i32(i64(a0) - a2)) * a1"
+    low.emit(generic.map_step(text, "dequantize", out, leaves, low.threads, (node.name,)))
+    return True
+
+
+def _dequantized_pixels(
+    low: Lowering, node: Node, x: Value, source: Tensor, scale: Array, zero: Array | None
+) -> bool:
+    """u8 pixels to f32 planes or pixels by the vector kernels."""
+    offset = 0 if zero is None else int(zero.reshape(-1)[0])
+    if x.type.dtype is not DType.u8 or source.buffer.space != "arena":
+        return False
+    if x not in low.spatial or len(source.shape) not in (3, 4) or not source.channels_last:
+        return False
+    factor: Word = float(scale.reshape(-1)[0])
+    pixels = lift(source)
+    if node[0] in low.spatial and not low.graph.is_output(node[0]):
+        target = target_of(low, node[0])
+        values = grid_words(low, target, {"a": pixels})
+        values |= {"scale": factor, "zero": offset}
+        _emit_map(low, maps.DEQUANTIZE, FloatRecord, values, target, [pixels], (node,))
+        return True
+    out = low.result(node[0], exact=True)
+    planes = lift(out)
+    if planes.strides[3] != 4:
+        return False
+    values = {
+        **share(pixels.shape[2], pixels.shape[0], low.threads),
+        "rows": pixels.shape[2],
+        "width": pixels.shape[3],
+        "channels": round_up(pixels.shape[1], 4),
+        **strides("target", pixels),
+        "plane": planes.ref,
+        "plane_image": planes.strides[0],
+        "plane_channel": planes.strides[1],
+        "plane_row": planes.strides[2],
+        "planes": planes.shape[1],
+        "scale": factor,
+        "zero": offset,
+    }
+    words = record_words(PlanarRecord, values)
+    kernel = frame.to_planes_kernel("dequantize")
+    low.emit(Step(kernel, words, [source.buffer], [out.buffer], (node.name,)))
+    return True

@@ -12,16 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...ir import DType
-from .isa import Isa
 from .jit import Kernel
 from .layout import Tensor
+from .loops import OPERAND, OUTER, map_kernel
 from .steps import Step, Word
-
-OUTER = 5  # axes outside the inner loop
-_FIXED = 3 + 4 + OUTER - 1  # header, rows, per, inner, tail, outer sizes but the first
-_OPERAND = 2 + OUTER  # address, outer strides, inner stride
-
-Types = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -30,52 +24,6 @@ class Leaf:
 
     tensor: Tensor
     pointer: bool = False
-
-
-def map_kernel(isa: Isa, text: str, types: Types, kinds: str):
-    """out[i] = text(a0, a1, ...); types and kinds are the result's and then the operands'."""
-    from . import numeric
-
-    scope = numeric.scope()
-    lines = [
-        "def body(d, chunk):",
-        "    rows, per = word(d + 24), word(d + 32)",
-        "    width, tail = word(d + 40), word(d + 48)",
-    ]
-    lines += [f"    n{k} = word(d + {56 + 8 * (k - 1)})" for k in range(1, OUTER)]
-    for j, kind in enumerate(kinds):
-        at = 8 * (_FIXED + _OPERAND * j)
-        lines.append(f"    b{j} = word(d + {at})")
-        if kind == "p":
-            continue
-        lines += [f"    s{j}_{k} = word(d + {at + 8 + 8 * k})" for k in range(OUTER)]
-        if kind == "g":
-            lines.append(f"    t{j} = word(d + {at + 8 + 8 * OUTER})")
-    lines += ["    row = chunk * per", "    last = smaller(row + per, rows)", "    r = row"]
-    for k in range(OUTER - 1, 0, -1):
-        lines += [f"    i{k} = r % n{k}", f"    r = r // n{k}"]
-    lines += ["    i0 = r", "    while row < last:"]
-    lines += ["        n = tail if row == rows - 1 else width"]
-    values = []
-    for j, (kind, kind_of) in enumerate(zip(kinds, types)):
-        if kind == "p":
-            lines.append(f"        a{j - 1} = b{j}")
-            continue
-        sum_ = " + ".join(f"i{k} * s{j}_{k}" for k in range(OUTER))
-        lines.append(f"        q{j} = b{j} + {sum_}")
-        if kind == "s" and j:
-            lines.append(f"        a{j - 1} = load_{kind_of}(q{j}, 0)")
-        elif j:
-            step = f"t{j}" if kind == "g" else numeric.size(kind_of)
-            values.append(f"            a{j - 1} = load_{kind_of}(q{j}, i * {step})")
-    step = "t0" if kinds[0] == "g" else numeric.size(types[0])
-    lines += ["        for i in range(n):", *values]
-    lines += [f"            store_{types[0]}(q0, i * {step}, {text})", "        row += 1"]
-    lines += [f"        i{OUTER - 1} += 1"]
-    for k in range(OUTER - 1, 0, -1):
-        pad = "    " * (2 + OUTER - 1 - k)
-        lines += [f"{pad}if i{k} == n{k}:", f"{pad}    i{k} = 0", f"{pad}    i{k - 1} += 1"]
-    return numeric.chunked("\n".join(lines), scope)
 
 
 def map_step(
@@ -105,7 +53,7 @@ def map_step(
     kinds = ""
     for v, p, s in zip(views, pointers, strides):
         if p:
-            words += [v.ref, *[0] * (_OPERAND - 1)]
+            words += [v.ref, *[0] * (OPERAND - 1)]
             kinds += "p"
             continue
         lead, step = [*s[:-1]], s[-1]

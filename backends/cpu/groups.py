@@ -109,7 +109,7 @@ def _grown(low: Lowering, node: Node) -> Group:
 def only_reader(low: Lowering, value: Value) -> Node | None:
     """The one node that reads a value, once."""
     uses = [u for u in low.graph.uses(value) if u.node in low.live]
-    if len(uses) != 1 or uses[0].node is low.graph.result:
+    if len(uses) != 1 or low.graph.is_output(value):
         return None
     return uses[0].node
 

@@ -230,6 +230,9 @@ def _key(kind: str, *parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+_SOURCES = ("emit", "isa", "jit", "loops", "numeric", "records", "sync", "vector")
+
+
 @cache
 def _world() -> tuple[str, ...]:
     """Everything else that machine code depends on: our sources and the compilers' versions."""
@@ -237,7 +240,7 @@ def _world() -> tuple[str, ...]:
 
     here = Path(__file__).parent
     digest = hashlib.sha256()
-    for path in sorted([*here.glob("*.py"), *here.glob("kernels/*.py")]):
+    for path in sorted([*(here / f"{n}.py" for n in _SOURCES), *here.glob("kernels/*.py")]):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     parts = (llvmlite.__version__, llvm.llvm_version_info, version("numba"), version("numpy"))
     return (digest.hexdigest(), *map(str, parts))

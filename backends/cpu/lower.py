@@ -8,6 +8,7 @@ is found beforehand: values known without running, convolutions with what follow
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -169,11 +170,10 @@ class Lowering:
             if halo is not None:
                 self._fill_halo(made, names)
             return made
-        last = round_up(shape[-1], GRANULE) if shape and granule > 1 else sum(shape[-1:])
-        padded = (*shape[:-1], last) if shape else ()
-        strides = row_major(padded, item)
-        buffer.size = (padded[0] * strides[0]) if padded else item
-        return Tensor(buffer, dtype, shape, strides, room=padded[-1] if padded else 1)
+        last = round_up(sum(shape[-1:]), GRANULE) if granule > 1 else sum(shape[-1:])
+        padded = [*shape[:-1], last] if shape else []
+        buffer.size = math.prod(padded) * item
+        return Tensor(buffer, dtype, shape, row_major(padded, item), room=last)
 
     def store(self, value: Value) -> None:
         """Compute a pending value into memory."""
@@ -210,19 +210,19 @@ class Lowering:
 
     def _fill_halo(self, t: Tensor, names: tuple[str, ...]) -> None:
         """Fill the border of a new channels-last tensor: by the byte where that will do."""
-        halo, item = t.halo, t.item
+        halo, item, shape = t.halo, t.item, list(t.shape)
         assert halo is not None
         raw = np.full(1, halo.fill, t.dtype.numpy).tobytes()
-        if len(t.shape) > 4 or len(set(raw)) > 1:
+        if len(shape) > 4 or len(set(raw)) > 1:
             self._fill_strips(t, halo, names)
             return
-        rank = len(t.shape) - 2
+        rank = len(shape) - 2
         before, after = (0,) * (2 - rank) + halo.before, (0,) * (2 - rank) + halo.after
-        height = t.shape[2] if rank == 2 else 1
-        pixel = t.strides[-1] if t.shape[-1] > 0 else t.room * item
-        width = (t.shape[-1] + before[1] + after[1]) * pixel
+        height = shape[2] if rank == 2 else 1
+        pixel = t.strides[-1] if shape[-1] > 0 else t.room * item
+        width = (shape[-1] + before[1] + after[1]) * pixel
         words: dict[str, Word] = {
-            "chunks": t.shape[0],
+            "chunks": shape[0],
             "target": Ref(t.buffer),
             "image": t.strides[0],
             "rows": height + before[0] + after[0],

@@ -67,7 +67,8 @@ def emit_layer(low: Lowering, layer: Layer, source: Tensor, target: Tensor, g: G
         pixel = room * item
     parts = gemm.prepare(
         layer.weights, layer.bias, layer.scale, low.isa, row=source.strides[2], pixel=pixel,
-        size=(target.shape[2], target.shape[3]), images=target.shape[0], dilation=g.dilations,
+        size=(target.shape[2], target.shape[3]), images=target.shape[0],
+        dilation=(g.dilations[0], g.dilations[1]),
         groups=groups, out=layer.out, residual=layer.residual is not None, threads=low.threads,
         activation=layer.activation,
     )  # fmt: skip
@@ -138,8 +139,8 @@ def _depthwise(
     channels = round_up(len(layer.weights), LANES)
     weights = _grown(layer.weights[..., 0], channels)
     kernel = depthwise.kernel(
-        g.kernel, g.strides[1], g.dilations[1], layer.out, layer.activation
-    )  # type: ignore[arg-type]
+        (g.kernel[0], g.kernel[1]), g.strides[1], g.dilations[1], layer.out, layer.activation
+    )
     packed = depthwise.pack(weights, low.isa, g.strides[1], g.dilations[1], layer.out)
     scale = np.zeros(channels) if layer.scale is None else _grown(layer.scale, channels)
     values: dict[str, Word] = {

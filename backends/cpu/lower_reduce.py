@@ -14,82 +14,10 @@ from .kernels import pool
 from .kernels.grid import LANES, flatten, share
 from .kernels.pool import PoolRecord
 from .layout import Tensor, round_up
+from .loops import FORMULAS, GONE, KEPT, reduce_kernel
 from .lower import Lowering, lowers
 from .lower_conv import first_tap, strides
 from .steps import Step, Word, record_words
-
-KEPT = 5  # axes that stay
-GONE = 4  # axes that are reduced
-
-# name -> (start, update of acc by x, end); `n` is how many elements, T the result's type.
-FORMULAS: dict[str, tuple[str, str, str]] = {
-    "sum": ("W(0)", "acc + W(x)", "T(acc)"),
-    "prod": ("W(1)", "acc * W(x)", "T(acc)"),
-    "mean": ("W(0)", "acc + W(x)", "T(acc / n)"),
-    "max": ("lowest", "least(x, acc)", "acc"),
-    "min": ("highest", "most(x, acc)", "acc"),
-    "l1": ("W(0)", "acc + abs(W(x))", "T(acc)"),
-    "l2": ("W(0)", "acc + W(x) * W(x)", "T(math.sqrt(acc))"),
-    "sum_square": ("W(0)", "acc + W(x) * W(x)", "T(acc)"),
-    "log_sum": ("W(0)", "acc + W(x)", "T(math.log(acc))"),
-}
-
-
-def reduce_kernel(isa: Any, how: str, kind: str, out: str):
-    """out[kept axes] = fold of x over the other axes; sums in double precision or int64."""
-    from . import numeric
-
-    wide = "f64" if kind[0] == "f" else "i64"
-    start, update, end = (
-        t.replace("W(", f"{wide}(").replace("T(", f"{out}(") for t in FORMULAS[how]
-    )
-    lowest, highest = bounds(kind)
-    start = start.replace("lowest", lowest).replace("highest", highest)
-    lines = [
-        "def body(d, chunk):",
-        "    rows, per = word(d + 24), word(d + 32)",
-        "    x, y = word(d + 40), word(d + 48)",
-    ]
-    for k in range(KEPT):
-        at = 56 + 24 * k
-        lines.append(f"    n{k}, p{k}, q{k} = word(d + {at}), word(d + {at + 8}), "
-                     f"word(d + {at + 16})")  # fmt: skip
-    for k in range(GONE):
-        at = 56 + 24 * KEPT + 16 * k
-        lines.append(f"    m{k}, s{k} = word(d + {at}), word(d + {at + 8})")
-    lines += ["    n = m0 * m1 * m2 * m3", "    row = chunk * per"]
-    lines += ["    last = smaller(row + per, rows)", "    while row < last:"]
-    lines += ["        r, a, o = row, x, y"]
-    for k in reversed(range(KEPT)):
-        lines += [
-            f"        i = r % n{k}",
-            f"        r = r // n{k}",
-            f"        a += i * p{k}",
-            f"        o += i * q{k}",
-        ]
-    lines += [
-        f"        acc = {start}",
-        "        for i0 in range(m0):",
-        "            for i1 in range(m1):",
-        "                for i2 in range(m2):",
-        "                    b = a + i0 * s0 + i1 * s1 + i2 * s2",
-        "                    for i3 in range(m3):",
-        f"                        x_ = load_{kind}(b, i3 * s3)",
-        f"                        acc = {update.replace('x)', 'x_)').replace('(x,', '(x_,')}",
-        f"        store_{out}(o, 0, {end})",
-        "        row += 1",
-    ]
-    return numeric.chunked("\n".join(lines), numeric.scope())
-
-
-def bounds(kind: str) -> tuple[str, str]:
-    """The least and the greatest value of a type, as source."""
-    if kind == "bool":
-        return "False", "True"
-    if kind[0] == "f":
-        return f"{kind}(-np.inf)", f"{kind}(np.inf)"
-    low, high = DType(kind).bounds
-    return f"{kind}({low})", f"{kind}({high})"
 
 
 def reduce_step(

@@ -12,6 +12,7 @@ from ...ir.types import TensorType
 from . import generic
 from .generic import SUPPORTED, Leaf
 from .layout import Ref, Tensor, row_major
+from .loops import take_kernel
 from .lower import Lowering, lowers
 from .steps import Step, Word
 
@@ -151,47 +152,6 @@ def concat(low: Lowering, node: Node) -> bool:
 
 
 # ---- by tables of offsets ----------------------------------------------------------------------
-
-
-def take_kernel(isa: Any, kind: str, rank: int, filled: bool):
-    """out[i, j, ...] = x at the sum of table_k[i_k] bytes; where an entry is -1, the fill."""
-    from . import numeric
-
-    axes = range(rank)
-    lines = [
-        "def body(d, chunk):",
-        "    rows, per = word(d + 24), word(d + 32)",
-        "    x, y, f = word(d + 40), word(d + 48), word(d + 56)",
-        f"    value = load_{kind}(f, 0)",
-    ]
-    for k in axes:
-        at = 64 + 24 * k
-        lines += [f"    n{k} = word(d + {at})", f"    t{k} = word(d + {at + 8})",
-                  f"    s{k} = word(d + {at + 16})"]  # fmt: skip
-    lines += ["    row = chunk * per", "    last = smaller(row + per, rows)"]
-    lines += ["    while row < last:", "        r = row", "        base, out, there = x, y, True"]
-    for k in reversed(axes[:-1]):
-        lines += [
-            f"        i = r % n{k}",
-            f"        r = r // n{k}",
-            f"        o = load_i64(t{k}, 8 * i)",
-            "        there = there and o >= 0",
-            "        base += o",
-            f"        out += i * s{k}",
-        ]
-    k = rank - 1
-    lines += [f"        for i in range(n{k}):", f"            o = load_i64(t{k}, 8 * i)"]
-    if filled:
-        lines += [
-            "            if there and o >= 0:",
-            f"                store_{kind}(out, i * s{k}, load_{kind}(base, o))",
-            "            else:",
-            f"                store_{kind}(out, i * s{k}, value)",
-        ]
-    else:
-        lines += [f"            store_{kind}(out, i * s{k}, load_{kind}(base, o))"]
-    lines += ["        row += 1"]
-    return numeric.chunked("\n".join(lines), numeric.scope())
 
 
 def take(

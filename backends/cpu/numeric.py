@@ -51,7 +51,8 @@ def _load(kind: str):
     held = _memory_type(kind)
 
     def generate(context, b, signature, args):
-        value = b.load(_pointer(b, *args, held))
+        base, offset = args
+        value = b.load(_pointer(b, base, offset, held))
         value.align = 1
         if kind == "bool":
             return b.icmp_unsigned("!=", value, ir.Constant(held, 0))

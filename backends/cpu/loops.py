@@ -1,0 +1,175 @@
+"""Generated loop nests over strided views: element-wise expressions, folds, and gathers by table.
+
+These make machine code, so what they are made of is part of every cached object's key (see `jit`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...ir import DType
+from .isa import Isa
+
+OUTER = 5  # axes outside the inner loop of a map
+OPERAND = 2 + OUTER  # words of an operand: address, outer strides, inner stride
+_FIXED = 3 + 4 + OUTER - 1  # header, rows, per, inner, tail, outer sizes but the first
+KEPT = 5  # axes that a fold leaves
+GONE = 4  # axes that it reduces
+
+
+def map_kernel(isa: Isa, text: str, types: tuple[str, ...], kinds: str):
+    """out[i] = text(a0, a1, ...); types and kinds are the result's and then the operands'."""
+    from . import numeric
+
+    scope = numeric.scope()
+    lines = [
+        "def body(d, chunk):",
+        "    rows, per = word(d + 24), word(d + 32)",
+        "    width, tail = word(d + 40), word(d + 48)",
+    ]
+    lines += [f"    n{k} = word(d + {56 + 8 * (k - 1)})" for k in range(1, OUTER)]
+    for j, kind in enumerate(kinds):
+        at = 8 * (_FIXED + OPERAND * j)
+        lines.append(f"    b{j} = word(d + {at})")
+        if kind == "p":
+            continue
+        lines += [f"    s{j}_{k} = word(d + {at + 8 + 8 * k})" for k in range(OUTER)]
+        if kind == "g":
+            lines.append(f"    t{j} = word(d + {at + 8 + 8 * OUTER})")
+    lines += ["    row = chunk * per", "    last = smaller(row + per, rows)", "    r = row"]
+    for k in range(OUTER - 1, 0, -1):
+        lines += [f"    i{k} = r % n{k}", f"    r = r // n{k}"]
+    lines += ["    i0 = r", "    while row < last:"]
+    lines += ["        n = tail if row == rows - 1 else width"]
+    values = []
+    for j, (kind, kind_of) in enumerate(zip(kinds, types)):
+        if kind == "p":
+            lines.append(f"        a{j - 1} = b{j}")
+            continue
+        sum_ = " + ".join(f"i{k} * s{j}_{k}" for k in range(OUTER))
+        lines.append(f"        q{j} = b{j} + {sum_}")
+        if kind == "s" and j:
+            lines.append(f"        a{j - 1} = load_{kind_of}(q{j}, 0)")
+        elif j:
+            step = f"t{j}" if kind == "g" else numeric.size(kind_of)
+            values.append(f"            a{j - 1} = load_{kind_of}(q{j}, i * {step})")
+    step = "t0" if kinds[0] == "g" else numeric.size(types[0])
+    lines += ["        for i in range(n):", *values]
+    lines += [f"            store_{types[0]}(q0, i * {step}, {text})", "        row += 1"]
+    lines += [f"        i{OUTER - 1} += 1"]
+    for k in range(OUTER - 1, 0, -1):
+        pad = "    " * (2 + OUTER - 1 - k)
+        lines += [f"{pad}if i{k} == n{k}:", f"{pad}    i{k} = 0", f"{pad}    i{k - 1} += 1"]
+    return numeric.chunked("\n".join(lines), scope)
+
+
+def take_kernel(isa: Any, kind: str, rank: int, filled: bool):
+    """out[i, j, ...] = x at the sum of table_k[i_k] bytes; where an entry is -1, the fill."""
+    from . import numeric
+
+    axes = range(rank)
+    lines = [
+        "def body(d, chunk):",
+        "    rows, per = word(d + 24), word(d + 32)",
+        "    x, y, f = word(d + 40), word(d + 48), word(d + 56)",
+        f"    value = load_{kind}(f, 0)",
+    ]
+    for k in axes:
+        at = 64 + 24 * k
+        lines += [f"    n{k} = word(d + {at})", f"    t{k} = word(d + {at + 8})",
+                  f"    s{k} = word(d + {at + 16})"]  # fmt: skip
+    lines += ["    row = chunk * per", "    last = smaller(row + per, rows)"]
+    lines += ["    while row < last:", "        r = row", "        base, out, there = x, y, True"]
+    for k in reversed(axes[:-1]):
+        lines += [
+            f"        i = r % n{k}",
+            f"        r = r // n{k}",
+            f"        o = load_i64(t{k}, 8 * i)",
+            "        there = there and o >= 0",
+            "        base += o",
+            f"        out += i * s{k}",
+        ]
+    k = rank - 1
+    lines += [f"        for i in range(n{k}):", f"            o = load_i64(t{k}, 8 * i)"]
+    if filled:
+        lines += [
+            "            if there and o >= 0:",
+            f"                store_{kind}(out, i * s{k}, load_{kind}(base, o))",
+            "            else:",
+            f"                store_{kind}(out, i * s{k}, value)",
+        ]
+    else:
+        lines += [f"            store_{kind}(out, i * s{k}, load_{kind}(base, o))"]
+    lines += ["        row += 1"]
+    return numeric.chunked("\n".join(lines), numeric.scope())
+
+
+# name -> (start, update of acc by x, end); `n` is how many elements, T the result's type.
+FORMULAS: dict[str, tuple[str, str, str]] = {
+    "sum": ("W(0)", "acc + W(x)", "T(acc)"),
+    "prod": ("W(1)", "acc * W(x)", "T(acc)"),
+    "mean": ("W(0)", "acc + W(x)", "T(acc / n)"),
+    "max": ("lowest", "least(x, acc)", "acc"),
+    "min": ("highest", "most(x, acc)", "acc"),
+    "l1": ("W(0)", "acc + abs(W(x))", "T(acc)"),
+    "l2": ("W(0)", "acc + W(x) * W(x)", "T(math.sqrt(acc))"),
+    "sum_square": ("W(0)", "acc + W(x) * W(x)", "T(acc)"),
+    "log_sum": ("W(0)", "acc + W(x)", "T(math.log(acc))"),
+}
+
+
+def reduce_kernel(isa: Any, how: str, kind: str, out: str):
+    """out[kept axes] = fold of x over the other axes; sums in double precision or int64."""
+    from . import numeric
+
+    wide = "f64" if kind[0] == "f" else "i64"
+    start, update, end = (
+        t.replace("W(", f"{wide}(").replace("T(", f"{out}(") for t in FORMULAS[how]
+    )
+    lowest, highest = bounds(kind)
+    start = start.replace("lowest", lowest).replace("highest", highest)
+    lines = [
+        "def body(d, chunk):",
+        "    rows, per = word(d + 24), word(d + 32)",
+        "    x, y = word(d + 40), word(d + 48)",
+    ]
+    for k in range(KEPT):
+        at = 56 + 24 * k
+        lines.append(f"    n{k}, p{k}, q{k} = word(d + {at}), word(d + {at + 8}), "
+                     f"word(d + {at + 16})")  # fmt: skip
+    for k in range(GONE):
+        at = 56 + 24 * KEPT + 16 * k
+        lines.append(f"    m{k}, s{k} = word(d + {at}), word(d + {at + 8})")
+    lines += ["    n = m0 * m1 * m2 * m3", "    row = chunk * per"]
+    lines += ["    last = smaller(row + per, rows)", "    while row < last:"]
+    lines += ["        r, a, o = row, x, y"]
+    for k in reversed(range(KEPT)):
+        lines += [
+            f"        i = r % n{k}",
+            f"        r = r // n{k}",
+            f"        a += i * p{k}",
+            f"        o += i * q{k}",
+        ]
+    lines += [
+        f"        acc = {start}",
+        "        for i0 in range(m0):",
+        "            for i1 in range(m1):",
+        "                for i2 in range(m2):",
+        "                    b = a + i0 * s0 + i1 * s1 + i2 * s2",
+        "                    for i3 in range(m3):",
+        f"                        x_ = load_{kind}(b, i3 * s3)",
+        f"                        acc = {update.replace('x)', 'x_)').replace('(x,', '(x_,')}",
+        f"        store_{out}(o, 0, {end})",
+        "        row += 1",
+    ]
+    return numeric.chunked("\n".join(lines), numeric.scope())
+
+
+def bounds(kind: str) -> tuple[str, str]:
+    """The least and the greatest value of a type, as source."""
+    if kind == "bool":
+        return "False", "True"
+    if kind[0] == "f":
+        return f"{kind}(-np.inf)", f"{kind}(np.inf)"
+    low, high = DType(kind).bounds
+    return f"{kind}({low})", f"{kind}({high})"

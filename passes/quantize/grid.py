@@ -1,0 +1,90 @@
+"""Grids: the affine maps between real numbers and 8-bit integers, and their arithmetic."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ...ir import DType
+from ...ir.op import Array
+
+Scheme = Literal["asymmetric", "symmetric", "power-of-two"]
+
+SMALLEST, LARGEST = 2.0**-60, 2.0**60
+"""Bounds of every scale: the product of two, which scales a bias, is still a normal float32."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """real = (q - zero) * scale for q of `dtype`; `scale` is a float32 number."""
+
+    scale: float
+    zero: int
+    dtype: DType = DType.u8
+
+    @property
+    def low(self) -> float:
+        return (self.dtype.bounds[0] - self.zero) * self.scale
+
+    @property
+    def high(self) -> float:
+        return (self.dtype.bounds[1] - self.zero) * self.scale
+
+    def quantize(self, x: Array) -> Array:
+        """Integers of `dtype`, bit for bit as the op quantize_linear has them."""
+        low, high = self.dtype.bounds
+        with np.errstate(all="ignore"):
+            q = np.rint(x.astype(np.float32) / np.float32(self.scale)) + np.float32(self.zero)
+        q = np.where(np.isnan(q), np.float32(self.zero), q)
+        return np.clip(q, low, high).astype(self.dtype.numpy)
+
+    def dequantize(self, q: Array) -> Array:
+        return (q.astype(np.float32) - np.float32(self.zero)) * np.float32(self.scale)
+
+
+def bounded_scale(scale: float) -> float:
+    """A scale as float32 within the bounds; zero, denormal and NaN become the smallest."""
+    if not scale > SMALLEST:
+        return SMALLEST
+    return float(np.float32(min(scale, LARGEST)))
+
+
+def power_of_two(scale: float) -> float:
+    """The smallest power of two that is not below `scale`."""
+    mantissa, exponent = math.frexp(scale)
+    return 2.0 ** (exponent - 1 if mantissa == 0.5 else exponent)
+
+
+def grid_of(low: float, high: float, scheme: Scheme, dtype: DType = DType.u8) -> Grid:
+    """The grid that covers [low, high] and holds zero exactly.
+
+    asymmetric    the whole of the range on the whole of the integers
+    symmetric     zero in the middle of the integers (u8: 128), or at their low end where the
+                  range has no negative part
+    power-of-two  symmetric, with the scale rounded up to a power of two
+    A range of no extent (a constant zero) gets scale 1, so that its zeros stay zeros.
+    """
+    low, high = min(low, 0.0), max(high, 0.0)
+    least, most = dtype.bounds
+    if low == high:
+        return Grid(1.0, least if scheme == "asymmetric" else _middle(dtype), dtype)
+    if scheme == "asymmetric":
+        scale = bounded_scale((high - low) / (most - least))
+        zero = min(max(least - round(low / scale), least), most)
+        return Grid(scale, zero, dtype)
+    if low == 0.0 and least == 0:
+        scale, zero = high / most, 0
+    else:
+        zero = _middle(dtype)
+        scale = max(high / (most - zero), -low / (most - zero))
+    if scheme == "power-of-two":
+        return Grid(power_of_two(bounded_scale(scale)), zero, dtype)
+    return Grid(bounded_scale(scale), zero, dtype)
+
+
+def _middle(dtype: DType) -> int:
+    least, most = dtype.bounds
+    return (least + most + 1) // 2

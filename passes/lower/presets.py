@@ -1,0 +1,10 @@
+"""The pipelines that end in 8-bit integers."""
+
+from ..pipeline import register_preset
+
+register_preset("int8-qdq", "O2,quantize")
+register_preset("int8", "int8-qdq,lower-integer,cse,dce")
+register_preset(
+    "fixed-point",
+    "O2,quantize{scheme=power-of-two},lower-integer{multipliers=power-of-two},cse,dce",
+)

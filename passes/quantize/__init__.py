@@ -1,0 +1,3 @@
+"""Post-training quantization."""
+
+from . import passes as passes

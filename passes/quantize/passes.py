@@ -1,0 +1,285 @@
+"""The passes `calibrate` and `quantize`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ...ir import FeedError, Graph, Node, PassError, Value
+from ...ir.op import Array
+from ..base import Changes, Exact, Outcome, Pass, register_pass
+from ..context import Context
+from ..rewrite import erase_dead
+from .correct import shifts
+from .estimate import Estimator, Method, Range
+from .functions import fused_step, output_bounds, step_of
+from .grid import Grid, Scheme, grid_of
+from .insert import insert_bias, insert_pairs, insert_weight
+from .observe import Observer, moment_axis
+from .place import Placement, place
+from .weights import (
+    Estimate,
+    Weights,
+    importance,
+    least_scales,
+    quantize_weight,
+    weight_axis,
+)
+
+RANGES = "calibration"
+"""Metadata key under which `calibrate` leaves ranges, as JSON: {value: [low, high]}."""
+
+CORRECTION_BYTES = 512 << 20
+CORRECTION_SAMPLES = 32
+CONCAT_RATIO = 4.0
+
+
+def value_key(value: Value) -> str:
+    return value.node.name if value.index == 0 else f"{value.node.name}:{value.index}"
+
+
+@register_pass
+@dataclass(frozen=True)
+class Calibrate(Pass):
+    """Run the sample inputs and note the range of every value that `quantize` would give a grid,
+    in the graph's metadata. The graph computes the same as before. `quantize` uses the ranges when
+    it has no sample inputs of its own.
+    """
+
+    name = "calibrate"
+    bound = Exact()
+    method: Method = "percentile"
+    scheme: Scheme = "asymmetric"
+    percentile: float = 99.999
+    samples: int = 300
+
+    def run(self, graph: Graph, context: Context) -> Outcome:
+        outcome = Outcome()
+        placement = place(graph, Outcome())
+        observer = Observer(placement.shared, {})
+        batches = observer.run(graph, context, self.samples)
+        estimator = Estimator(self.method, self.scheme, self.percentile)
+        ranges = {value_key(v): estimator(seen) for v, seen in observer.seen.items()}
+        graph.metadata[RANGES] = json.dumps(ranges)
+        outcome.count("batches", batches)
+        outcome.count("ranges", len(ranges))
+        return outcome
+
+
+@register_pass
+@dataclass(frozen=True)
+class Quantize(Pass):
+    """Quantize activations to u8 and weights to s8, written as quantize_linear/dequantize_linear
+    pairs around nodes that stay what they are. Runs in float like any other graph.
+
+    calibrate       how activation ranges are chosen from the samples (see estimate.py)
+    scheme          of activations: asymmetric, symmetric, or power-of-two scales (for fixed point)
+    weights         symmetric or asymmetric; per_channel: one scale per output channel
+    bits            of weights, 2 to 8
+    weight_scales   max: by the largest weight; mse: the least expected error of the output
+    bias_correction undo the shift of each channel's mean, measured on the samples
+    skip            names of nodes to leave in float
+
+    Legal for any graph: what has no integer form stays in float, with a remark that says why.
+    """
+
+    name = "quantize"
+    bound = Changes()
+    calibrate: Method = "percentile"
+    scheme: Scheme = "asymmetric"
+    weights: Literal["symmetric", "asymmetric"] = "symmetric"
+    per_channel: bool = True
+    bits: int = 8
+    percentile: float = 99.999
+    weight_scales: Estimate = "mse"
+    bias_correction: bool = True
+    samples: int = 300
+    skip: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 8:
+            raise PassError(f"bits is {self.bits}, which should lie within 2..8")
+        if not 50 < self.percentile <= 100:
+            raise PassError(f"percentile is {self.percentile}, which should lie within 50..100")
+        if self.samples < 1:
+            raise PassError(f"samples is {self.samples}, which should be 1 or more")
+
+    def run(self, graph: Graph, context: Context) -> Outcome:
+        outcome = Outcome()
+        placement = place(graph, outcome, frozenset(self.skip))
+        products = [n for n, r in placement.roles.items() if r.kind == "product"]
+        if not products:
+            outcome.note("nothing is quantized: no convolution or matrix product can be")
+            return outcome
+        real = graph.copy() if self.bias_correction and context.data is not None else None
+        observer = self._observe(graph, context, placement, products)
+        grids = self._grids(graph, placement, observer, outcome)
+        chosen = self._weights(graph, products, grids, observer, outcome)
+        insert_pairs(graph, placement, grids)
+        biases: dict[str, tuple[Array, Array]] = {}
+        for node, (weights, scale) in chosen.items():
+            bias = self._bias(graph, node)
+            insert_weight(graph, node, weights)
+            if takes_bias(node):
+                channels = weights.integers.shape[weight_axis(node)]
+                biases[node.name] = (np.zeros(channels) if bias is None else bias, scale)
+                if bias is not None:
+                    insert_bias(graph, node, bias, scale)
+            outcome.count("quantized")
+        if real is not None:
+            self._correct(real, graph, context, biases, outcome)
+        outcome.count("grids", len(grids))
+        erase_dead(graph, graph.nodes()[::-1])
+        return outcome
+
+    def _observe(
+        self, graph: Graph, context: Context, placement: Placement, products: list[Node]
+    ) -> dict[Value, Range] | Observer:
+        """Statistics of all values that get a grid, or ranges from an earlier `calibrate`."""
+        if context.data is None and RANGES in graph.metadata:
+            known = {str(k): (float(a), float(b))
+                     for k, (a, b) in json.loads(graph.metadata[RANGES]).items()}  # fmt: skip
+            missing = [value_key(v) for v in placement.shared if value_key(v) not in known]
+            if missing:
+                raise FeedError(f"value {missing[0]!r} has no calibrated range",
+                                hint="give data=, or calibrate after the other passes")  # fmt: skip
+            return {v: known[value_key(v)] for v in placement.shared}
+        axes: dict[Value, int] = {}
+        for node in products:
+            x = graph.operand(node, 0)
+            assert x is not None
+            axes.setdefault(x, moment_axis(node))
+        observer = Observer(placement.shared, axes)
+        observer.run(graph, context, self.samples)
+        return observer
+
+    def _grids(
+        self, graph: Graph, placement: Placement, observed: dict[Value, Range] | Observer,
+        outcome: Outcome,
+    ) -> dict[Value, Grid]:  # fmt: skip
+        """One grid for each value, shared where it must be."""
+        if isinstance(observed, Observer):
+            estimator = Estimator(self.calibrate, self.scheme, self.percentile)
+            ranges = {v: estimator(seen) for v, seen in observed.seen.items()}
+        else:
+            ranges = observed
+        ranges = {v: clipped(graph, v, r) for v, r in ranges.items()}
+        share(graph, placement, ranges, outcome)
+        grids: dict[Value, Grid] = {}
+        for members in placement.groups().values():
+            low = min(ranges[v][0] for v in members)
+            high = max(ranges[v][1] for v in members)
+            grid = grid_of(low, high, self.scheme)
+            grids.update(dict.fromkeys(members, grid))
+        return {v: grids[v] for v in placement.shared}
+
+    def _weights(
+        self, graph: Graph, products: list[Node], grids: dict[Value, Grid],
+        observed: dict[Value, Range] | Observer, outcome: Outcome,
+    ) -> dict[Node, tuple[Weights, Array]]:  # fmt: skip
+        """Integers of each product's weight and the scale of its accumulator."""
+        made: dict[Node, tuple[Weights, Array]] = {}
+        for node in products:
+            x, w = graph.operand(node, 0), graph.operand(node, 1)
+            assert x is not None and w is not None and w.array is not None
+            moments = None
+            if isinstance(observed, Observer):
+                found = observed.moments.get(x)
+                # A product of another kind may read the same value along another axis.
+                if found is not None and found.axis == moment_axis(node) and found.count:
+                    moments = found.variance + 1e-3 * found.mean**2
+            weight, axis = w.array.astype(np.float32), weight_axis(node)
+            bias = self._bias(graph, node)
+            weights = quantize_weight(
+                weight,
+                axis,
+                bits=self.bits,
+                per_channel=self.per_channel,
+                symmetric=self.weights == "symmetric",
+                powers=self.scheme == "power-of-two",
+                estimate=self.weight_scales,
+                importance=importance(node, weight, moments),
+                least=least_scales(bias, grids[x].scale, weight, axis),
+            )
+            scale = (weights.scale.astype(np.float64) * grids[x].scale).astype(np.float32)
+            made[node] = weights, scale
+            if not weight.any():
+                outcome.note("all its weights are zero", node)
+        return made
+
+    @staticmethod
+    def _bias(graph: Graph, node: Node) -> Array | None:
+        value = graph.operand(node, 2) if takes_bias(node) else None
+        return None if value is None or value.array is None else value.array.reshape(-1)
+
+    def _correct(
+        self, real: Graph, graph: Graph, context: Context,
+        biases: dict[str, tuple[Array, Array]], outcome: Outcome,
+    ) -> None:  # fmt: skip
+        found = shifts(
+            real, graph, set(biases), context, min(CORRECTION_SAMPLES, self.samples),
+            CORRECTION_BYTES,
+        )  # fmt: skip
+        for name, shift in found.items():
+            bias, scale = biases[name]
+            if shift.any():
+                insert_bias(graph, graph[name], bias + shift, scale)
+                outcome.count("biases corrected")
+
+
+def takes_bias(node: Node) -> bool:
+    """Whether a product has a bias operand whose scale is the accumulator's."""
+    plain = getattr(node.op, "alpha", 1.0) == 1.0 and getattr(node.op, "beta", 1.0) == 1.0
+    return node.op.name in ("conv", "fused_conv") or (node.op.name == "gemm" and plain)
+
+
+def clipped(graph: Graph, value: Value, r: Range) -> Range:
+    """The range without what the value's activation cannot give."""
+    node = value.node
+    if node.op.name == "fused_conv":
+        step = fused_step(getattr(node.op, "activation", ""), getattr(node.op, "params", ()))
+    else:
+        found = step_of(graph, node)
+        step = None if found is None else found[0]
+    if step is None:
+        return r
+    low, high = output_bounds(step)
+    return max(r[0], min(low, 0.0)), min(r[1], max(high, 0.0))
+
+
+def share(
+    graph: Graph, placement: Placement, ranges: dict[Value, Range], outcome: Outcome
+) -> None:
+    """Put operands and results of nodes that only move data on one grid.
+
+    A part of a concatenation whose range is far smaller than the whole's keeps a grid of its own
+    if others read it too: sharing would cost them precision.
+    """
+    moving = [n for n, r in placement.roles.items() if r.kind == "same"]
+    for node in moving:
+        if node.op.name != "concat":
+            for x in placement.roles[node].reads:
+                for i in range(len(node.results)):
+                    value = graph.operand(node, x)
+                    assert value is not None
+                    placement.unite(value, node[i])
+    for node in moving:
+        if node.op.name != "concat" or node[0] not in placement.shared:
+            continue
+        parts = [v for v in graph.operands(node) if v is not None]
+        widths = {v: _width(placement, ranges, v) for v in parts}
+        whole = max(widths.values())
+        for v in parts:
+            others = sum(u not in placement.direct for u in graph.uses(v)) > 1
+            if others and widths[v] * CONCAT_RATIO < whole:
+                outcome.note(f"part {v.node.name!r} keeps its own, finer grid", node)
+            else:
+                placement.unite(v, node[0])
+
+
+def _width(placement: Placement, ranges: dict[Value, Range], value: Value) -> float:
+    low, high = ranges[placement.root(value)]
+    return high - low

@@ -27,7 +27,33 @@ POINTWISE = frozenset(
 def plan(low: Lowering) -> None:
     """Fill in `spatial`, `halos` and `homes`."""
     spatial_values(low)
+    homes(low)
     borders(low)
+
+
+def homes(low: Lowering) -> None:
+    """Images that are joined along their channels are made in their place, where they can be."""
+    for node in reversed(live_results(low)):
+        value = node[0]
+        if node.op.name != "concat" or value not in low.spatial:
+            continue
+        if node.op.axis % value.type.rank != 1:  # type: ignore[attr-defined]
+            continue
+        parts = low.graph.operands(node)
+        at = 0
+        for v in parts:
+            assert v is not None
+            fits = v in low.spatial and v not in low.homes and parts.count(v) == 1
+            if fits and v not in low.known and not low.graph.is_output(v):
+                low.homes[v] = (value, at)
+            at += low.shape(v)[1]
+
+
+def root(low: Lowering, value: Value) -> Value:
+    """The value whose buffer holds this one."""
+    while value in low.homes:
+        value = low.homes[value][0]
+    return value
 
 
 def borders(low: Lowering) -> None:
@@ -44,7 +70,7 @@ def borders(low: Lowering) -> None:
                 continue
             value = low.graph.operands(node)[0]
             assert value is not None
-            request_halo(low, value, g.before, g.after, border_fill(low, node))
+            request_halo(low, root(low, value), g.before, g.after, border_fill(low, node))
 
 
 def border_fill(low: Lowering, node: Node) -> float:

@@ -6,6 +6,7 @@ Importing this package registers every pass of its sub-packages.
 import importlib
 import pkgutil
 
+from . import presets as presets
 from .analysis import Analyses, all_analyses, analysis
 from .base import (
     Bound,

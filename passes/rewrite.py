@@ -54,6 +54,11 @@ class Match:
         except KeyError:
             raise AttributeError(f"the pattern binds no {name}") from None
 
+    @property
+    def op(self) -> Any:
+        """The root's op."""
+        return self.root.op
+
     def fail(self, reason: str, at: Like | None = None) -> Failure:
         node = self.root if at is None else as_value(at).node
         return Failure(reason, node.name)

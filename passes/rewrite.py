@@ -87,10 +87,13 @@ class RewriteBuilder(Builder):
     def __init__(self, graph: Graph, before: Node) -> None:
         super().__init__(graph, before=before)
         self.made: list[Node] = []
+        self.wished: list[tuple[Node, str]] = []
 
     def constant(self, value: Any, name: str | None = None) -> Value:
         made = super().constant(value, name)
         self.made.append(made.node)
+        if name is not None and made.node.name != name:
+            self.wished.append((made.node, name))
         return made
 
     def __getattr__(self, op_name: str) -> Any:
@@ -265,6 +268,9 @@ class _Driver:
         self.clean(root)
         if first.node in b.made and graph.find(name) is None:
             graph.rename(first.node, name)  # it computes what had this name
+        for node, wish in b.wished:
+            if node in graph.nx and graph.find(wish) is None:
+                graph.rename(node, wish)
         self.applied += 1
         self.outcome.count(rule.name)
         if self.context.watch is not None:

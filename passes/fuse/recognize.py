@@ -187,11 +187,11 @@ class LeakyReluFromMax(Rewrite):
     """max(x, x * a) -> leaky_relu(x; a) for 0 <= a <= 1;  prelu(x, a) -> leaky_relu(x; a)"""
 
     def pattern(self, p: PatternBuilder, x: Any, a: Any) -> Pattern:
-        return p.any_of(p.max(x, p.mul(x, p.scalar(a))), p.p_relu(x, p.scalar(a)))
+        return p.any_of(p.max(x, p.mul(x, p.scalar(a))), p.prelu(x, p.scalar(a)))
 
     def applies(self, m: Match) -> bool:
         a = m.number(m.a)
-        bounded = m.op.name == "p_relu" or (a is not None and 0 <= a <= 1)
+        bounded = m.op.name == "prelu" or (a is not None and 0 <= a <= 1)
         return bounded and same_type(m, m.x) and m.root.type.dtype.is_float
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
@@ -300,7 +300,7 @@ class RMSNormFromMean(Rewrite):
 
 class GlobalPoolFromMean(Rewrite):
     """reduce_mean(x, all spatial axes) -> global_average_pool(x), and so the maximum; the average
-    over one window of the whole image is one too
+    over one window of the whole image is one too. (Of images: in sequences a mean is a mean.)
     """
 
     def pattern(self, p: PatternBuilder, x: Any, axes: Any) -> Pattern:
@@ -309,7 +309,7 @@ class GlobalPoolFromMean(Rewrite):
 
     def applies(self, m: Match) -> bool:
         shape = m.x.shape
-        if shape is None or len(shape) < 3 or not m.x.type.dtype.is_float:
+        if shape is None or len(shape) < 4 or not m.x.type.dtype.is_float:
             return False
         if m.axes is None:
             out = m.root.type.shape or ()
@@ -350,7 +350,7 @@ class GemmTranspose(Rewrite):
 RULES: tuple[type[Rewrite], ...] = (
     HardSigmoidFromClip, HardSwishFromHardSigmoid, HardSwishFromClip, SigmoidFromExp,
     SwishFromSigmoid, MishFromTanh, GeluFromErf, GeluFromTanh, LeakyReluFromMax,
-    LayerNormFromMeans, LayerNormBias, RMSNormFromMean, GlobalPoolFromMean, GemmTranspose,
+    LayerNormFromMeans, LayerNormBias, RMSNormFromMean, GemmTranspose,
 )  # fmt: skip
 
 
@@ -367,6 +367,9 @@ class Recognize(Pass):
     bound = Within(rtol=2e-4, atol=1e-5)
 
     def run(self, graph: Graph, context: Context) -> Outcome:
-        return apply_rewrites(graph, [r() for r in RULES], context, who=self.name)
+        outcome = apply_rewrites(graph, [r() for r in RULES], context, who=self.name)
+        # What is left of the means after the normalizations have taken theirs.
+        outcome.merge(apply_rewrites(graph, [GlobalPoolFromMean()], context, who=self.name))
+        return outcome
 
 

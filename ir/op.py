@@ -70,15 +70,19 @@ class Abstract:
         """The contents as dimensions, if this is a constant or known shape data."""
         if self.dims is not None:
             return self.dims
-        if self.value is None or self.value.ndim > 1 or self.value.size > 64:
+        return self._elements(64)
+
+    def _elements(self, most: int) -> tuple[int, ...] | None:
+        """The elements of a constant vector (or scalar) of integers that is not too long."""
+        if self.value is None or self.value.ndim > 1 or self.value.size > most:
+            return None
+        if not self.dtype.is_integer and self.dtype is not DType.bool:
             return None
         return tuple(int(v) for v in self.value.reshape(-1))
 
     def as_ints(self) -> tuple[int, ...] | None:
         """The contents as integers, or None if any is not known."""
-        if self.value is not None and self.value.ndim <= 1:
-            return tuple(int(v) for v in self.value.reshape(-1))
-        dims = self.as_dims()
+        dims = self._elements(1 << 16) if self.dims is None else self.dims
         if dims is None or not all(isinstance(d, int) for d in dims):
             return None
         return typing.cast(tuple[int, ...], dims)

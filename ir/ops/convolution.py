@@ -12,7 +12,17 @@ from ..errors import UnsupportedError, VerifyError
 from ..op import Abstract, Array, Cost, Inferred, Op, memory_bytes, op_class, register
 from ..types import Dim, Shape, TensorType, broadcast
 from .common import check_float, check_same, check_vector, differs, in_wide
-from .windows import Window, Windowed, _bounded, _full, pad_spatial, patches, spatial, tap
+from .windows import (
+    Window,
+    Windowed,
+    bounded,
+    check_bytes,
+    full,
+    pad_spatial,
+    patches,
+    spatial,
+    tap,
+)
 
 CHUNK = 1 << 24  # elements of unfolded input at a time
 
@@ -81,7 +91,9 @@ def convolve(x: Array, weight: Array, w: Window, out: tuple[int, ...], group: in
             y += tap(x, w, out, at) * weight[(slice(None), 0, *at)].reshape(shape)
         return y
     matrix = weight.reshape(group, o // group, -1)
-    rows = max(1, CHUNK // (math.prod(x.shape[1:2] + w.kernel + out[1:]) or 1))
+    row = math.prod(x.shape[1:2] + w.kernel + out[1:])
+    check_bytes(row * x.dtype.itemsize, "one row of the unfolded input")
+    rows = max(1, CHUNK // row)
     for image in range(n):
         for first in range(0, out[0], rows):
             count = min(rows, out[0] - first)
@@ -247,16 +259,16 @@ class ConvTranspose(Windowed):
         """Spatial dimensions of the result."""
         strides, dilations, pads = self.check_window(kernel)
         rank = len(kernel)
-        extra = _full(self.output_padding, rank, 0, "output_padding")
-        _bounded(extra, 0, "output_padding")
+        extra = full(self.output_padding, rank, 0, "output_padding")
+        bounded(extra, 0, "output_padding")
         for e, s, d in zip(extra, strides, dilations):
             if e and e >= max(s, d):
                 raise VerifyError(f"output_padding {list(extra)} is not below stride or dilation")
         if self.output_shape:
             shape = self.output_shape[2:] if len(self.output_shape) == rank + 2 \
                 else self.output_shape  # fmt: skip
-            _bounded(shape, 1, "output_shape")
-            return _full(shape, rank, 0, "output_shape")
+            bounded(shape, 1, "output_shape")
+            return full(shape, rank, 0, "output_shape")
         out: list[Dim] = []
         for i, (n, k) in enumerate(zip(sizes, kernel)):
             if self.auto_pad.startswith("SAME"):
@@ -297,8 +309,9 @@ class ConvTranspose(Windowed):
         w = self.transposed_window(sizes, kernel)
         out = cast(tuple[int, ...], self.transposed_dims(sizes, kernel))
         n, c, o = x.shape[0], x.shape[1], weight.shape[1] * self.group
-        full = [(s - 1) * t + e if s else 0 for s, t, e in zip(sizes, w.strides, w.extent)]
-        y = np.zeros((n, o, *full), x.dtype)
+        whole = [(s - 1) * t + e if s else 0 for s, t, e in zip(sizes, w.strides, w.extent)]
+        check_bytes(math.prod((n, o, *whole)) * x.dtype.itemsize, "the result before cropping")
+        y = np.zeros((n, o, *whole), x.dtype)
         images = x.reshape(n, self.group, c // self.group, -1)
         weights = weight.reshape(self.group, c // self.group, weight.shape[1], *kernel)
         for at in np.ndindex(*kernel):
@@ -307,7 +320,7 @@ class ConvTranspose(Windowed):
             view += (matrix @ images).reshape(view.shape)
         made = np.zeros((n, o, *out), x.dtype)
         here, there = [slice(None)] * 2, [slice(None)] * 2
-        for size, total, begin in zip(out, full, w.begin):
+        for size, total, begin in zip(out, whole, w.begin):
             first, count = max(begin, 0), 0
             count = max(min(total - first, size + min(begin, 0)), 0)
             there.append(slice(first, first + count))

@@ -305,7 +305,9 @@ class OneHot(Op):
         if indices.shape is None:
             return TensorType(values.dtype, None)
         axis = check_axis(self.axis, len(indices.shape) + 1)
-        size = depth.as_dims() if depth.dtype.is_integer or depth.value is not None else None
+        size = depth.as_dims()
+        if depth.dtype.is_float and depth.value is not None:
+            size = (int(depth.value.astype(np.float64).reshape(())),)
         dim = None if not size else size[0]
         return TensorType(values.dtype, (*indices.shape[:axis], dim, *indices.shape[axis:]))
 

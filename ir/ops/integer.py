@@ -230,13 +230,13 @@ class Requantize(Op):
         if not 0 <= self.shift <= MAX_SHIFT:
             raise VerifyError(f"shift {self.shift} is not within 0..{MAX_SHIFT}")
         if self.dtype not in WORDS:
-            raise VerifyError(f"the result is {self.dtype}, which is not of 8 or 16 bits")
+            raise VerifyError(f"the result is {self.dtype.value}, which is not of 8 or 16 bits")
         low, high = self.dtype.bounds
         lo, hi = self.bounds
         if not low <= lo <= hi <= high:
-            raise VerifyError(f"lo {lo} and hi {hi} are not a range within {self.dtype}")
+            raise VerifyError(f"lo {lo} and hi {hi} are not a range within {self.dtype.value}")
         if not low <= self.zero_point <= high:
-            raise VerifyError(f"zero point {self.zero_point} does not lie within {self.dtype}")
+            raise VerifyError(f"zero point {self.zero_point} does not lie within {self.dtype.value}")
         if self.zero_points and len(self.zero_points) != count // 2:
             raise VerifyError(f"{len(self.zero_points)} zero points for {count // 2} tensors")
         check_choice(self.rounding, ("half_even", "half_up", "floor"), "rounding")
@@ -325,13 +325,13 @@ class Lookup(Op):
             raise VerifyError(f"{x.type} and the table {table.type} are not of 8 or 16 bits")
         first, (lowest, high) = self.first(x.dtype), x.dtype.bounds
         if not lowest <= first <= high:
-            raise VerifyError(f"low {first} does not lie within {x.dtype}")
+            raise VerifyError(f"low {first} does not lie within {x.dtype.value}")
         if table.shape is not None:
             check_vector(table, table.shape[0] if table.shape else 1, "the table")
             size = table.shape[0]
             if isinstance(size, int) and not 1 <= size <= high - first + 1:
                 raise VerifyError(f"a table of {size} entries from {first} on does not fit "
-                                  f"{x.dtype}")  # fmt: skip
+                                  f"{x.dtype.value}")  # fmt: skip
         return x.type.with_dtype(table.dtype)
 
     def reference(self, x: Array, table: Array) -> Array:
@@ -366,7 +366,7 @@ class MulInteger(Op):
 def check_zero(zero: int, dtype: DType) -> None:
     low, high = dtype.bounds
     if not low <= zero <= high:
-        raise VerifyError(f"zero point {zero} does not lie within {dtype}")
+        raise VerifyError(f"zero point {zero} does not lie within {dtype.value}")
 
 
 @register

@@ -95,7 +95,7 @@ class Split(Op):
         count = self.num_outputs
         if split is not None:
             check_integer(split, "split")
-            given = split.as_dims()
+            given = split.as_dims() or split.as_ints()
             count = count if given is None else len(given)
             count = length(split) if count is None else count
             if count is None:

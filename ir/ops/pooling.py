@@ -25,14 +25,13 @@ class Pool(Windowed):
     ceil_mode: bool = False
 
     def pool_type(self, x: Abstract) -> TensorType:
-        self.check_window(self.kernel_shape)
-        sizes = spatial(x)
-        if x.shape is None or sizes is None:
-            return TensorType(x.dtype, None)
         _, dilations, pads = self.check_window(self.kernel_shape)
         for i, (k, d) in enumerate(zip(self.kernel_shape, dilations)):
             if max(pads[i], pads[i + len(dilations)]) > (k - 1) * d:
                 raise VerifyError(f"pads {list(pads)} are not smaller than the window")
+        sizes = spatial(x)
+        if x.shape is None or sizes is None:
+            return TensorType(x.dtype, None)
         dims = self.window_dims(sizes, self.kernel_shape, self.ceil_mode)
         return TensorType(x.dtype, (*x.shape[:2], *dims))
 

@@ -110,7 +110,8 @@ class QuantizeLinear(Quantization):
     def result_dtype(self, zero_point: DType | None) -> DType:
         dtype = zero_point or self.output_dtype or DType.u8
         if self.output_dtype not in (None, dtype) or dtype not in STORED:
-            raise VerifyError(f"cannot quantize to {dtype} (output_dtype {self.output_dtype})")
+            other = f", output_dtype {self.output_dtype.value}" if self.output_dtype else ""
+            raise VerifyError(f"cannot quantize to {dtype.value}{other}")
         return dtype
 
     def infer(
@@ -155,7 +156,7 @@ class DequantizeLinear(Quantization):
         if zero_point is not None and zero_point.dtype is not x.dtype:
             raise VerifyError(f"{x.type} and its zero point {zero_point.type} differ in type")
         if self.output_dtype is not None and not self.output_dtype.is_float:
-            raise VerifyError(f"cannot dequantize to {self.output_dtype}")
+            raise VerifyError(f"cannot dequantize to {self.output_dtype.value}")
         self.check_layout(x, scale, zero_point)
         return x.type.with_dtype(self.output_dtype or scale.dtype)
 

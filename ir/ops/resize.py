@@ -84,7 +84,7 @@ class Resize(Op):
         wanted: Shape | None = None if sizes is None else sizes.as_dims()
         if scales is not None and scales.value is not None:
             factors = [float(v) for v in scales.value.reshape(-1)]
-            if not all(math.isfinite(f) and f > 0 for f in factors):
+            if not all(0 < f < 1 << 31 for f in factors):
                 raise VerifyError(f"scales {factors} are not all finite and positive")
             wanted = tuple(_scaled(shape[a], f) for a, f in zip(axes, factors))
         elif wanted is not None and self.keep_aspect_ratio_policy != "stretch":

@@ -58,13 +58,13 @@ class Windowed(Op):
         rank = len(kernel)
         check_choice(self.auto_pad, AUTO_PADS, "auto_pad")
         for d in kernel:
-            _bounded([d] if isinstance(d, int) else [], 1, "kernel")
-        strides = _full(self.strides, rank, 1, "strides")
-        dilations = _full(self.dilations, rank, 1, "dilations")
-        pads = _full(self.pads, 2 * rank, 0, "pads")
-        _bounded(strides, 1, "strides")
-        _bounded(dilations, 1, "dilations")
-        _bounded(pads, 0, "pads")
+            bounded([d] if isinstance(d, int) else [], 1, "kernel")
+        strides = full(self.strides, rank, 1, "strides")
+        dilations = full(self.dilations, rank, 1, "dilations")
+        pads = full(self.pads, 2 * rank, 0, "pads")
+        bounded(strides, 1, "strides")
+        bounded(dilations, 1, "dilations")
+        bounded(pads, 0, "pads")
         if self.auto_pad != "NOTSET" and any(pads):
             raise VerifyError(f"pads {list(pads)} contradict auto_pad {self.auto_pad}")
         return strides, dilations, pads
@@ -117,13 +117,21 @@ def _steps(n: int, begin: int, end: int, extent: int, stride: int, ceil_mode: bo
     return steps - 1 if ceil_mode and (steps - 1) * stride >= n + begin else steps
 
 
-def _full(values: tuple[int, ...], size: int, default: int, what: str) -> tuple[int, ...]:
+def full(values: tuple[int, ...], size: int, default: int, what: str) -> tuple[int, ...]:
+    """An attribute with one entry for each axis; empty ones take the default."""
     if values and len(values) != size:
         raise VerifyError(f"{what} {list(values)} should have {size} entries")
     return values or (default,) * size
 
 
-def _bounded(values: Sequence[int], low: int, what: str) -> None:
+def check_bytes(size: int, what: str) -> None:
+    """Refuse to allocate more than a tensor may take by default."""
+    if size > DEFAULT_LIMITS.tensor_bytes:
+        raise LimitError(f"{what} takes {size} bytes, over {DEFAULT_LIMITS.tensor_bytes}")
+
+
+def bounded(values: Sequence[int], low: int, what: str) -> None:
+    """Every entry of an attribute lies within low..LARGEST."""
     for v in values:
         if not low <= v <= LARGEST:
             raise VerifyError(f"{what} {list(values)} should lie within {low}..{LARGEST}")
@@ -144,8 +152,7 @@ def pad_spatial(x: Array, w: Window, out: Sequence[int], fill: Any) -> Array:
     for n, b, e, o, s, span in zip(x.shape[2:], w.begin, w.end, out, w.strides, w.extent):
         widths.append((b, max((o - 1) * s + span - n - b, 0) if o else e))
     size = math.prod(n + a + b for n, (a, b) in zip(x.shape, widths)) * x.dtype.itemsize
-    if size > DEFAULT_LIMITS.tensor_bytes:
-        raise LimitError(f"the padded input takes {size} bytes")
+    check_bytes(size, "the padded input")
     if not any(a or b for a, b in widths):
         return x
     padded = np.full([n + a + b for n, (a, b) in zip(x.shape, widths)], fill, x.dtype)

@@ -265,6 +265,7 @@ def _indices() -> None:
         add("scatter_elements", f(5, 6), at, f(2, 2), axis=1, reduction=how)
         add("scatter_nd", f(5, 6, 3), np.array([[0, -1], [2, 3], [0, 5]]), f(3, 3), reduction=how)
     add("one_hot", np.array([[0, -1], [5, 2]]), scalar(4, np.int64), f(2), axis=1)
+    add("one_hot", f(3).round(), scalar(4), f(2))
     add("non_zero", integers(0, 2, 3, 4), data=True)
     add("compress", f(3, 4), np.array([True, False, True]), axis=0)
     add("compress", f(3, 4), np.array([True, False, True]))

@@ -11,7 +11,15 @@ import numpy as np
 from ..errors import VerifyError
 from ..op import Abstract, Array, Inferred, Op, register
 from ..types import TensorType, broadcast
-from .common import check_axis, check_choice, check_float, check_number, check_same, in_wide
+from .common import (
+    check_axis,
+    check_choice,
+    check_float,
+    check_number,
+    check_same,
+    check_scalar,
+    in_wide,
+)
 from .unary import Unary, erf
 
 
@@ -50,8 +58,7 @@ class Clip(Op):
         check_number(x)
         check_same(x, low, high)
         for bound in (low, high):
-            if bound is not None and bound.shape not in (None, (), (1,)):
-                raise VerifyError(f"a bound is {bound.type}, which is no scalar")
+            check_scalar(bound, "a bound")
         return x.type
 
     def reference(self, x: Array, low: Array | None = None, high: Array | None = None) -> Array:

@@ -70,6 +70,14 @@ def check_vector(x: Abstract | None, size: Dim, what: str) -> None:
         raise VerifyError(f"{what} is {x.type}, which should be a vector of {size}")
 
 
+def check_scalar(x: Abstract | None, what: str) -> None:
+    """`x` has one element and at most one axis (as far as is known)."""
+    if x is None or x.shape is None:
+        return
+    if len(x.shape) > 1 or any(differs(d, 1) for d in x.shape):
+        raise VerifyError(f"{what} is {x.type}, which is no scalar")
+
+
 def check_choice(value: str, choices: Sequence[str], what: str) -> None:
     if value not in choices:
         raise VerifyError(f"{what} {value!a} is none of {', '.join(choices)}")

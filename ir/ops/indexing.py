@@ -18,6 +18,7 @@ from .common import (
     check_integer,
     check_number,
     check_same,
+    check_scalar,
     differs,
     length,
     unknown,
@@ -300,8 +301,7 @@ class OneHot(Op):
         check_number(indices, "the indices")
         if values.shape is not None and (len(values.shape) != 1 or differs(values.shape[0], 2)):
             raise VerifyError(f"values are {values.type}, which should be two")
-        if depth.shape not in (None, (), (1,)):
-            raise VerifyError(f"the depth is {depth.type}, which is no scalar")
+        check_scalar(depth, "the depth")
         if indices.shape is None:
             return TensorType(values.dtype, None)
         axis = check_axis(self.axis, len(indices.shape) + 1)
@@ -366,6 +366,7 @@ class Trilu(Op):
     def infer(self, x: Abstract, k: Abstract | None = None) -> Inferred:
         if x.shape is not None and len(x.shape) < 2:
             raise VerifyError(f"the operand is {x.type}, which is no matrix")
+        check_scalar(k, "k")
         return x.type
 
     def reference(self, x: Array, k: Array | None = None) -> Array:
@@ -408,6 +409,7 @@ class TopK(Op):
     def infer(self, x: Abstract, k: Abstract) -> Inferred:
         check_number(x)
         check_integer(k, "k")
+        check_scalar(k, "k")
         if x.shape is None:
             return x.type, x.type.with_dtype(DType.i64)
         axis = check_axis(self.axis, len(x.shape))

@@ -236,7 +236,7 @@ class Requantize(Op):
         if not low <= lo <= hi <= high:
             raise VerifyError(f"lo {lo} and hi {hi} are not a range within {self.dtype.value}")
         if not low <= self.zero_point <= high:
-            raise VerifyError(f"zero point {self.zero_point} does not lie within {self.dtype.value}")
+            raise VerifyError(f"zero point {self.zero_point} is not within {self.dtype.value}")
         if self.zero_points and len(self.zero_points) != count // 2:
             raise VerifyError(f"{len(self.zero_points)} zero points for {count // 2} tensors")
         check_choice(self.rounding, ("half_even", "half_up", "floor"), "rounding")

@@ -16,6 +16,7 @@ from .common import (
     check_choice,
     check_integer,
     check_same,
+    check_scalar,
     length,
     unknown,
 )
@@ -147,8 +148,7 @@ class Pad(Op):
         check_integer(pads, "pads")
         if value is not None:
             check_same(x, value)
-            if value.shape not in (None, (), (1,)):
-                raise VerifyError(f"the value is {value.type}, which is no scalar")
+            check_scalar(value, "the value")
         if x.shape is None:
             return x.type
         amounts = pads.as_dims()

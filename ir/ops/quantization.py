@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import FeedError, VerifyError
 from ..op import Abstract, Array, Cost, Inferred, Op, register
 from ..types import DType, TensorType
-from .common import check_axis, check_float, check_vector, differs, wide
+from .common import check_axis, check_float, check_scalar, check_vector, differs, wide
 from .convolution import Convolution, along_channels, convolve
 from .integer import (
     check_accumulator,
@@ -214,8 +214,7 @@ def _check_result(scale: Abstract, zero: Abstract) -> None:
     check_scale(scale)
     check_narrow(zero, "y's zero point")
     for v in (scale, zero):
-        if v.shape not in (None, (), (1,)):
-            raise VerifyError(f"y's scale or zero point is {v.type}, which is no scalar")
+        check_scalar(v, "y's scale or zero point")
 
 
 @register

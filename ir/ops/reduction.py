@@ -12,7 +12,16 @@ import numpy as np
 from ..errors import VerifyError
 from ..op import Abstract, Array, Inferred, Op, register
 from ..types import DType, Shape, TensorType
-from .common import check_axes, check_axis, check_integer, check_number, length, unknown, wide
+from .common import (
+    check_axes,
+    check_axis,
+    check_integer,
+    check_number,
+    check_scalar,
+    length,
+    unknown,
+    wide,
+)
 from .pooling import lowest
 
 
@@ -241,8 +250,7 @@ class Running(Op):
     def infer(self, x: Abstract, axis: Abstract) -> Inferred:
         check_number(x)
         check_integer(axis, "the axis")
-        if axis.shape not in (None, (), (1,)):
-            raise VerifyError(f"the axis is {axis.type}, which is no scalar")
+        check_scalar(axis, "the axis")
         at = axis.as_ints()
         if x.shape is not None and at:
             check_axis(at[0], len(x.shape))

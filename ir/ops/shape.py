@@ -17,6 +17,7 @@ from .common import (
     check_integer,
     check_rank,
     check_same,
+    check_scalar,
     differs,
     length,
     unknown,
@@ -201,8 +202,7 @@ class Range(Op):
     def infer(self, start: Abstract, limit: Abstract, delta: Abstract) -> Inferred:
         dtype = check_same(start, limit, delta)
         for x in (start, limit, delta):
-            if x.shape not in (None, (), (1,)):
-                raise VerifyError(f"{x.type} is no scalar")
+            check_scalar(x, "a bound")
         count = self.count(start, limit, delta)
         return TensorType(dtype, (count,))
 

@@ -136,6 +136,8 @@ CASES: list[tuple[str, dict[str, Any], list[Any], str]] = [
     ("scatter_elements", {"reduction": "xor"}, ["f32[4]", "i64[2]", "f32[2]"], "none of"),
     ("scatter_nd", {}, ["f32[4,3]", "i64[2,1]", "f32[2,2]"], "should be f32\\[2,3\\]"),
     ("top_k", {}, ["f32[4]", i(5)], "k is 5 on an axis of 4"),
+    ("top_k", {}, ["f32[4]", i(1, 2)], "k is .*, which is no scalar"),
+    ("trilu", {}, ["f32[4,4]", i(1, 2)], "k is .*, which is no scalar"),
     ("reduce_sum", {}, ["f32[4]", i(1)], "axes 1 is out of range"),
     ("arg_max", {}, ["f32[0]"], "has no elements"),
     ("resize", {}, [X, None, None, None], "either scales or sizes"),

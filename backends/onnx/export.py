@@ -174,7 +174,7 @@ class _Writer:
             name, value = back.get(a.name, a.name), getattr(op, a.name)
             if not _left_out(a, name, value, defaults):
                 if name not in defaults:
-                    if a.name == "outputs" or value == a.default:
+                    if a.name == "outputs" or (a.kind != "array" and value == a.default):
                         continue  # said by the number of outputs, or new since this opset
                     raise UnsupportedError(f"opset {self.opset} has no attribute {name} of {kind}",
                                            node=node.name, op=op.name)  # fmt: skip
@@ -195,7 +195,7 @@ class _Writer:
 
 
 def _left_out(a: Attribute, name: str, value: Any, defaults: Any) -> bool:
-    if value is None or (value == () and a.kind in ("ints", "floats", "strs")):
+    if value is None or (a.kind in ("ints", "floats", "strs") and value == ()):
         return True
     default = defaults.get(name)
     if default is None:

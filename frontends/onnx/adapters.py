@@ -188,8 +188,11 @@ def inference_only(emit: Emit, call: Call) -> None:
 @adapts("Dropout")
 def no_dropout(emit: Emit, call: Call) -> Sequence[Value] | None:
     """The identity, outside of training; the mask is all true."""
-    x = call.required(0)
-    if call.operand(2) is not None and call.constant(2, "training_mode").any():
+    x, training = call.required(0), call.operand(2)
+    call.attributes.pop("is_test", None)
+    if training is not None and training.array is None:
+        return None  # known when it runs
+    if training is not None and training.array is not None and training.array.any():
         ratio = call.operand(1)
         if ratio is None or ratio.array is None or ratio.array.any():
             raise UnsupportedError("dropout in training mode is not supported",

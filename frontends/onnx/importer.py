@@ -36,7 +36,7 @@ from .functions import (
     key_of,
     opset_imports,
 )
-from .survey import node_name
+from .survey import node_name, op_reason
 from .tensors import MAX_RANK, TensorReader, refuse_sparse, text
 
 _LONGEST_PREFIX = 200
@@ -158,6 +158,8 @@ class Importer:
     def _dim(self, dim: Any) -> Dim:
         match dim.WhichOneof("value"):
             case "dim_value":
+                if dim.dim_value == -1:
+                    return None  # what Paddle's exporter writes for a dimension that varies
                 if dim.dim_value < 0:
                     raise ModelError(f"has a negative dimension ({dim.dim_value})",
                                      hint="name it or leave it out if it varies")  # fmt: skip
@@ -168,8 +170,8 @@ class Importer:
 
     def _symbol(self, name: str) -> Dim:
         """A symbol of its own for each name, the same for the same name."""
-        if not name:
-            return None
+        if name == "None" or not any(c.isalpha() for c in name):
+            return None  # exporters write "?" for each of several dimensions that differ
         if name not in self.symbols:
             base = made = symbol(name[:_LONGEST_PREFIX])
             taken, k = set(self.symbols.values()), 0
@@ -246,6 +248,7 @@ class Importer:
                 body = builtin(call, [None if v is None else v.type for v in inputs])
                 if body is None:
                     raise UnsupportedError("is not supported yet", hint="`taut ops` lists what is")
+                self._survey_builtin(body, frame)
                 defaults = default_protos(call.op, version, call.domain)
                 self._enter(body, frame, inputs, outputs, {**defaults, **protos})
                 return
@@ -255,6 +258,14 @@ class Importer:
         for name, value in zip(outputs, made):
             if name:
                 self._define(name, value, frame)
+
+    def _survey_builtin(self, body: FunctionProto, frame: Frame) -> None:
+        """ONNX's own definitions may depend on types, so that the survey could not look inside."""
+        versions = opset_imports(body, frame.versions)
+        for domain, op, _ in map(key_of, body.node):
+            reason = op_reason(op, versions.get(domain), domain)
+            if reason is not None:
+                raise UnsupportedError(f"its definition by other ops needs {op}: {reason}")
 
     def _define(self, name: str, value: Value | None, frame: Frame) -> None:
         if name in frame.values and frame.values[name] is not None:

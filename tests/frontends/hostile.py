@@ -317,7 +317,7 @@ def _opsets() -> Iterator[Case]:
 def _types() -> Iterator[Case]:
     info = helper.make_tensor_value_info
     relu = [make("Relu", ["x"], ["y"])]
-    for dims in ([-1, 4], [HUGE, HUGE], [1 << 62], [HUGE], [(1 << 63) - 1, 2], [1] * 200):
+    for dims in ([-1, 4], [-2, 4], [HUGE, HUGE], [1 << 62], [HUGE], [(1 << 63) - 1, 2], [1] * 200):
         yield f"input {str(dims)[:40]}", stored(model(relu, inputs=[info("x", F32, dims)]))
     for code in (0, 99, -1, TensorProto.STRING, TensorProto.COMPLEX128, TensorProto.FLOAT8E5M2):
         made = model(relu)

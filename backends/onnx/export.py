@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from ...ir import Array, DType, Graph, LimitError, Node, Op, StorageError, UnsupportedError, Value
 from ...ir.files import write_atomic
@@ -80,8 +80,7 @@ class _Writer:
             if node is self.graph.result or isinstance(node.op, Input):
                 continue
             if isinstance(node.op, Constant):
-                _onnx_type(node.type, self.opset, node)
-                self.arrays[self.names[Value(node)]] = node.op.value
+                self._constant(node.op.value, self.names[Value(node)], node)
             else:
                 self._node(node)
         for name, value in aliases:
@@ -119,7 +118,7 @@ class _Writer:
                 raise UnsupportedError(f"ONNX cannot name an output {name!a} like another value",
                                        node=value.node.name, hint="rename the output")  # fmt: skip
             self.taken.add(name)
-            if value in self.names or isinstance(value.node.op, Constant):
+            if value in self.names:
                 aliases.append((name, value))
             else:
                 self.names[value] = name
@@ -142,6 +141,18 @@ class _Writer:
         return helper.make_tensor_value_info(name, code, type.shape)
 
     # ---- nodes ---------------------------------------------------------------------------------
+
+    def _constant(self, array: Array, name: str, node: Node) -> None:
+        """An initializer, or a Constant node where it is an output."""
+        _onnx_type(node.type, self.opset, node)
+        if name in self.graph.output_names:
+            proto = helper.make_node("Constant", [], [name], name=node.name)
+            proto.attribute.append(AttributeProto(
+                name="value", type=AttributeProto.TENSOR, t=_tensor(name, array)
+            ))  # fmt: skip
+            self.nodes.append(proto)
+        else:
+            self.arrays[name] = array
 
     def _node(self, node: Node) -> None:
         operands = ["" if v is None else self.names[v] for v in self.graph.operands(node)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +35,7 @@ from .functions import (
     key_of,
     opset_imports,
 )
+from .order import in_order, op_name
 from .survey import node_name, op_reason
 from .tensors import MAX_RANK, TensorReader, refuse_sparse, text
 
@@ -96,7 +96,7 @@ class Importer:
             try:
                 self._node(node, frame)
             except TautError as error:
-                raise error.with_context(node=node_name(node), op=_op_name(node))
+                raise error.with_context(node=node_name(node), op=op_name(node))
             if len(self.graph) > self.limits.nodes:
                 raise LimitError(f"the graph has over {self.limits.nodes} nodes")
         self._set_outputs(top)
@@ -351,69 +351,6 @@ def make_op(cls: type[Op], call: Call) -> Op:
     except TypeError as error:
         missing = [a.name for a in cls.attributes if a.name not in given]
         raise ModelError(f"needs attributes, of {missing}, that it is not given") from error
-
-
-def in_order(nodes: Sequence[NodeProto], defined: Mapping[str, Any]) -> Sequence[NodeProto]:
-    """Nodes so that each follows what it reads; the file's own order where that does already.
-
-    Raises ModelError for names that are defined twice or never, and for cycles. Linear, but for a
-    heap over the nodes that are ready at one time.
-    """
-    producer: dict[str, int] = {}
-    sorted_already = True
-    for k, node in enumerate(nodes):
-        for name in node.input:
-            if name and name not in defined and name not in producer:
-                sorted_already = False
-        for name in node.output:
-            if not name:
-                continue
-            if name in producer or name in defined:
-                raise ModelError(f"value {show_name(name)} is defined twice", node=node_name(node))
-            producer[name] = k
-        if not any(node.output):
-            raise ModelError("a node has no outputs", node=node_name(node), op=_op_name(node))
-    if sorted_already:
-        return nodes
-    needs = [_producers(n, producer, defined) for n in nodes]
-    users: dict[int, list[int]] = {}
-    for k, found in enumerate(needs):
-        for p in found:
-            users.setdefault(p, []).append(k)
-    left = [len(found) for found in needs]
-    ready = [k for k, count in enumerate(left) if not count]
-    order: list[NodeProto] = []
-    while ready:
-        k = heapq.heappop(ready)
-        order.append(nodes[k])
-        for user in users.get(k, ()):
-            left[user] -= 1
-            if not left[user]:
-                heapq.heappush(ready, user)
-    if len(order) < len(nodes):
-        stuck = next(n for n, count in zip(nodes, left) if count)
-        raise ModelError("the nodes form a cycle", node=node_name(stuck), op=_op_name(stuck))
-    return order
-
-
-def _producers(
-    node: NodeProto, producer: Mapping[str, int], defined: Mapping[str, Any]
-) -> set[int]:
-    found = set()
-    for name in node.input:
-        if name and name not in defined:
-            if name not in producer:
-                raise ModelError(
-                    f"reads {show_name(text(name))}, which nothing defines",
-                    node=node_name(node), op=_op_name(node),
-                )  # fmt: skip
-            found.add(producer[name])
-    return found
-
-
-def _op_name(node: NodeProto) -> str:
-    name = node.op_type
-    return name if isinstance(name, str) and name.isidentifier() else show_name(name)
 
 
 def _constant(protos: Mapping[str, AttributeProto], reader: TensorReader) -> np.ndarray[Any, Any]:

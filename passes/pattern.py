@@ -184,7 +184,10 @@ _NODES = "#nodes"
 def solutions(
     graph: Graph, pattern: Pattern, root: Node
 ) -> Iterator[tuple[Bindings, list[tuple[Node, int | None]]]]:
-    """Every way a pattern matches at a node: bindings, and (node, wanted uses) of each op."""
+    """Every way a pattern matches at a node: bindings, and (node, wanted uses) of each op.
+
+    Variables of an optional operand that is left out, or of a choice not taken, are not bound.
+    """
     for bound in _solve(graph, (pattern, Value(root, 0), None), {}):
         yield bound, list(bound.pop(_NODES))
 
@@ -196,19 +199,14 @@ def _solve(graph: Graph, goals: Goals, bound: Bindings) -> Iterator[Bindings]:
     pattern, value, rest = goals
     match pattern:
         case OptionalPattern(of):
-            if value is None:
-                missing = {v: None for v in variables(of) if v not in bound}
-                yield from _solve(graph, rest, bound | missing)
-            else:
-                yield from _solve(graph, (of, value, rest), bound)
+            yield from _solve(graph, rest if value is None else (of, value, rest), bound)
         case AnyOf(choices):
             for choice in choices:
-                absent = [v for v in variables(pattern) if v not in variables(choice)]
-                yield from _solve(graph, (choice, value, rest), bound | dict.fromkeys(absent))
+                yield from _solve(graph, (choice, value, rest), bound)
         case _ if value is None:
             return
         case Var(name):
-            if bound.get(name) is None:
+            if name not in bound:
                 yield from _solve(graph, rest, bound | {name: value})
             elif bound[name] == value:
                 yield from _solve(graph, rest, bound)

@@ -25,7 +25,7 @@ from ..ir.graph import Like, as_value
 from ..ir.ops.structure import Constant, Input
 from .base import Outcome
 from .context import Context
-from .pattern import Pattern, PatternBuilder, build, depth, roots, solutions, uniform
+from .pattern import Pattern, PatternBuilder, build, depth, roots, solutions, uniform, variables
 
 MAX_MISSES = 5_000
 MAX_NEIGHBOURS = 256
@@ -39,20 +39,23 @@ class Failure(NamedTuple):
 
 
 class Match:
-    """What a pattern found. Variables are attributes: Values, Nodes for `into=`, None for an
-    optional operand that is left out, tuples for `p.rest`.
+    """What a pattern found. Variables are attributes: Values, Nodes for `into=`, tuples for
+    `p.rest`, None in an optional operand that is left out or a choice that was not taken.
     """
 
     ok: ClassVar[None] = None
 
-    def __init__(self, graph: Graph, root: Node, bound: dict[str, Any]) -> None:
-        self.graph, self.root, self._bound = graph, root, bound
+    def __init__(
+        self, graph: Graph, root: Node, bound: dict[str, Any], names: frozenset[str] = frozenset()
+    ) -> None:
+        self.graph, self.root, self._bound, self._names = graph, root, bound, names
 
     def __getattr__(self, name: str) -> Any:
-        try:
+        if name in self._bound:
             return self._bound[name]
-        except KeyError:
-            raise AttributeError(f"the pattern binds no {name}") from None
+        if name in self._names:
+            return None
+        raise AttributeError(f"the pattern binds no {name}")
 
     @property
     def op(self) -> Any:
@@ -147,6 +150,7 @@ class Rewrite:
 class _Rule(NamedTuple):
     rule: Rewrite
     pattern: Pattern
+    names: frozenset[str]
 
 
 def apply_rewrites(
@@ -176,7 +180,8 @@ class _Driver:
         self.by_op: dict[type[Op], list[_Rule]] = {}
         self.reach = 1
         for rule in rules:
-            made = _Rule(rule, build(rule.pattern))
+            pattern = build(rule.pattern)
+            made = _Rule(rule, pattern, frozenset(variables(pattern)))
             self.reach = max(self.reach, depth(made.pattern))
             for cls in roots(made.pattern):
                 self.by_op.setdefault(cls, []).append(made)
@@ -212,18 +217,19 @@ class _Driver:
 
     def visit(self, node: Node) -> None:
         self.misses.pop(node, None)
-        for rule, pattern in self.by_op.get(type(node.op), ()):
-            if (rule.name, node) in self.refused:
+        for known in self.by_op.get(type(node.op), ()):
+            if (known.rule.name, node) in self.refused:
                 continue
-            found = self.find(rule, pattern, node)
-            if found is not None and self.apply(rule, found):
+            found = self.find(known, node)
+            if found is not None and self.apply(known.rule, found):
                 return
 
-    def find(self, rule: Rewrite, pattern: Pattern, node: Node) -> Match | None:
+    def find(self, known: _Rule, node: Node) -> Match | None:
         """The first way the pattern matches that passes every check."""
+        rule, pattern, names = known
         first: Failure | None = None
         for bound, nodes in solutions(self.graph, pattern, node):
-            m = Match(self.graph, node, bound)
+            m = Match(self.graph, node, bound, names)
             try:
                 if not rule.applies(m):
                     continue

@@ -201,8 +201,8 @@ def no_dropout(emit: Emit, call: Call) -> Sequence[Value] | None:
     if call.outputs_used() > 1:
         dtype = DType.bool if call.version >= 10 else x.type.dtype
         mask = np.ones(1, dtype.numpy)
-        ones = op_class("constant_of_shape")(value=mask)
-        made.append(emit.graph.add(ones, emit("shape", x), name=call.outputs[1])[0])
+        fill: Any = op_class("constant_of_shape")
+        made.append(emit.graph.add(fill(value=mask), emit("shape", x), name=call.outputs[1])[0])
     return made
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import FeedError, UnsupportedError, VerifyError
+from ..errors import UnsupportedError, VerifyError
 from ..op import Abstract, Array, Inferred, Op, register
 from ..types import Dim, DType, Shape, TensorType, broadcast
 from .common import (
@@ -100,7 +100,7 @@ class CastLike(Same):
 @register
 @dataclass(frozen=True)
 class Dropout(Op):
-    """x (inference); with outputs=2 also the mask, all true. Training is refused."""
+    """x (inference); with outputs=2 also the mask, all true. Training is refused, but at ratio 0"""
 
     axes = "x[...] -> y[...]"
     results = ("y", "mask")
@@ -110,18 +110,23 @@ class Dropout(Op):
     def infer(
         self, x: Abstract, ratio: Abstract | None = None, training_mode: Abstract | None = None
     ) -> Inferred:
-        if training_mode is not None and training_mode.value is not None and \
-                training_mode.value.any():  # fmt: skip
-            raise UnsupportedError("dropout in training mode is random")
+        known = ratio is None or ratio.value is not None
+        if training_mode is not None and training_mode.value is not None and known:
+            self._refuse_training(None if ratio is None else ratio.value, training_mode.value)
         made = (x.type, x.type.with_dtype(DType.bool))
         return made if self.outputs == 2 else made[0]
 
     def reference(
         self, x: Array, ratio: Array | None = None, training_mode: Array | None = None
     ) -> Any:
-        if training_mode is not None and training_mode.any():
-            raise FeedError("dropout in training mode is random")
+        if training_mode is not None:
+            self._refuse_training(ratio, training_mode)
         return (x, np.ones(x.shape, bool)) if self.outputs == 2 else x
+
+    def _refuse_training(self, ratio: Array | None, training_mode: Array) -> None:
+        if training_mode.any() and (ratio is None or ratio.any()):
+            raise UnsupportedError("dropout in training mode is random",
+                                   hint="run it with training_mode false")  # fmt: skip
 
 
 # ---- shape as data -----------------------------------------------------------------------------

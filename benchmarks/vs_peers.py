@@ -10,6 +10,7 @@ faster.
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from typing import Any
 
@@ -135,6 +136,9 @@ def main() -> None:
         parser.error("--repeats: at least 30, or medians mean little")
     ours = [] if options.only_peers else ["taut-int8", "taut-f32"][: 1 if options.no_float else 2]
     console, rows = Console(), []
+    load = os.getloadavg()[0]
+    if load > 0.5 * (os.cpu_count() or 1):
+        console.print(f"[yellow]the machine is busy (load {load:.1f}): trust no ratio but of bests")
     roof = machine_roof(options.threads)
     if roof:
         console.print(f"dot-product roof, {options.threads} threads: {roof:.0f} GOPS")

@@ -230,7 +230,9 @@ def _key(kind: str, *parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-_SOURCES = ("emit", "isa", "jit", "loops", "numeric", "records", "sync", "vector")
+_SOURCES = (
+    "emit", "isa", "jit", "loops", "loops_axis", "numeric", "records", "sync", "vector"
+)  # fmt: skip
 
 
 @cache

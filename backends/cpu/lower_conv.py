@@ -20,8 +20,8 @@ from .kernels import depthwise
 from .kernels.conv import ConvRecord
 from .kernels.depthwise import DepthwiseRecord
 from .kernels.grid import LANES, share
-from .layout import Ref, Tensor, round_up
-from .lower import Lowering, lowers
+from .layout import Halo, Ref, Tensor, round_up
+from .lower import GRANULE, Lowering, lowers
 from .steps import Step, Word, record_words
 
 ITEM = {"u8": 1, "lut": 1, "s32": 4, "f32": 4, "float": 4}
@@ -236,7 +236,71 @@ def _neighbour(low: Lowering, value: Value) -> Tensor:
     return lift(made)
 
 
-GRANULE = 16
+@lowers("conv_transpose")
+def transposed_conv(low: Lowering, node: Node) -> bool:
+    """In f32 with known weights: where windows do not overlap, a 1x1 convolution for each place in
+    the window; else a convolution over the input spread out by zeros."""
+    x, weight, bias = [*low.graph.operands(node), None][:3]
+    assert x is not None and weight is not None
+    op: Any = node.op
+    w, b = low.array(weight), low.array(bias)
+    if w is None or node.type.dtype is not DType.f32 or x.type.rank not in (3, 4):
+        return False
+    if (bias is not None and b is None) or node.type.size == 0 or x.type.size == 0:
+        return False
+    sizes = low.shape(x)[2:]
+    window = op.transposed_window(sizes, w.shape[2:])
+    # Weight [C, O / group, *kernel] as a convolution's [O, *kernel, C / group].
+    c, per = w.shape[:2]
+    grouped = w.reshape(op.group, c // op.group, per, *w.shape[2:]).swapaxes(1, 2)
+    flat = grouped.reshape(op.group * per, c // op.group, *w.shape[2:])
+    weights = np.moveaxis(flat, 1, -1)
+    if w.ndim == 3:
+        weights = weights[:, None]
+    offsets = np.zeros(len(weights), np.float32) if b is None else b
+    bounds: dict[str, Word] = {"low": -np.inf, "high": np.inf}
+    layer = Layer(weights, offsets, op.group, "float", extra=bounds, nodes=(node.name,))
+    out = node.type.static_shape[2:]
+    full = tuple((n - 1) * s + e for n, s, e in zip(sizes, window.strides, window.extent))
+    if window.strides == window.kernel and not any(window.begin) and full == out:
+        _disjoint(low, node, x, layer, window.kernel)
+        return True
+    before = tuple(e - 1 - p for e, p in zip(window.extent, window.begin))
+    spread = tuple((n - 1) * s + 1 for n, s in zip(sizes, window.strides))
+    after = tuple(o - n - a + e - 1 for o, n, a, e in zip(out, spread, before, window.extent))
+    if min(before + after) < 0:
+        return False
+    ones = (1,) * len(sizes)
+    g = Geometry(window.kernel, ones, window.dilations, before, after, out)
+    made = low.new(DType.f32, (*low.shape(x)[:2], *spread), spatial=True,
+                   halo=Halo(before, after))  # fmt: skip
+    low.fill(made, 0.0, (node.name,))
+    steps = (*made.strides[:2], *(a * s for a, s in zip(made.strides[2:], window.strides)))
+    low.copy(low.tensor(x), made.view(low.shape(x), steps), (node.name,))
+    layer.weights = np.ascontiguousarray(weights[:, ::-1, ::-1])
+    if w.ndim == 3:
+        layer.weights = np.ascontiguousarray(weights[:, :, ::-1])
+    target = low.result(node[0], exact=False, granule=GRANULE)
+    emit_layer(low, layer, lift(made), lift(target), g.lifted())
+    return True
+
+
+def _disjoint(
+    low: Lowering, node: Node, x: Value, layer: Layer, kernel: tuple[int, ...]
+) -> None:
+    one = (1,) * len(kernel)
+    zero = (0,) * len(kernel)
+    sizes = low.shape(x)[2:]
+    g = Geometry(one, one, one, zero, zero, sizes).lifted()
+    source = lift(image(low, x, g, 0.0))
+    target = lift(low.result(node[0], exact=False, granule=GRANULE))
+    a, b, h, w = target.strides
+    kh, kw = (1, *kernel)[-2:]
+    for y, z in np.ndindex(kh, kw):
+        shape = (*target.shape[:2], *source.shape[2:])
+        part = target.view(shape, (a, b, h * kh, w * kw), y * h + z * w)
+        tap = np.ascontiguousarray(layer.weights[:, y : y + 1, z : z + 1])
+        emit_layer(low, replace(layer, weights=tap), source, replace(part, room=target.room), g)
 
 
 @lowers("mat_mul", "gemm")

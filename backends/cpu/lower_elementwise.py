@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from ...ir import DType, Node, Op, Value
 from .generic import SUPPORTED, Leaf
 from .lower import Lowering, Pending, lowers
@@ -183,6 +185,21 @@ def _pow(op: Op, kinds: list[DType], out: DType):
     return None
 
 
+def _batch_normalization(low: Lowering, node: Node, values: list[Value | None]):
+    """x * factor + rest with known statistics, folded as the reference computes them."""
+    op: Any = node.op
+    known = [low.array(v) for v in values[1:]]
+    if op.training_mode or any(a is None or a.dtype != np.float32 for a in known):
+        return None
+    if node.type.dtype is not F32 or node.type.rank < 2:
+        return None
+    scale, bias, mean, var = (a.astype(np.float64) for a in known if a is not None)
+    factor = scale / np.sqrt(var + op.epsilon)
+    place = (-1, *(1,) * (node.type.rank - 2))
+    rest = (bias - mean * factor).reshape(place)
+    return "{0} * {1} + {2}", [(factor.reshape(place), F32), (rest, F32)]
+
+
 @template("max", "min")
 def _extreme(op: Op, kinds: list[DType], out: DType):
     text = "{0}"
@@ -206,7 +223,10 @@ def _cast(op: Op, kinds: list[DType], out: DType):
     return f"{out.value}({{0}})", []
 
 
-@lowers(*TEMPLATES, "clip")
+EXPRESSIONS = frozenset((*TEMPLATES, "clip", "batch_normalization"))
+
+
+@lowers(*EXPRESSIONS)
 def elementwise(low: Lowering, node: Node) -> bool:
     """A node as (part of) an expression."""
     out = node.type.dtype
@@ -216,6 +236,8 @@ def elementwise(low: Lowering, node: Node) -> bool:
         return False
     text, scalars = made
     present = [v for v in values if v is not None]
+    if node.op.name in ("batch_normalization", "pow"):
+        present = present[: 1 + ("{1}" in text and node.op.name == "pow")]
     joined = join(low, node, text, present, [low.scalar(x, kind) for x, kind in scalars])
     if len(joined.leaves) > MAX_LEAVES:
         for v in present:
@@ -237,6 +259,13 @@ def usable(low: Lowering, node: Node) -> bool:
 
 def _formula(low: Lowering, node: Node, values: list[Value | None]):
     kinds = [v.type.dtype for v in values if v is not None]
+    if node.op.name == "batch_normalization":
+        return _batch_normalization(low, node, values)
+    if node.op.name == "pow":
+        exponent = low.array(values[1])
+        single = exponent is not None and exponent.size == 1 and node.type.dtype in (F32, F64)
+        if single and exponent is not None and float(exponent.reshape(())) == 2.0:
+            return "{0} * {0}", []
     if node.op.name == "clip":
         text, i = "{0}", 0
         for k, how in ((1, "least"), (2, "most")):
@@ -302,7 +331,7 @@ def keeps_pending(low: Lowering, value: Value) -> bool:
     if len(readers) != 1:
         return False
     user = readers[0].node
-    if user in low.absorbed or user.op.name not in (*TEMPLATES, "clip"):
+    if user in low.absorbed or user.op.name not in EXPRESSIONS:
         return False
     made = _formula(low, user, low.graph.operands(user))
     texts = "" if made is None else made[0]

@@ -19,8 +19,8 @@ from .kernels.grid import LANES, flatten, share
 from .kernels.maps import FloatRecord, MapRecord
 from .kernels.pool import PoolRecord
 from .layout import Tensor, round_up
-from .lower import Lowering, lowers
-from .lower_conv import GRANULE, Layer, emit_layer, matrix_layer, strides
+from .lower import GRANULE, Lowering, lowers
+from .lower_conv import Layer, emit_layer, matrix_layer, strides
 from .lower_reduce import pool_words, reduce_step
 from .steps import Step, Word, record_words
 

@@ -92,9 +92,9 @@ def live_results(low: Lowering) -> list[Node]:
 
 def pointwise(low: Lowering, node: Node) -> bool:
     """Whether a node computes each element from the same place of its operands."""
-    from .lower_elementwise import TEMPLATES
+    from .lower_elementwise import EXPRESSIONS
 
-    return node.op.name in TEMPLATES or node.op.name in POINTWISE
+    return node.op.name in EXPRESSIONS or node.op.name in POINTWISE
 
 
 def spatial_values(low: Lowering) -> None:

@@ -1,0 +1,376 @@
+"""Softmax, normalizations, arg max, resizing and general matrix products on generated loops."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ...ir import Array, DType, Node
+from . import generic
+from .generic import Leaf
+from .layout import Tensor
+from .loops import GONE, KEPT
+from .loops_axis import (
+    arg_kernel,
+    interpolate_kernel,
+    normalize_kernel,
+    product_kernel,
+    softmax_kernel,
+)
+from .lower import Lowering, lowers
+from .lower_shape import take
+from .steps import Step, Word
+
+FLOATS = (DType.f32, DType.f64)
+
+
+def walk(
+    low: Lowering, shape: list[int], tensors: list[Tensor], strides: list[list[int]]
+) -> list[Word] | None:
+    """The record's start: header, rows, per, addresses and the kept axes, outermost first."""
+    sizes, merged = generic.collapse(shape, strides)
+    if len(sizes) > KEPT:
+        return None
+    rows = math.prod(sizes)
+    per = rows if low.threads == 1 else max(1, -(-rows // (4 * low.threads)))
+    words: list[Word] = [0, 0, -(-rows // per), rows, per, *(t.ref for t in tensors)]
+    pad = KEPT - len(sizes)
+    words += ([1] + [0] * len(tensors)) * pad
+    for k, n in enumerate(sizes):
+        words += [n, *(s[k] for s in merged)]
+    return words
+
+
+def emit(
+    low: Lowering, build: Any, name: str, parameters: dict[str, object], words: list[Word],
+    reads: list[Tensor], out: Tensor, nodes: tuple[str, ...], macs: int = 0,
+) -> None:  # fmt: skip
+    kernel = generic.kernel_of(build, name, **parameters)
+    low.emit(Step(kernel, words, [t.buffer for t in reads], [out.buffer], nodes, macs))
+
+
+def without(values: tuple[int, ...], axis: int) -> list[int]:
+    return [v for k, v in enumerate(values) if k != axis]
+
+
+@lowers("softmax", "log_softmax")
+def softmax(low: Lowering, node: Node) -> bool:
+    """Along one axis of any layout."""
+    value = low.graph.operand(node, 0)
+    assert value is not None
+    kind, shape = node.type.dtype, node.type.static_shape
+    if kind not in FLOATS or not shape or node.type.size == 0 or len(shape) > KEPT:
+        return False
+    axis = node.op.axis % len(shape)  # type: ignore[attr-defined]
+    x = low.tensor(value)
+    out = low.result(node[0], exact=True)
+    rest = without(shape, axis)
+    words = walk(low, rest, [x, out], [without(x.strides, axis), without(out.strides, axis)])
+    assert words is not None
+    words += [shape[axis], x.strides[axis], out.strides[axis]]
+    dense = x.strides[axis] == out.strides[axis] == x.item
+    parameters = {"kind": kind.value, "dense": dense, "log": node.op.name == "log_softmax"}
+    emit(low, softmax_kernel, node.op.name, parameters, words, [x], out, (node.name,))
+    return True
+
+
+def normalized(
+    low: Lowering, x: Tensor, out: Tensor, gone: tuple[int, ...], epsilon: float, centred: bool,
+    nodes: tuple[str, ...],
+) -> bool:  # fmt: skip
+    """x with zero mean and unit variance over the axes `gone`."""
+    kept = [k for k in range(len(x.shape)) if k not in gone]
+    tensors = [x, out]
+    words = walk(low, [x.shape[k] for k in kept], tensors,
+                 [[t.strides[k] for k in kept] for t in tensors])  # fmt: skip
+    if words is None or len(gone) > GONE:
+        return False
+    words += [1, 0, 0] * (GONE - len(gone))
+    for k in sorted(gone, key=lambda k: -x.strides[k]):
+        words += [x.shape[k], x.strides[k], out.strides[k]]
+    words.append(float(epsilon))
+    parameters = {"kind": x.dtype.value, "centred": centred}
+    emit(low, normalize_kernel, "normalize", parameters, words, [x], out, nodes)
+    return True
+
+
+@lowers("layer_normalization", "rms_normalization", "instance_normalization")
+def normalization(low: Lowering, node: Node) -> bool:
+    """Normalization over axes, then scale and bias by a map in place."""
+    op: Any = node.op
+    values = low.graph.operands(node)
+    x_value = values[0]
+    assert x_value is not None
+    shape, kind = node.type.static_shape, node.type.dtype
+    rank = len(shape)
+    if kind not in FLOATS or len(node.results) > 1 or node.type.size == 0 or rank > KEPT:
+        return False
+    if any(v is not None and v.type.dtype is not kind for v in values):
+        return False
+    match op.name:
+        case "instance_normalization":
+            gone, place = tuple(range(2, rank)), (-1, *(1,) * (rank - 2))
+        case _:
+            gone, place = tuple(range(op.axis % rank, rank)), None
+    if len(gone) > GONE:
+        return False
+    x, out = low.tensor(x_value), low.result(node[0], exact=True)
+    if not normalized(low, x, out, gone, op.epsilon, not op.name.startswith("rms"), (node.name,)):
+        del low.tensors[node[0]]
+        return False
+    leaves, text = [Leaf(out)], "a0"
+    for v, sign in zip(values[1:], "*+"):
+        if v is not None:
+            t = low.tensor(v)
+            if place is not None:
+                view = t.reshape((shape[1], *place[1:]))
+                assert view is not None
+                t = view
+            text = f"{text} {sign} a{len(leaves)}"
+            leaves.append(Leaf(t))
+    if len(leaves) > 1:
+        low.emit(generic.map_step(text, "affine", out, leaves, low.threads, (node.name,)))
+    return True
+
+
+@lowers("arg_max", "arg_min")
+def arg_extreme(low: Lowering, node: Node) -> bool:
+    """The index of the extreme along an axis."""
+    op: Any = node.op
+    value = low.graph.operand(node, 0)
+    assert value is not None
+    if value.type.dtype not in generic.SUPPORTED or value.type.size == 0:
+        return False
+    x = low.tensor(value)
+    axis = op.axis % len(x.shape)
+    out = low.result(node[0], exact=True)
+    rest = without(x.shape, axis)
+    target = out.reshape(rest)
+    words = None
+    if target is not None:
+        strides = [without(x.strides, axis), list(target.strides)]
+        words = walk(low, rest, [x, out], strides)
+    if words is None:
+        del low.tensors[node[0]]
+        return False
+    words += [x.shape[axis], x.strides[axis]]
+    parameters = {
+        "kind": x.dtype.value, "largest": op.name == "arg_max", "last": op.select_last_index,
+    }  # fmt: skip
+    emit(low, arg_kernel, op.name, parameters, words, [x], out, (node.name,))
+    return True
+
+
+# ---- resizing ----------------------------------------------------------------------------------
+
+
+@lowers("resize", "upsample")
+def resize(low: Lowering, node: Node) -> bool:
+    """Each axis by itself: nearest by tables, the others as weighted sums of a few elements.
+
+    The operator along an axis is read off the op's own reference, applied to the identity."""
+    values = [*low.graph.operands(node), None, None, None][:4]
+    x_value = values[0]
+    assert x_value is not None
+    kind = node.type.dtype
+    op: Any = node.op
+    if op.name == "upsample":
+        op, values = op.resize(), [x_value, None, values[1], None]
+    fixed = [low.array(v) for v in values[1:]]
+    if any(v is not None and a is None for v, a in zip(values[1:], fixed)):
+        return False
+    if kind not in generic.SUPPORTED or op.coordinate_transformation_mode == "tf_crop_and_resize":
+        return False
+    if (op.mode != "nearest" and kind not in FLOATS) or x_value.type.size == 0:
+        return False
+    scales, sizes = (a if a is not None and a.size else None for a in fixed[1:])
+    x, shape = low.tensor(x_value), node.type.static_shape
+    like = np.broadcast_to(np.zeros((), np.bool_), x.shape)
+    found = op.factors(like, scales, None if scales is not None else sizes)
+    factors = dict(zip(op.which(len(shape)), found))
+    moved = [k for k in range(len(shape)) if k in factors
+             and not (factors[k] == 1.0 and x.shape[k] == shape[k])]  # fmt: skip
+    if op.mode == "nearest":
+        index = [np.arange(n) for n in x.shape]
+        for k in moved:
+            index[k] = np.clip(_nearest(op, x.shape[k], shape[k], factors[k]), 0, x.shape[k] - 1)
+        take(low, x, low.result(node[0], exact=True), index, 0, (node.name,))
+        return True
+    if len(shape) > KEPT or not moved:
+        return False
+    # The axis that grows least goes first, while the tensor is small.
+    moved.sort(key=lambda k: shape[k] / x.shape[k])
+    for k in moved[:-1]:
+        middle = tuple(shape[i] if i == k else n for i, n in enumerate(x.shape))
+        made = low.new(kind, middle, spatial=node[0] in low.spatial)
+        _interpolate(low, op, x, made, k, factors[k], node)
+        x = made
+    _interpolate(low, op, x, low.result(node[0], exact=True), moved[-1], factors[moved[-1]], node)
+    return True
+
+
+def _nearest(op: Any, n: int, m: int, scale: float) -> Array:
+    return op._nearest(op.coordinates(n, m, scale, None))
+
+
+def _interpolate(
+    low: Lowering, op: Any, x: Tensor, out: Tensor, axis: int, scale: float, node: Node
+) -> None:
+    n, m = x.shape[axis], out.shape[axis]
+    matrix = op._along(np.eye(n, dtype=x.dtype.numpy), 0, op.coordinates(n, m, scale, None), scale)
+    taps = max(1, int((matrix != 0).sum(1).max()))
+    order = np.argsort(matrix == 0, axis=1, kind="stable")[:, :taps]
+    table = np.zeros((m, taps, 2), np.int64)
+    table[..., 0] = order * x.strides[axis]
+    table[..., 1] = np.take_along_axis(matrix, order, 1).astype(np.float64).view(np.int64)
+    ref = low.place(table)
+    shape = list(out.shape)
+    inner = min(range(len(shape)), key=lambda k: (out.strides[k], -k) if k != axis
+                else (1 << 62, 0))  # fmt: skip
+    keep = [k for k in range(len(shape)) if k != inner]
+    strides = [
+        [0 if k == axis else x.strides[k] for k in keep],
+        [out.strides[k] for k in keep],
+        [16 * taps if k == axis else 0 for k in keep],
+    ]
+    words = walk(low, [shape[k] for k in keep], [x, out, ref], strides)
+    assert words is not None
+    words += [taps, shape[inner], x.strides[inner], out.strides[inner]]
+    dense = x.strides[inner] == out.strides[inner] == x.item
+    parameters = {"kind": x.dtype.value, "dense": dense}
+    emit(low, interpolate_kernel, "interpolate", parameters, words, [x], out, (node.name,))
+
+
+# ---- matrix products ---------------------------------------------------------------------------
+
+
+def product(low: Lowering, a: Tensor, b: Tensor, out: Tensor, nodes: tuple[str, ...]) -> bool:
+    """out = a @ b for matrices on the last two axes, batches broadcast."""
+    if b.strides[-1] != b.item or b.buffer is out.buffer:
+        made = low.new(b.dtype, b.shape)
+        low.copy(b, made, nodes)
+        b = made
+    if out.strides[-1] != out.item and out.shape[-1] > 1:
+        return False
+    batch = out.shape[:-2]
+    (m, k), n = a.shape[-2:], b.shape[-1]
+    left = a.broadcast((*batch, m, k))
+    right = b.broadcast((*batch, k, n))
+    strides = [
+        [*left.strides[:-2], left.strides[-2]],
+        [*right.strides[:-2], 0],
+        [*out.strides[:-2], out.strides[-2]],
+    ]
+    words = walk(low, [*batch, m], [left, right, out], strides)
+    if words is None:
+        return False
+    words += [k, n, left.strides[-1], right.strides[-2]]
+    macs = out.size * k
+    emit(low, product_kernel, "product", {"kind": out.dtype.value}, words, [a, b], out, nodes, macs)
+    return True
+
+
+@lowers("mat_mul")
+def matmul(low: Lowering, node: Node) -> bool:
+    """Products of two computed matrices."""
+    a, b = low.graph.operands(node)[:2]
+    assert a is not None and b is not None
+    if node.type.dtype not in (*FLOATS, DType.i32, DType.i64) or node.type.size == 0:
+        return False
+    if node.type.rank > KEPT:
+        return False
+    from .lower_conv import float_matmul
+
+    if float_matmul(low, node):
+        return True
+    x, y = low.tensor(a), low.tensor(b)
+    if not x.size:
+        return False
+    out = low.result(node[0], exact=True)
+    seen = out
+    if len(x.shape) == 1:
+        x = x.view((1, *x.shape), (0, *x.strides))
+        seen = _inserted(seen, len(seen.shape) - (len(y.shape) > 1))
+    if len(y.shape) == 1:
+        y = y.view((*y.shape, 1), (*y.strides, y.item))
+        seen = _inserted(seen, len(seen.shape))
+    if not product(low, x, y, seen, (node.name,)):
+        del low.tensors[node[0]]
+        return False
+    return True
+
+
+def _inserted(t: Tensor, axis: int) -> Tensor:
+    shape = (*t.shape[:axis], 1, *t.shape[axis:])
+    return t.view(shape, (*t.strides[:axis], t.item, *t.strides[axis:]))
+
+
+@lowers("gemm")
+def gemm(low: Lowering, node: Node) -> bool:
+    """alpha * a' @ b' + beta * c for computed operands."""
+    from .lower_conv import float_matmul
+
+    if float_matmul(low, node):
+        return True
+    op: Any = node.op
+    a, b, c = [*low.graph.operands(node), None][:3]
+    assert a is not None and b is not None
+    kind = node.type.dtype
+    if kind not in FLOATS or node.type.size == 0 or low.shape(a)[1 - op.transA] == 0:
+        return False
+    x, y = low.tensor(a), low.tensor(b)
+    x = x.permute((1, 0)) if op.transA else x
+    y = y.permute((1, 0)) if op.transB else y
+    out = low.result(node[0], exact=True)
+    if not product(low, x, y, out, (node.name,)):
+        del low.tensors[node[0]]
+        return False
+    leaves, text = [Leaf(out)], "a0"
+    if op.alpha != 1.0:
+        leaves.append(low.scalar(op.alpha, kind))
+        text = "a0 * a1"
+    if c is not None and op.beta != 0.0:
+        k = len(leaves)
+        leaves += [Leaf(low.tensor(c)), low.scalar(op.beta, kind)]
+        text += f" + a{k} * a{k + 1}"
+    if len(leaves) > 1:
+        low.emit(generic.map_step(text, "affine", out, leaves, low.threads, (node.name,)))
+    return True
+
+
+@lowers("mat_mul_integer")
+def matmul_integer(low: Lowering, node: Node) -> bool:
+    """Products of computed 8-bit matrices: differences as i32, then their product."""
+    from .lower_integer import grouped
+
+    if grouped(low, node):
+        return True
+    values = [*low.graph.operands(node), None, None, None][:5]
+    a, b, a_zero, b_zero, bias = values
+    assert a is not None and b is not None
+    if node.type.size == 0 or node.type.rank > KEPT or min(a.type.rank, b.type.rank) < 2:
+        return False
+    if any(v.type.dtype not in generic.SUPPORTED for v in (a, b)) or low.shape(a)[-1] == 0:
+        return False
+    sides = []
+    for v, zero, axis in ((a, a_zero, -2), (b, b_zero, -1)):
+        made = low.new(DType.i32, low.shape(v))
+        leaves, text = [Leaf(low.tensor(v))], "i32(a0)"
+        if zero is not None:
+            t = low.tensor(zero)
+            if len(t.shape) == 1 and axis == -2 and t.shape[0] > 1:
+                t = t.view((t.shape[0], 1), (t.strides[0], 0))
+            leaves.append(Leaf(t))
+            text = "i32(i32(a0) - i32(a1))"
+        low.emit(generic.map_step(text, "shift", made, leaves, low.threads, (node.name,)))
+        sides.append(made)
+    out = low.result(node[0], exact=True)
+    if not product(low, *sides, out, (node.name,)):
+        return False
+    if bias is not None:
+        leaves = [Leaf(out), Leaf(low.tensor(bias))]
+        text = "i32(a0 + a1)"
+        low.emit(generic.map_step(text, "bias", out, leaves, low.threads, (node.name,)))
+    return True

@@ -3,6 +3,9 @@
 SQNR is 10 log10(sum a^2 / sum (a - b)^2) in decibels over all elements and items. Agreement is
 the share of positions at which both have their largest element in the same place: along the last
 axis of tensors of up to three dimensions, along the channels (axis 1) of larger ones.
+
+Where a float layer `conv` has become integers (`conv.requantized`), which say nothing of their
+scale, they are compared after the straight line that fits the first item best (least squares).
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ class Layer:
     max_error: float
     agreement: float
     output: bool = False
+    fitted: bool = False  # integers, compared after a linear fit
 
 
 @dataclass
@@ -51,10 +55,14 @@ class _Sums:
     largest: float = 0.0
     agree: int = 0
     places: int = 0
+    line: tuple[float, float] | None = None  # slope and offset, for integers
 
     def see(self, a: Array, b: Array) -> None:
         with np.errstate(all="ignore"):
             x, y = a.astype(np.float64), b.astype(np.float64)
+            if a.dtype != b.dtype:
+                self.line = self.line or _fit(x, y)
+                y = y * self.line[0] + self.line[1]
             error = np.where((x == y) | (np.isnan(x) & np.isnan(y)), 0.0, x - y)
             self.signal += float(np.sum(np.square(np.where(np.isfinite(x), x, 0))))
             self.noise += float(np.sum(np.square(error)))
@@ -74,7 +82,17 @@ class _Sums:
         else:
             sqnr = 10 * math.log10(self.signal / self.noise) if self.signal else -math.inf
         share = self.agree / self.places if self.places else 1.0
-        return Layer(self.name, self.op, self.type, sqnr, self.largest, share, self.output)
+        return Layer(self.name, self.op, self.type, sqnr, self.largest, share, self.output,
+                     self.line is not None)  # fmt: skip
+
+
+def _fit(x: Array, q: Array) -> tuple[float, float]:
+    """Slope and offset of the line x = slope * q + offset with the least squared error."""
+    centred = q - q.mean() if q.size else q
+    spread = float(np.square(centred).sum())
+    slope = float((centred * x).sum()) / spread if spread else 0.0
+    offset = float(x.mean() - slope * q.mean()) if q.size else 0.0
+    return slope, offset
 
 
 @dataclass
@@ -107,7 +125,7 @@ class Comparison:
 
         from taut.ir.errors import show_name
 
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=f"over {self.items} items")
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=self._caption())
         for heading, justify in [("layer", "left"), ("op", "left"), ("type", "left"),
                                  ("SQNR dB", "right"), ("max error", "right"),
                                  ("agreement", "right")]:  # fmt: skip
@@ -115,10 +133,15 @@ class Comparison:
         for x in self.layers:
             name = x.name if x.name.isprintable() else show_name(x.name)
             table.add_row(
-                escape(name), "output" if x.output else x.op, x.type, f"{x.sqnr_db:.1f}",
+                escape(name), "output" if x.output else x.op, x.type,
+                f"{'~' if x.fitted else ''}{x.sqnr_db:.1f}",
                 f"{x.max_error:.3g}", f"{x.agreement:.1%}", style="bold" if x.output else None,
             )  # fmt: skip
         return table
+
+    def _caption(self) -> str:
+        fitted = any(x.fitted for x in self.layers)
+        return f"over {self.items} items" + ("; ~: integers, after a linear fit" if fitted else "")
 
     def __str__(self) -> str:
         from rich.console import Console
@@ -148,7 +171,7 @@ def compare(a: Any, b: Any, data: Iterable[Any]) -> Comparison:
         pairs = [(k, False, v, layers_b.get(k)) for k, v in layers_a.items()]
         pairs += [((k, 0), True, v, out_b[k]) for k, v in out_a.items()]
         for (name, index), output, x, y in pairs:
-            if y is not None and x.shape == y.shape and (output or x.dtype == y.dtype):
+            if y is not None and x.shape == y.shape and (output or _comparable(x, y)):
                 key = (name, index, output)
                 if key not in sums:
                     sums[key] = _start(graph, name, index, output, x)
@@ -166,19 +189,39 @@ def _start(graph: Graph, name: str, index: int, output: bool, x: Array) -> _Sums
     return _Sums(name if not index else f"{name}#{index}", op, f"{x.dtype}{list(x.shape)}", output)
 
 
+INTEGER_NAMES = (".requantized", ".looked_up", ".integers")
+"""What `lower-integer` appends to a float layer's name for its 8-bit result."""
+
+
+def _comparable(x: Array, y: Array) -> bool:
+    return x.dtype == y.dtype or (x.dtype.kind == "f" and y.dtype.kind in "iu")
+
+
+def _base(name: str) -> str:
+    """The float layer that a node's name speaks of."""
+    for suffix in INTEGER_NAMES:
+        name = name.removesuffix(suffix)
+    return name
+
+
 def _runner(side: Any, other: Any) -> Runner:
-    """Runs one side; a graph's layers are kept where the other graph has a node of that name."""
+    """Runs one side; a graph's layers are kept where the other graph has one of that name."""
     if not isinstance(side, Graph):
         return lambda feeds: ({}, dict(side(*feeds.values())))  # in graph order
-    names = {n.name for n in other.nodes()} if isinstance(other, Graph) else set()
+    nodes = other.nodes() if isinstance(other, Graph) else ()
+    names = {n.name for n in nodes} | {_base(n.name) for n in nodes}
 
     def run(feeds: Mapping[str, Array]) -> tuple[Arrays, dict[str, Array]]:
         layers: Arrays = {}
 
         def watch(value: Value, array: Array) -> None:
-            plain = not isinstance(value.node.op, Input | Constant)
-            if plain and value.node.name in names:
-                layers[value.node.name, value.index] = array
+            name = value.node.name
+            if isinstance(value.node.op, Input | Constant):
+                return
+            if name in names:
+                layers[name, value.index] = array
+            elif _base(name) in names:
+                layers.setdefault((_base(name), value.index), array)
 
         return layers, interpret(side, feeds, watch=watch)
 

@@ -41,17 +41,21 @@ from taut.ir.types import TensorType
 __all__ = ["FileFeeds", "RandomFeeds", "check_finite", "read_arrays", "write_arrays"]
 
 
+Sizes = Mapping[str, int | tuple[int, ...]]
+
+
 @dataclass
 class RandomFeeds:
     """`count` calls' feeds from a seed: floats normal, integers small and never negative.
 
-    `dims` gives sizes of open dimensions, by symbol or `*` for all; 1 by default.
+    `dims` gives sizes of open dimensions by symbol, `*` for all others (1 by default), or the whole
+    shape of an input by its name.
     """
 
     graph: Graph
     count: int = 1
     seed: int = 0
-    dims: Mapping[str, int] | None = None
+    dims: Sizes | None = None
     limits: Limits = DEFAULT_LIMITS
 
     def __len__(self) -> int:
@@ -59,22 +63,29 @@ class RandomFeeds:
 
     def __iter__(self) -> Iterator[dict[str, Array]]:
         random = np.random.default_rng(self.seed)
-        types = {n.name: bound_type(n.type, self.dims or {}) for n in self.graph.inputs}
+        types = {n.name: bound_type(n, self.dims or {}) for n in self.graph.inputs}
         for name, type in types.items():
             self.limits.check(type, f"input {name!a}")
         for _ in range(self.count):
             yield {name: random_array(type, random) for name, type in types.items()}
 
 
-def bound_type(type: TensorType, dims: Mapping[str, int]) -> TensorType:
-    """`type` with every open dimension given a size. Raises FeedError for an unknown rank."""
+def bound_type(node: Node, dims: Sizes) -> TensorType:
+    """An input's type with every open dimension given a size.
+
+    Raises FeedError for an unknown rank, and for a whole shape that the input cannot take.
+    """
+    type, whole = node.type, dims.get(node.name)
+    if isinstance(whole, tuple):
+        if not type.accepts(type.with_shape(whole)):
+            raise FeedError(f"wants {type}, not shape {list(whole)}", node=node.name)
+        return type.with_shape(whole)
     if type.shape is None:
-        raise FeedError("random data needs inputs of known rank", hint="give data in a file")
-    open_size = dims.get("*", 1)
-    return type.with_shape(
-        d if isinstance(d, int) else dims.get(d, open_size) if d else open_size
-        for d in type.shape
-    )  # fmt: skip
+        hint = f"give its shape: --dim {node.name}=1x3x32x32, say"
+        raise FeedError("is of unknown rank", node=node.name, hint=hint)
+    rest = dims.get("*", 1)
+    sizes = [d if isinstance(d, int) else dims.get(d, rest) if d else rest for d in type.shape]
+    return type.with_shape(s if isinstance(s, int) else 1 for s in sizes)
 
 
 def random_array(type: TensorType, random: np.random.Generator) -> Array:

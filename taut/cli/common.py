@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -37,7 +38,10 @@ RandomCount = Annotated[
 Seed = Annotated[int, typer.Option("--seed", min=0, help="For random inputs and passes.")]
 Dims = Annotated[
     list[str] | None,
-    typer.Option("--dim", metavar="NAME=N", help="Size of an open dimension of random inputs."),
+    typer.Option(
+        "--dim", metavar="NAME=N",
+        help="Size of an open dimension (* for all), or an input's shape: image=1x3x48x192.",
+    ),
 ]
 Batch = Annotated[
     int | None, typer.Option("--batch", min=1, help="Rows a call where the first axis is open.")
@@ -107,14 +111,15 @@ def feeds(
     return None if wanted is None else RandomFeeds(graph, wanted, seed, sizes)
 
 
-def parse_dims(dims: list[str] | None) -> dict[str, int]:
-    """`["batch=4"]` -> {"batch": 4}"""
-    found: dict[str, int] = {}
+def parse_dims(dims: list[str] | None) -> dict[str, int | tuple[int, ...]]:
+    """`["batch=4", "image=1x3"]` -> {"batch": 4, "image": (1, 3)}"""
+    found: dict[str, int | tuple[int, ...]] = {}
     for text in dims or []:
-        name, _, size = text.partition("=")
-        if not name or not size.isascii() or not size.isdigit() or len(size) > 12:
-            raise typer.BadParameter(f"--dim wants NAME=N, not {text!a}")
-        found[name] = int(size)
+        name, _, size = text.rpartition("=")
+        if not name or not re.fullmatch(r"[0-9]{1,12}(x[0-9]{1,12})*", size):
+            raise typer.BadParameter(f"--dim wants NAME=N or INPUT=1x3x48x192, not {text!a}")
+        sizes = tuple(int(s) for s in size.split("x"))
+        found[name] = sizes if len(sizes) > 1 else sizes[0]
     return found
 
 
@@ -158,13 +163,13 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | bool | None) else str(value)
 
 
-def safe(text: object) -> str:
-    """Text from a model for a table: no control characters, no markup."""
+def safe(text: object, limit: int = 400) -> str:
+    """Text from a model for the terminal: no control characters, no markup, not without end."""
     from rich.markup import escape
 
     plain = str(text)
     shown = plain if plain.isprintable() else ascii(plain)[1:-1]
-    return escape(shown if len(shown) <= 120 else shown[:117] + "...")
+    return escape(shown if len(shown) <= limit else shown[: limit - 3] + "...")
 
 
 def table(title: str | None, *columns: str, rows: Iterable[Iterable[object]] = ()) -> Any:

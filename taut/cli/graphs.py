@@ -13,6 +13,7 @@ from .app import app
 from .common import AsJson, Dims, Model, Output
 
 if TYPE_CHECKING:
+    from taut.data import Sizes
     from taut.ir import Graph
 
 
@@ -74,19 +75,20 @@ def _show_unsupported(model: str, missing: list[tuple[str, str, str]], json: boo
     common.show(common.table(title, "node", "op", "reason", rows=missing))
 
 
-def summary(graph: Graph, dims: dict[str, int]) -> dict[str, Any]:
+def summary(graph: Graph, dims: Sizes) -> dict[str, Any]:
     """Counts by op, with open dimensions bound to `dims` (1 by default) for the costs."""
     from taut.data import bound_type
     from taut.ir import TautError
     from taut.ir.ops.structure import Constant, Input
 
-    symbols = {d for n in graph.inputs for d in n.type.shape or () if not isinstance(d, int)}
-    uses = {str(d): dims.get(str(d), dims.get("*", 1)) for d in symbols}
+    shapes = [n.type.shape or () for n in graph.inputs if n.name not in dims]
+    symbols = {d or "?" for shape in shapes for d in shape if not isinstance(d, int)}
+    uses = {d: dims.get(d, dims.get("*", 1)) for d in symbols}
     bound = graph.copy()
     try:
         for node in bound.inputs:
-            if not node.type.is_static and node.type.shape is not None:
-                bound.set_input_type(node, bound_type(node.type, dims))
+            if not node.type.is_static and (node.type.shape is not None or node.name in dims):
+                bound.set_input_type(node, bound_type(node, dims))
     except TautError:
         bound = graph  # sizes that do not fit this graph: count what is known without them
     ops: dict[str, dict[str, int]] = {}

@@ -151,6 +151,10 @@ def test_random_feeds_repeat_and_fit():
     assert not np.array_equal(first[0]["x"], first[1]["x"])
     with pytest.raises(taut.ir.LimitError):
         list(RandomFeeds(g, 1, dims={"batch": 1 << 40}))
+    shaped = next(iter(RandomFeeds(g, 1, dims={"x": (7, 3), "*": 2})))
+    assert {k: v.shape for k, v in shaped.items()} == {"x": (7, 3), "i": (2, 3), "m": (2, 3)}
+    with pytest.raises(taut.ir.FeedError, match="x"):
+        list(RandomFeeds(g, 1, dims={"x": (7, 4)}))
 
 
 def test_check_finite_names_the_input():

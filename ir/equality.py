@@ -16,6 +16,7 @@ def difference(a: Graph, b: Graph, *, names: bool = False) -> str | None:
     if a.signature != b.signature or list(a.signature.inputs) != list(b.signature.inputs):
         return f"signatures differ: {a.signature} and {b.signature}"
     pairs: dict[Node, Node] = dict(zip(a.inputs, b.inputs))
+    taken = set(pairs.values())
     pending = list(zip(a.outputs, b.outputs))
     while pending:
         x, y = pending.pop()
@@ -26,7 +27,10 @@ def difference(a: Graph, b: Graph, *, names: bool = False) -> str | None:
             if seen is not y.node:
                 return f"{x.node.name!r} stands for {seen.name!r} and for {y.node.name!r}"
             continue
+        if y.node in taken:
+            return f"{y.node.name!r} stands for {x.node.name!r} and for another node"
         pairs[x.node] = y.node
+        taken.add(y.node)
         reason = _node_difference(x.node, y.node, names)
         if reason is not None:
             return f"{x.node.name!r} and {y.node.name!r}: {reason}"

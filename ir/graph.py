@@ -295,10 +295,17 @@ class Graph:
         if not retype and not old.type.accepts(new.type):
             raise VerifyError(f"{new.type} cannot replace {old.type}", node=old.node.name)
         uses = [u for u in self.uses(old) if u.node is not new.node]
-        for use in uses:
-            self._connect(use, new)
-        if uses and (retype or old.type != new.type):
-            self.reinfer([u.node for u in uses])
+        moved: list[Use] = []
+        try:
+            for use in uses:
+                self._connect(use, new)
+                moved.append(use)
+            if uses and (retype or old.type != new.type):
+                self.reinfer([u.node for u in uses])
+        except TautError:  # leave the graph as it was
+            for use in moved:
+                self._connect(use, old)
+            raise
         return len(uses)
 
     def set_operand(self, node: Node, position: int, new: Like, *, retype: bool = False) -> None:
@@ -307,23 +314,31 @@ class Graph:
         if old is not None and not retype and not old.type.accepts(new.type):
             raise VerifyError(f"{new.type} cannot replace {old.type}", node=node.name)
         self._connect(Use(node, position), new)
-        self.reinfer([node])
+        try:
+            self.reinfer([node])
+        except TautError:  # leave the graph as it was
+            self._connect(Use(node, position), old)
+            raise
 
     def set_op(self, node: Node, op: Op) -> None:
         """Change a node's op or attributes; its results are inferred again."""
-        results = infer(op, self.abstracts(node), node.name)
-        node.op = op
-        changed = results != node.results
-        node.results = results
-        self._changed()
-        if changed:
-            self.reinfer(self.users(node))
+        self._retype(node, op, infer(op, self.abstracts(node), node.name))
 
     def set_input_type(self, node: Node, type: TensorType) -> None:
         """Change an input's type and infer everything after it again."""
-        node.results = (Abstract(type),)
+        self._retype(node, node.op, (Abstract(type),))
+
+    def _retype(self, node: Node, op: Op, results: tuple[Abstract, ...]) -> None:
+        """Set a node's op and results; where its users cannot take them, nothing changes."""
+        before = node.op, node.results
+        node.op, node.results = op, results
         self._changed()
-        self.reinfer(self.users(node))
+        try:
+            if results != before[1]:
+                self.reinfer(self.users(node))
+        except TautError:
+            node.op, node.results = before
+            raise
 
     def rename(self, node: Node, name: str) -> None:
         """Give a node another name. Raises VerifyError if it is taken."""
@@ -378,28 +393,35 @@ class Graph:
         return twin
 
     def reinfer(self, start: Iterable[Node] | None = None) -> int:
-        """Infer types again from these nodes on (all by default). Returns how many changed."""
+        """Infer types again from these nodes on (all by default). Returns how many changed; raises
+        VerifyError and changes nothing where a node cannot take its operands.
+        """
         queue = [(n.order, n) for n in (self.nx if start is None else start)]
         heapq.heapify(queue)
         queued = {n for _, n in queue}
-        changed = 0
+        before: dict[Node, tuple[Abstract, ...]] = {}
         while queue:
             _, node = heapq.heappop(queue)
             queued.discard(node)
             if node is self.result or isinstance(node.op, Input):
                 continue
-            results = infer(node.op, self.abstracts(node), node.name)
+            try:
+                results = infer(node.op, self.abstracts(node), node.name)
+            except TautError:
+                for changed, old in before.items():
+                    changed.results = old
+                raise
             if results == node.results:
                 continue
+            before.setdefault(node, node.results)
             node.results = results
-            changed += 1
             for user in self.nx.succ[node]:
                 if user not in queued:
                     queued.add(user)
                     heapq.heappush(queue, (user.order, user))
-        if changed:
+        if before:
             self._changed()
-        return changed
+        return len(before)
 
     # ---- inside --------------------------------------------------------------------------------
 
@@ -432,15 +454,25 @@ class Graph:
             self._changed()
         return node
 
-    def _connect(self, use: Use, new: Value) -> None:
-        """Point one use at a new value, keeping the order a topological one."""
-        for producer, edges in list(self.nx.pred[use.node].items()):
-            if use.position in edges:
-                self.nx.remove_edge(producer, use.node, key=use.position)
-        self.nx.add_edge(new.node, use.node, key=use.position, result=new.index)
-        if new.node.order >= use.node.order:
-            self._reorder(use.node)
+    def _connect(self, use: Use, new: Value | None) -> None:
+        """Point one use at a new value (or at none), keeping the order a topological one. Raises
+        VerifyError and changes nothing where that would close a cycle.
+        """
+        old = self.operand(use.node, use.position)
+        self._point(use, old, new)
+        if new is not None and new.node.order >= use.node.order:
+            try:
+                self._reorder(use.node)
+            except VerifyError:
+                self._point(use, new, old)
+                raise
         self._changed()
+
+    def _point(self, use: Use, old: Value | None, new: Value | None) -> None:
+        if old is not None:
+            self.nx.remove_edge(old.node, use.node, key=use.position)
+        if new is not None:
+            self.nx.add_edge(new.node, use.node, key=use.position, result=new.index)
 
     def _reorder(self, node: Node) -> None:
         """Give every node a new serial after an edge against the order; a cycle raises."""

@@ -49,7 +49,7 @@ def _value(v: Any) -> Any:
     return list(v) if isinstance(v, tuple) else v
 
 
-def run(sample: Sample, results: int) -> list[Array]:
+def run(sample: Sample, results: int) -> list[Any]:
     """The peer's results."""
     feeds = {f"x{n}": x for n, x in enumerate(sample.operands) if x is not None}
     if sample.peer == "ref":
@@ -65,7 +65,7 @@ def run(sample: Sample, results: int) -> list[Array]:
         model(sample, results, opset_of(sample.op.onnx or "")).SerializeToString(),
         options, providers=["CPUExecutionProvider"],
     )  # fmt: skip
-    return session.run(None, feeds)
+    return list(session.run(None, feeds))
 
 
 @functools.cache

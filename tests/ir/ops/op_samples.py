@@ -166,7 +166,7 @@ def _windows() -> None:
     layouts += [{"strides": (2, 2), "pads": (1, 1, 1, 1), "ceil_mode": True}]
     for at in layouts:
         if at.get("pads") == (1, 2, 0, 1):
-            at = at | {"pads": (1, 1, 0, 1)}  # a pooling's pads are below its window
+            at = dict(at, pads=(1, 1, 0, 1))  # a pooling's pads are below its window
         x = f(2, 3, 9, 11)
         for name in ("max_pool", "average_pool", "lp_pool"):
             add(name, x, kernel_shape=(3, 2), **at)
@@ -261,9 +261,9 @@ def _indices() -> None:
     add("gather_elements", f(5, 6), at, axis=1)
     add("gather_nd", f(5, 6, 3), at)
     add("gather_nd", f(2, 6, 3), np.array([[1], [2]]), batch_dims=1)
-    for how in ("none", "add", "mul", "max", "min"):
-        add("scatter_elements", f(5, 6), at, f(2, 2), axis=1, reduction=how)
-        add("scatter_nd", f(5, 6, 3), np.array([[0, -1], [2, 3], [0, 5]]), f(3, 3), reduction=how)
+    for join in ("none", "add", "mul", "max", "min"):
+        add("scatter_elements", f(5, 6), at, f(2, 2), axis=1, reduction=join)
+        add("scatter_nd", f(5, 6, 3), np.array([[0, -1], [2, 3], [0, 5]]), f(3, 3), reduction=join)
     add("one_hot", np.array([[0, -1], [5, 2]]), scalar(4, np.int64), f(2), axis=1)
     add("one_hot", f(3).round(), scalar(4), f(2))
     add("non_zero", integers(0, 2, 3, 4), data=True)
@@ -287,15 +287,16 @@ def _indices() -> None:
     for name in ("arg_max", "arg_min"):
         add(name, integers(0, 3, 4, 5), axis=1)
         add(name, f(4, 5).round(), axis=-1, keepdims=False, select_last_index=True)
-    for flags in ({}, {"exclusive": True}, {"reverse": True},
-                  {"exclusive": True, "reverse": True}):  # fmt: skip
+    runs: list[dict[str, Any]] = [{}, {"exclusive": True}, {"reverse": True},
+                                  {"exclusive": True, "reverse": True}]  # fmt: skip
+    for flags in runs:
         add("cum_sum", f(3, 4), scalar(1, np.int64), **flags)
         add("cum_prod", f(3, 4), scalar(0, np.int64), peer="ref", **flags)
     for mode in ("nearest", "linear", "cubic"):
         for where in ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"):
-            at = {"mode": mode, "coordinate_transformation_mode": where}
-            add("resize", f(1, 2, 5, 6), None, np.array([1, 1, 1.4, 0.5], np.float32), **at)
-            add("resize", f(1, 2, 5, 6), None, None, i(1, 2, 10, 3), **at)
+            how: dict[str, Any] = {"mode": mode, "coordinate_transformation_mode": where}
+            add("resize", f(1, 2, 5, 6), None, np.array([1, 1, 1.4, 0.5], np.float32), **how)
+            add("resize", f(1, 2, 5, 6), None, None, i(1, 2, 10, 3), **how)
     add("resize", f(1, 1, 2, 4), None, np.array([1, 1, 0.6, 0.6], np.float32), mode="linear",
         coordinate_transformation_mode="align_corners", peer="ref")  # ort rounds what it scales by
     for rounding in ("round_prefer_ceil", "floor", "ceil"):

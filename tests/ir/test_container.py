@@ -1,0 +1,173 @@
+"""Files: whole or refused, equal graphs in equal bytes, nothing in them trusted."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import zipfile
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from taut.ir import (
+    Builder,
+    Graph,
+    LimitError,
+    Limits,
+    ModelError,
+    ParseError,
+    StorageError,
+    TautError,
+    equal,
+    load_container,
+    load_text,
+    print_graph,
+    save_container,
+    save_text,
+)
+
+
+def model() -> Graph:
+    b = Builder(Graph('na"me\n'))
+    x = b.input("x", "f32", ("n", 20))
+    w = b.constant(np.random.default_rng(0).standard_normal((20, 30)).astype(np.float32), "../w")
+    low = b.constant(np.arange(-8, 8).astype(ml_dtypes.int4).repeat(3), "int4\x00")
+    half = b.constant(np.arange(30).astype(ml_dtypes.bfloat16), "bf")
+    y = b.add(b.mat_mul(x, w), b.cast(half, to=x.type.dtype))
+    graph = b.outputs(y=y, low=low)
+    graph.metadata = {"producer": "é", "": "x"}
+    return graph
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "model.taut"
+
+
+def test_round_trip(path: Path) -> None:
+    graph = model()
+    save_container(graph, path)
+    again = load_container(path)
+    assert equal(graph, again, names=True)
+    assert print_graph(again) == print_graph(graph)
+    assert again.metadata == graph.metadata
+    first = path.read_bytes()
+    save_container(again, path)
+    assert path.read_bytes() == first
+    assert [p.name for p in path.parent.iterdir()] == ["model.taut"]
+
+
+def test_text_with_tensors_beside_it(tmp_path: Path) -> None:
+    graph = model()
+    save_text(graph, tmp_path / "m.ir")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.ir", "m.ir.safetensors"]
+    assert equal(graph, load_text(tmp_path / "m.ir"), names=True)
+    (tmp_path / "m.ir.safetensors").unlink()
+    with pytest.raises(ParseError, match="nowhere"):
+        load_text(tmp_path / "m.ir")
+
+
+def test_a_link_beside_the_text_is_not_followed(tmp_path: Path) -> None:
+    save_text(model(), tmp_path / "m.ir")
+    (tmp_path / "m.ir.safetensors").rename(tmp_path / "elsewhere")
+    (tmp_path / "m.ir.safetensors").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(TautError):
+        load_text(tmp_path / "m.ir")
+
+
+def rebuilt(path: Path, **members: bytes | None) -> None:
+    """The archive with members replaced (or left out)."""
+    with zipfile.ZipFile(path) as archive:
+        data = {n: archive.read(n) for n in archive.namelist()}
+    files = {"graph": "graph.ir", "tensors": "tensors.safetensors", "meta": "metadata.json"}
+    for key, value in members.items():
+        data.pop(files[key])
+        if value is not None:
+            data[files[key]] = value
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, value in data.items():
+            archive.writestr(name, value)
+    path.write_bytes(buffer.getvalue())
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (pytest.fail, ("a pickle was loaded",))
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"graph": None}, {"tensors": None}, {"meta": None}, {"graph": b"\xff\xfe"}, {"graph": b""},
+        {"meta": b"[]"}, {"meta": b"{"}, {"meta": json.dumps({"format": 99}).encode()},
+        {"tensors": b""}, {"tensors": b"\xff" * 100}, {"tensors": pickle.dumps(Bomb())},
+        {"graph": pickle.dumps(Bomb())}, {"meta": b"[" * 100_000},
+    ],
+)  # fmt: skip
+def test_damaged_members_are_refused(path: Path, members: dict[str, bytes | None]) -> None:
+    save_container(model(), path)
+    rebuilt(path, **members)
+    with pytest.raises((ModelError, ParseError)) as caught:
+        load_container(path)
+    assert "model.taut" in str(caught.value)
+
+
+@given(st.data())
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_damaged_files_give_our_errors(path: Path, data: st.DataObject) -> None:
+    if not path.exists():
+        save_container(model(), path)
+    raw = bytearray(path.read_bytes())
+    if data.draw(st.booleans()):
+        raw = raw[: data.draw(st.integers(0, len(raw) - 1))]
+    for _ in range(data.draw(st.integers(0, 3))):
+        if raw:
+            raw[data.draw(st.integers(0, len(raw) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    broken = path.with_name("broken.taut")
+    broken.write_bytes(bytes(raw))
+    try:
+        graph = load_container(broken)
+    except TautError as error:
+        assert "broken.taut" in str(error)
+    else:
+        print_graph(graph)
+
+
+def test_limits(path: Path) -> None:
+    save_container(model(), path)
+    with pytest.raises(LimitError):
+        load_container(path, Limits(model_bytes=100))
+    with pytest.raises(LimitError):
+        load_container(path, Limits(tensor_bytes=100))
+    with pytest.raises(LimitError):
+        load_container(path, Limits(nodes=3))
+
+
+def test_a_bomb_is_not_inflated(path: Path) -> None:
+    save_container(model(), path)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(buffer, "w") as out:
+        out.writestr("metadata.json", archive.read("metadata.json"))
+        out.writestr("tensors.safetensors", archive.read("tensors.safetensors"))
+        out.writestr("graph.ir", b" " * 50_000_000, compress_type=zipfile.ZIP_DEFLATED)
+    path.write_bytes(buffer.getvalue())
+    with pytest.raises(LimitError, match=r"graph\.ir takes"):
+        load_container(path, Limits(model_bytes=1_000_000))
+
+
+def test_what_cannot_be_read_or_written(tmp_path: Path) -> None:
+    for bad in (tmp_path / "none.taut", tmp_path, Path("/dev/null/x"), Path("a\0b")):
+        with pytest.raises(StorageError):
+            load_container(bad)
+    with pytest.raises(StorageError):
+        save_container(model(), tmp_path / "no" / "model.taut")
+    with pytest.raises(StorageError):
+        save_container(model(), tmp_path)
+    assert list(tmp_path.iterdir()) == []

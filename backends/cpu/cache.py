@@ -111,7 +111,8 @@ def default() -> Cache:
             base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:
         return Cache(None)
-    return Cache(base / "taut") if base.is_absolute() else Cache(None)
+    # A folder of its own: others keep things in taut/, whose mode is not ours to say.
+    return Cache(base / "taut" / "objects") if base.is_absolute() else Cache(None)
 
 
 def _mac(secret: bytes, key: str, code: bytes) -> bytes:

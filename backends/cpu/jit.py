@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -213,7 +214,7 @@ def _link(code: bytes, symbol: str, links: Mapping[str, int], isa: Isa) -> int:
         raise RuntimeError(f"object code wants symbols that are not there: {sorted(missing)}")
     for name in objects.undefined(code) & _LIBC:
         if not name.startswith("_GLOBAL") and not llvm.address_of_symbol(name):
-            raise RuntimeError(f"this process has no symbol {name}")
+            llvm.add_symbol(name, _in_process(name))
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), Target.native(isa).machine())
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
@@ -222,6 +223,16 @@ def _link(code: bytes, symbol: str, links: Mapping[str, int], isa: Isa) -> int:
     if not address:
         raise RuntimeError(f"object code does not define {symbol}")
     return address
+
+
+def _in_process(name: str) -> int:
+    """The address of a C library's function in this process; RuntimeError when it has none."""
+    libraries = ("msvcrt", "kernel32") if sys.platform == "win32" else (None,)
+    for library in libraries:
+        function = getattr(ctypes.CDLL(library), name, None)
+        if function is not None:
+            return ctypes.cast(function, ctypes.c_void_p).value or 0
+    raise RuntimeError(f"this process has no symbol {name}")
 
 
 def _key(kind: str, *parts: object) -> str:

@@ -1,16 +1,24 @@
 """Threads that meet: the sync block, the barrier, and the team's own loops, as kernels.
 
-A *sync block* is zeroed memory of `sync_bytes(nt)`, 64-byte aligned, shared by one program's ops:
+Nobody waits for a thread that has nothing in its hands. Ops are numbered; op k is over when all
+its chunks are done, whoever did them, and a thread that comes late finds no chunk to take and
+walks on to the op that is running. So a thread that lost its core to a neighbour delays the
+program by the chunk that it holds, at most, and a sleeping one not at all.
 
-    line 0       threads that have arrived at the barrier
-    line 1       epoch (the number of barriers passed), sleepers
-    line 2 + t   work counters of thread t: [epoch parity][slot], 2 x SLOTS words
+A *sync block* is zeroed memory of `sync_bytes(nt)`, 64-byte aligned, of one program. Words:
 
-Work is handed out by `vector.driver`: op k splits into chunks, thread t first takes its own share
-one by one from its own counter, then what is left of the others' shares, so that a thread stays on
-the same rows from op to op and a delayed one loses its work to the rest. Counters of the parity
-not in use are reset by their owner on its way into the barrier; nobody else touches them then.
-Ops between two barriers need different slots. A program ends with a barrier.
+    0          zero
+    8          the op number at which the running call began
+    64, 72     epoch: the number of the running op; sleepers
+    128        chunks done: (op << 24) + count, all kernels since the last barrier together
+    192 + 64 t  thread t: SLOTS work counters, (op << 24) + chunks taken of thread t's share;
+               its own op number; (op << 24) + chunks that it knows this op to have
+
+A number with an older op in it counts as 0, so nothing is ever reset. Thread t takes chunks of its
+own share first and then of the others', so that it stays on the same rows from op to op and a
+delayed one loses its work. Kernels between two barriers need different slots.
+
+`base`, what an entry or a kernel is run on, begins with the address of its sync block, or is one.
 
 Waiting: spin, then yield, then sleep in a futex (on Linux), so that a busy neighbour can have the
 core, and the scheduler can move the thread everyone waits for onto it.
@@ -32,35 +40,40 @@ SPINS = 400
 YIELDS = 20
 IDLE_SPINS = 2000
 
-# The team's block: a word each unless said otherwise.
-GENERATION, SLEEPERS, FUNCTION, BASE, STOP = 0, 8, 64, 72, 80
-DONE, DONE_SLEEPERS = 128, 136
-TEAM_BYTES = 192
+COUNT_BITS = 24
+
+# The team's block: generation, sleepers; then two jobs by the generation's parity; then a line a
+# thread: the generation it has seen, the one it is working on (0: none), who sleeps for that.
+GENERATION, SLEEPERS, JOBS, STOP, LINES = 0, 8, 64, 96, 128
 
 
 def sync_bytes(nt: int) -> int:
     """Size of the sync block for `nt` threads."""
-    return 128 + 64 * nt
+    return 192 + 64 * nt
 
 
 def barrier(isa: Isa):
-    """`barrier(tid, nt, sync)`: nobody leaves before all have come."""
+    """`barrier(tid, nt, sync)`: go on when everything since the last barrier is done."""
     from . import vector as v
 
-    load, store, add = v.atomics()
-    wait, wake = v.waiting(SPINS)
+    load, store, _ = v.atomics()
+    swap = v.compare_and_swap()
+    spin, wake = v.waiting(SPINS)
 
     def kernel(tid, nt, sync):
-        epoch = load(sync + 64)
-        mine = sync + 128 + 64 * tid + 32 * ((epoch + 1) & 1)
-        for slot in range(4):
-            store(mine + 8 * slot, 0)
-        if add(sync, 1) == nt - 1:
-            store(sync, 0)
-            store(sync + 64, epoch + 1)
-            wake(sync + 64, sync + 72)
-        else:
-            wait(sync + 64, sync + 72, epoch)
+        mine = sync + 192 + 64 * tid
+        op = load(mine + 32)
+        goal = load(mine + 40)
+        if goal >> 24 != op:
+            goal = op << 24
+        store(mine + 32, op + 1)
+        turns = 0
+        while load(sync + 64) == op:
+            if goal == op << 24 or load(sync + 128) == goal:
+                if swap(sync + 64, op, op + 1):
+                    wake(sync + 64, sync + 72)
+                return
+            turns = spin(sync + 64, sync + 72, op, turns)
 
     return kernel
 
@@ -69,49 +82,86 @@ def team_worker(isa: Isa):
     """`team_worker(tid, nt, block)`: serve calls until STOP (or, without futexes, until idle)."""
     from . import vector as v
 
-    load, store, add = v.atomics()
-    wait, wake = v.waiting(IDLE_SPINS)
+    load, store, _ = v.atomics()
+    spin, wake = v.waiting(IDLE_SPINS)
     invoke = v.invoke()
 
     def kernel(tid, nt, block):
-        # The thread's own line after the block holds the generation that it has served.
-        mine = block + 192 + 64 * tid
+        mine = block + 128 + 64 * tid
         while True:
             seen = load(mine)
-            wait(block, block + 8, seen)
-            if load(block) == seen:
+            turns = 0
+            while load(block) == seen:
+                turns = spin(block, block + 8, seen, turns)
+                if turns < 0:
+                    return
+            generation = load(block)
+            # First say what will be used, then look whether it is still there.
+            store(mine + 8, generation)
+            job = block + 64 + 16 * (generation & 1)
+            function = load(job)
+            base = load(job + 8)
+            if load(block + 96) != 0:
                 return
-            store(mine, seen + 1)
-            if load(block + 80) != 0:
-                return
-            invoke(load(block + 64), tid, nt, load(block + 72))
-            if add(block + 128, 1) == nt - 2:
-                wake(block + 128, block + 136)
+            if load(block) == generation:
+                store(mine, generation)
+                if function != 0:
+                    sync = load(base)
+                    if sync == 0:
+                        sync = base
+                    store(sync + 192 + 64 * tid + 32, load(sync + 8))
+                    invoke(function, tid, nt, base)
+            store(mine + 8, 0)
+            wake(mine + 8, mine + 16)
 
     return kernel
 
 
 def team_run(isa: Isa):
-    """`team_run(0, nt, block)`: run FUNCTION(tid, nt, BASE) on every thread, this one as 0.
+    """`team_run(wait, nt, block)`: call the job that generation + 1 will name, on every thread.
 
-    With STOP set it only tells the others."""
+    With `wait`, come back when no thread uses the job any more; without, the job's memory must
+    stay until `busy_since` says that no thread can be in it. STOP only tells the others.
+    """
     from . import vector as v
 
     load, store, _ = v.atomics()
-    wait, wake = v.waiting(SPINS)
+    spin, wake = v.waiting(SPINS)
     invoke = v.invoke()
 
-    def kernel(tid, nt, block):
-        store(block + 128, 0)
-        store(block, load(block) + 1)
+    def kernel(wait, nt, block):
+        generation = load(block) + 1
+        job = block + 64 + 16 * (generation & 1)
+        base = load(job + 8)
+        if load(block + 96) == 0:
+            sync = load(base)
+            if sync == 0:
+                sync = base
+            if load(sync + 64) >> 38 != 0:
+                # Before op numbers run out (after months), begin again, with nobody about.
+                for thread in range(1, nt):
+                    line = block + 128 + 64 * thread
+                    turns = 0
+                    while load(line + 8) != 0:
+                        turns = spin(line + 8, line + 16, load(line + 8), turns)
+                for at in range(8, 192 + 64 * nt, 8):
+                    store(sync + at, 0)
+            # A new op number: whatever an earlier call left behind is old.
+            op = load(sync + 64) + 1
+            store(sync + 64, op)
+            store(sync + 8, op)
+            store(sync + 192 + 32, op)
+        store(block, generation)
         wake(block, block + 8)
-        if load(block + 80) != 0:
-            return
-        invoke(load(block + 64), 0, nt, load(block + 72))
-        done = load(block + 128)
-        while done != nt - 1:
-            wait(block + 128, block + 136, done)
-            done = load(block + 128)
+        if load(block + 96) == 0:
+            invoke(load(job), 0, nt, base)
+            if wait != 0:
+                store(job, 0)
+                for thread in range(1, nt):
+                    line = block + 128 + 64 * thread
+                    turns = 0
+                    while load(line + 8) == generation:
+                        turns = spin(line + 8, line + 16, generation, turns)
 
     return kernel
 

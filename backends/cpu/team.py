@@ -38,7 +38,7 @@ class Team:
             raise ValueError(f"a team has 1 to 4096 threads, not {nt}")
         self.nt = nt
         self.lock = threading.Lock()
-        self._block = aligned(sync.TEAM_BYTES + 64 * nt)
+        self._block = aligned(sync.LINES + 64 * nt)
         self._words = self._block.view(np.int64)
         self._address = self._block.ctypes.data
         plain = TABLES["portable"]
@@ -46,19 +46,26 @@ class Team:
         self._worker = _CALL(jit.load(sync.TEAM_WORKER, plain, store).address)
         self._idle = threading.Condition()
         self._threads: list[threading.Thread] = []
-        self._calls = 0
+        self._calls = self._generation = 0
+        self._kept: list[tuple[int, object]] = []  # (the first generation that used it, memory)
 
-    def run(self, function: int, base: int) -> None:
-        """Run native `function(tid, nt, base)` on every thread of the team; wait for all."""
+    def run(self, function: int, base: int, keep: object = None) -> None:
+        """Run native `function(tid, nt, base)` on every thread of the team.
+
+        `base` begins with the address of its sync block, or is a sync block. All work is done on
+        return. A thread that did not get to run may then still walk through the records, without
+        touching data, if `keep` is given: the arrays that hold the sync block and the records,
+        which the team keeps alive so long. Without, `run` waits for every thread to leave.
+        """
         with self.lock:
-            if self.nt == 1:
-                _CALL(function)(0, 1, base)
-                return
-            if not self._threads:
+            if self.nt > 1 and not self._threads:
                 self._start()
-            self._words[sync.FUNCTION // 8] = function
-            self._words[sync.BASE // 8] = base
-            self._call()
+            self._job(function, base)
+            if keep is not None and (not self._kept or self._kept[-1][1] is not keep):
+                self._kept.append((self._generation, keep))
+            self._call(wait=keep is None)
+            if len(self._kept) > 1:
+                self._let_go()
 
     def stop(self) -> None:
         """End the threads. The next `run` starts new ones."""
@@ -66,21 +73,34 @@ class Team:
             if not self._threads:
                 return
             self._words[sync.STOP // 8] = 1
-            self._call()
+            self._call(wait=False)
             for thread in self._threads:
                 thread.join()
-            self._threads = []
+            self._threads, self._kept = [], []
 
-    def _call(self) -> None:
+    def _job(self, function: int, base: int) -> None:
+        self._generation += 1
+        at = sync.JOBS // 8 + 2 * (self._generation & 1)
+        self._words[at] = function
+        self._words[at + 1] = base
+
+    def _call(self, *, wait: bool) -> None:
         if not sync.FUTEX:
             with self._idle:
                 self._calls += 1
                 self._idle.notify_all()
-        self._run(0, self.nt, self._address)
+        self._run(int(wait), self.nt, self._address)
+
+    def _let_go(self) -> None:
+        """Forget kept memory, but the newest, that no thread can be in."""
+        working = self._words[sync.LINES // 8 + 9 :: 8].tolist()
+        oldest = min((g for g in working if g), default=self._generation)
+        while len(self._kept) > 1 and self._kept[1][0] <= oldest:
+            self._kept.pop(0)
 
     def _start(self) -> None:
         self._words[:] = 0
-        self._calls = 0
+        self._calls = self._generation = 0
         for tid in range(1, self.nt):
             name = f"taut-{tid}"
             thread = threading.Thread(target=self._serve, args=(tid,), name=name, daemon=True)
@@ -88,7 +108,7 @@ class Team:
             self._threads.append(thread)
 
     def _serve(self, tid: int) -> None:
-        served = (sync.TEAM_BYTES + 64 * tid) // 8
+        served = (sync.LINES + 64 * tid) // 8
         while True:
             self._worker(tid, self.nt, self._address)
             if self._words[sync.STOP // 8]:
@@ -118,8 +138,9 @@ def _after_fork() -> None:
     for one in _teams.values():
         one.lock = threading.Lock()
         one._idle = threading.Condition()
-        one._threads = []
+        one._threads, one._kept = [], []
         one._words[:] = 0
+        one._generation = 0
 
 
 if hasattr(os, "register_at_fork"):

@@ -97,12 +97,24 @@ def invoke():
 
 
 @cache
-def waiting(spins: int):
-    """(wait(word, sleepers, value), wake(word, sleepers)): until the word at `word` changes.
+def compare_and_swap():
+    """swap(word, old, new): 1 when the word held old and now holds new, else 0."""
 
-    `wait` may come back early; without futexes it yields a while longer and then gives up.
+    def body(e: Emit, address: Value, old: Value, new: Value) -> Value:
+        pointer = e.b.inttoptr(address, I64.as_pointer())
+        pair = e.b.cmpxchg(pointer, old, new, "seq_cst", "seq_cst")
+        return e.b.zext(e.b.extract_value(pair, 1), I64)
+
+    return emitted(_PLAIN, 3, body, True)
+
+
+@cache
+def waiting(spins: int):
+    """(spin, wake): one turn of waiting for a word to change, and telling those who sleep.
+
+    turns = spin(word, sleepers, value, turns) pauses, yields or sleeps, the more the higher
+    turns; it is -1 when that has lasted and there are no futexes to sleep in.
     """
-    isa = TABLES["portable"]
     load, _, add = atomics()
 
     def relax(e: Emit) -> None:
@@ -120,60 +132,72 @@ def waiting(spins: int):
         number = e.i64(sync.FUTEX)
         e.call("syscall", I64, number, word, e.i64(operation), value, zero, zero, zero)
 
-    pause, hand_over = emitted(isa, 0, relax), emitted(isa, 0, give_way)
+    pause, hand_over = emitted(_PLAIN, 0, relax), emitted(_PLAIN, 0, give_way)
     # 128: private to the process; 0 waits while the (32-bit) word holds the value, 1 wakes.
-    sleep = emitted(isa, 2, lambda e, word, value: futex(e, word, 128, value))
-    rouse = emitted(isa, 1, lambda e, word: futex(e, word, 129, e.i64(2**31 - 1)))
+    sleep = emitted(_PLAIN, 2, lambda e, word, value: futex(e, word, 128, value))
+    rouse = emitted(_PLAIN, 1, lambda e, word: futex(e, word, 129, e.i64(2**31 - 1)))
     sleeps = sync.FUTEX != 0
-    yields = sync.YIELDS if sleeps else 50 * sync.YIELDS
+    yields = spins + (sync.YIELDS if sleeps else 50 * sync.YIELDS)
 
     @njit(inline="always")
-    def wait(word, sleepers, value):
-        for _ in range(spins):
-            if load(word) != value:
-                break
+    def spin(word, sleepers, value, turns):
+        if turns < spins:
             pause()
-        if load(word) == value:
-            for _ in range(yields):
-                if load(word) != value:
-                    break
-                hand_over()
-            if sleeps:
-                while load(word) == value:
-                    add(sleepers, 1)
-                    sleep(word, value)
-                    add(sleepers, -1)
+        elif turns < yields:
+            hand_over()
+        elif sleeps:
+            add(sleepers, 1)
+            sleep(word, value)
+            add(sleepers, -1)
+        else:
+            turns = -2
+        return turns + 1
 
     @njit(inline="always")
     def wake(word, sleepers):
         if sleeps and load(sleepers) != 0:
             rouse(word)
 
-    return wait, wake
+    return spin, wake
 
 
 def driver(body):
     """A kernel that calls `body(d, chunk)` for every chunk of a record once, over all threads.
 
     `body` is an intrinsic or an `njit(inline="always")` function. Records begin with the words
-    sync, slot, chunks (see `records.Header`).
+    sync, slot, chunks (see `records.Header`; how chunks are taken: `sync`).
     """
-    load, _, add = atomics()
+    load, store, _ = atomics()
+    swap = compare_and_swap()
     word = load_i64
 
     def kernel(tid, nt, d):
         sync = word(d)
         chunks = word(d + 16)
-        counters = sync + 128 + 32 * (load(sync + 64) & 1) + 8 * word(d + 8)
+        mine = sync + 192 + 64 * tid
+        op = load(mine + 32)
+        known = load(mine + 40)
+        store(mine + 40, (known if known >> 24 == op else op << 24) + chunks)
+        counter = sync + 192 + 8 * word(d + 8)
         thread = tid
         for _ in range(nt):
             first = chunks * thread // nt
             last = chunks * (thread + 1) // nt
-            if first < last:
-                chunk = first + add(counters + 64 * thread, 1)
-                while chunk < last:
+            while first < last:
+                taken = load(counter + 64 * thread)
+                if taken >> 24 > op:
+                    return  # this op has long been over
+                fresh = taken if taken >> 24 == op else op << 24
+                chunk = first + fresh - (op << 24)
+                if chunk >= last:
+                    break
+                if swap(counter + 64 * thread, taken, fresh + 1):
                     body(d, chunk)
-                    chunk = first + add(counters + 64 * thread, 1)
+                    while True:
+                        done = load(sync + 128)
+                        fresh = done if done >> 24 == op else op << 24
+                        if swap(sync + 128, done, fresh + 1):
+                            break
             thread += 1
             if thread == nt:
                 thread = 0

@@ -30,20 +30,25 @@ class Arena:
             out[...] = fill
         return out
 
-    def run(self, table: isa.Isa, *calls: tuple[jit.Kernel, records.Header]) -> None:
+    def run(
+        self,
+        isa_table: isa.Isa,
+        *calls: tuple[jit.Kernel, records.Header],
+        keep: bool = True,
+    ) -> None:
         """Run kernels one after another, with a barrier between, as one compiled entry."""
         lines, names = ["def entry(tid, nt, base):"], {"barrier": sync.BARRIER}
-        addresses = []
+        table = [self.sync]
         for kernel, record in calls:
             names[kernel.name] = kernel
             lines += [
-                f"    {kernel.name}(tid, nt, load_i64(base + {8 * len(addresses)}))",
-                f"    barrier(tid, nt, load_i64(base + {8 * len(calls)}))",
+                f"    {kernel.name}(tid, nt, load_i64(base + {8 * len(table)}))",
+                "    barrier(tid, nt, load_i64(base))",
             ]
-            addresses.append(self.place(record.pack()))
-        entry = jit.build_entry("\n".join(lines), names, table, cache.Cache(None))
-        base = self.place(np.array([*addresses, self.sync], np.int64))
-        team.team(self.threads).run(entry.address, base)
+            table.append(self.place(record.pack()))
+        entry = jit.build_entry("\n".join(lines), names, isa_table, cache.Cache(None))
+        base = self.place(np.array(table, np.int64))
+        team.team(self.threads).run(entry.address, base, self.kept if keep else None)
 
 
 def wrap(values: np.ndarray) -> np.ndarray:

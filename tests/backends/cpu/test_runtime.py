@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import ISAS
+from support import ISAS, Arena
 from taut.backends.cpu import cache, isa, jit, objects, sync, team
 from taut.backends.cpu.isa import TABLES, Target
 from taut.backends.cpu.kernels import conv, depthwise, maps
@@ -225,56 +225,100 @@ def test_wrong_tables_are_refused(monkeypatch):
 
 # The team.
 
-COUNT = """
+SIZE, CHUNKS = 4096, 16
+
+
+class Chain:
+    """a -> b -> a ... by table lookups that add 1, each op split into many chunks."""
+
+    def __init__(self, nt: int):
+        self.nt, self.total = nt, 0
+        self.arena = Arena(nt)
+        self.a, self.b = (self.arena.empty(SIZE, np.uint8) for _ in range(2))
+        table = self.arena.place(((np.arange(256) + 1) % 256).astype(np.uint8))
+        records = []
+        for source, target in ((self.a, self.b), (self.b, self.a)):
+            record = maps.MapRecord(
+                sync=self.arena.sync, chunks=CHUNKS, row_chunks=CHUNKS, chunk_rows=1, rows=CHUNKS,
+                width=1, channels=SIZE // CHUNKS, a=source.ctypes.data, a_row=SIZE // CHUNKS,
+                target=target.ctypes.data, target_row=SIZE // CHUNKS, table=table,
+            )  # fmt: skip
+            records.append(self.arena.place(record.pack()))
+        self.base = self.arena.empty(4, np.int64)
+        self.base[:3] = self.arena.sync, *records
+        source = """
 def entry(tid, nt, base):
-    for i in range(load_i64(base + 8)):
+    for i in range(load_i64(base + 24)):
+        lookup(tid, nt, load_i64(base + 8))
         barrier(tid, nt, load_i64(base))
-        store_i64(base + 64 + 64 * tid, load_i64(base + 64 + 64 * tid) + 1)
+        lookup(tid, nt, load_i64(base + 16))
+        barrier(tid, nt, load_i64(base))
 """
+        kernels = {"barrier": sync.BARRIER, "lookup": maps.LOOKUP}
+        self.code = jit.build_entry(source, kernels, ISAS[0])
 
-
-def counter(nt):
-    """(function, run(rounds), counts): each thread counts its passes through a barrier."""
-    code = jit.build_entry(COUNT, {"barrier": sync.BARRIER}, ISAS[0])
-    block = team.aligned(sync.sync_bytes(nt))
-    record = team.aligned(64 + 64 * nt).view(np.int64)
-
-    def run(rounds: int) -> list[int]:
-        record[:2] = block.ctypes.data, rounds
-        team.team(nt).run(code.address, record.ctypes.data)
-        return record[8::8].tolist()
-
-    run.keep = block, record  # type: ignore[attr-defined]
-    return run
+    def run(self, rounds: int, keep: bool = True) -> bool:
+        """Add 2 `rounds` to every byte; did it?"""
+        self.base[3] = rounds
+        memory = self.arena.kept if keep else None
+        team.team(self.nt).run(self.code.address, self.base.ctypes.data, memory)
+        self.total += 2 * rounds
+        return bool((self.a == self.total % 256).all())
 
 
 @pytest.mark.parametrize("nt", [1, 2, 4])
-def test_every_thread_runs_every_call(nt):
-    run, total = counter(nt), 0
-    for rounds in [0, 1, 5, 100] * 10:
-        total += rounds
-        assert run(rounds) == [total] * nt
+@pytest.mark.parametrize("keep", [True, False])
+def test_ops_follow_one_another(nt, keep):
+    chain = Chain(nt)
+    for rounds in [0, 1, 5, 50] * 15:
+        assert chain.run(rounds, keep)
+
+
+def test_op_numbers_begin_again():
+    chain = Chain(2)
+    block = np.ctypeslib.as_array((np.ctypeslib.ctypes.c_int64 * 16).from_address(chain.arena.sync))
+    for _ in range(3):
+        block[8] = 2**38 - 3  # the epoch
+        for _ in range(5):
+            assert chain.run(3)
+        assert block[8] < 2**20
+
+
+def test_programs_take_turns_and_are_let_go():
+    chains = [Chain(2) for _ in range(3)]
+    for i in range(60):
+        assert chains[i % 3].run(3, keep=i % 2 == 0)
+    import gc
+    import weakref
+
+    seen = [weakref.ref(chain.arena.kept[0].base) for chain in chains]
+    del chains
+    last = Chain(2)
+    for _ in range(50):
+        assert last.run(3)
+        time.sleep(0.001)
+    assert last.run(3, keep=False)
+    gc.collect()
+    assert not any(ref() is not None for ref in seen)
 
 
 def test_calls_after_a_pause_and_after_stop():
-    run = counter(2)
-    assert run(3) == [3, 3]
+    chain = Chain(2)
+    assert chain.run(3)
     time.sleep(0.2)  # the thread has gone to sleep
-    assert run(3) == [6, 6]
+    assert chain.run(3)
     team.team(2).stop()
-    assert run(3) == [9, 9]
+    assert chain.run(3)
 
 
 def test_concurrent_callers_queue():
-    runs = [counter(2) for _ in range(4)]
+    chains = [Chain(2) for _ in range(4)]
     errors = []
 
-    def work(run) -> None:
-        for i in range(100):
-            if run(2) != [2 * i + 2] * 2:
-                errors.append(i)
+    def work(chain) -> None:
+        errors.extend(i for i in range(100) if not chain.run(2))
 
-    threads = [threading.Thread(target=work, args=(run,)) for run in runs]
+    threads = [threading.Thread(target=work, args=(chain,)) for chain in chains]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -285,26 +329,26 @@ def test_concurrent_callers_queue():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_forked_child_has_its_own_threads():
-    run = counter(2)
-    run(5)
+    chain = Chain(2)
+    assert chain.run(5)
     child = os.fork()
     if child == 0:
-        os._exit(0 if run(5) == [10, 10] else 1)
+        os._exit(0 if chain.run(5) and chain.run(5, keep=False) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert run(5) == [10, 10]
+    assert chain.run(5)
 
 
 def test_a_process_ends_with_its_threads():
     script = f"""
 import sys, threading
 sys.path[:0] = {sys.path!r}
-from test_runtime import counter
+from test_runtime import Chain
 from taut.backends.cpu import team
-assert counter(3)(10) == [10, 10, 10]
+assert Chain(3).run(10)
 assert sum(t.name.startswith("taut-") for t in threading.enumerate()) == 2
 team.team(3).stop()
 assert sum(t.name.startswith("taut-") for t in threading.enumerate()) == 0
-assert counter(3)(10) == [10, 10, 10]
+assert Chain(3).run(10)
 """
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=Path(__file__).parent, capture_output=True, timeout=60

@@ -191,6 +191,7 @@ class Plan:
         self._table = raw.view(np.int64)
         self._base = raw.ctypes.data
         self._table[0] = self._sync.ctypes.data
+        self._keep = (self._table, self._sync)  # what a late thread of the team may still read
         patches: list[tuple[int, Buffer, int]] = []
         for step in steps:
             for i, word in enumerate(step.words):
@@ -242,7 +243,7 @@ class Plan:
             made = self._open(given)
             for address, bridge in self._calls:
                 if bridge is None:
-                    self.team.run(address, self._base)
+                    self.team.run(address, self._base, self._keep)
                 else:
                     bridge(given, made)
         return dict(zip(self.names, made))

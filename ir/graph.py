@@ -514,6 +514,8 @@ def _check_operands(op: Op, operands: Sequence[Abstract | None]) -> None:
     if len(operands) > len(specs) and not variadic:
         raise VerifyError(f"takes {len(specs)} operands at most, not {len(operands)}")
     for i, spec in enumerate(specs):
+        if spec.variadic and None in operands[i:]:
+            raise VerifyError(f"operand {operands.index(None)} is missing")
         if spec.optional or spec.variadic:
             continue
         if i >= len(operands) or operands[i] is None:

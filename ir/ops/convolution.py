@@ -312,7 +312,7 @@ class ConvTranspose(Windowed):
         whole = [(s - 1) * t + e if s else 0 for s, t, e in zip(sizes, w.strides, w.extent)]
         check_bytes(math.prod((n, o, *whole)) * x.dtype.itemsize, "the result before cropping")
         y = np.zeros((n, o, *whole), x.dtype)
-        images = x.reshape(n, self.group, c // self.group, -1)
+        images = x.reshape(n, self.group, c // self.group, math.prod(sizes))
         weights = weight.reshape(self.group, c // self.group, weight.shape[1], *kernel)
         for at in np.ndindex(*kernel):
             matrix = weights[(..., *at)].swapaxes(1, 2)

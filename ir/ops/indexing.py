@@ -17,6 +17,7 @@ from .common import (
     check_choice,
     check_integer,
     check_number,
+    check_rank,
     check_same,
     check_scalar,
     differs,
@@ -77,7 +78,7 @@ class Slice(Op):
         keep = [slice(None)] * x.ndim
         for axis, a, b, s in zip(which, starts.tolist(), ends.tolist(), step):
             keep[axis] = slice(*_bounds(x.shape[axis], a, b, s))
-        return np.ascontiguousarray(x[tuple(keep)])
+        return x[(*keep, ...)].copy()
 
     def dims(
         self,
@@ -204,6 +205,10 @@ class GatherND(Op):
 
     def reference(self, x: Array, indices: Array) -> Array:
         b, depth = self.batch_dims, indices.shape[-1]
+        if depth == 0:
+            rest = indices.shape[b:-1] + x.shape[b:]
+            alone = x.reshape(*x.shape[:b], *(1 for _ in indices.shape[b:-1]), *x.shape[b:])
+            return np.broadcast_to(alone, (*x.shape[:b], *rest)).copy()
         at = [_checked(indices[..., i], x.shape[b + i]) for i in range(depth)]
         shape = indices.shape[:-1]
         batch = np.indices(shape, sparse=True)[:b] if b else ()
@@ -344,6 +349,7 @@ class Compress(Op):
     def infer(self, x: Abstract, condition: Abstract) -> Inferred:
         if condition.dtype is not DType.bool:
             raise VerifyError(f"the condition is {condition.type}, which is not bool")
+        check_rank(condition, 1, "the condition")
         count: Dim = None
         if condition.value is not None:
             count = int(condition.value.sum())
@@ -353,7 +359,10 @@ class Compress(Op):
         return x.type.with_shape((*x.shape[:axis], count, *x.shape[axis + 1 :]))
 
     def reference(self, x: Array, condition: Array) -> Array:
-        return np.compress(condition, x, axis=self.axis)
+        size = x.size if self.axis is None else x.shape[self.axis]
+        if condition[size:].any():
+            raise FeedError(f"the condition chooses beyond {size} elements")
+        return np.compress(condition[:size], x, axis=self.axis)
 
 
 @register

@@ -59,7 +59,7 @@ def shifted(x: Array, zero: Array | None, shape: Sequence[int] = ()) -> Array:
     if zero is None:
         return values
     offset = zero.astype(np.float64)
-    return values - (offset.reshape(shape) if zero.size > 1 else offset.reshape(()))
+    return values - (offset.reshape(()) if zero.size == 1 else offset.reshape(shape))
 
 
 @register

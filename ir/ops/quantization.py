@@ -274,7 +274,7 @@ class QLinearConv(Convolution):
         y = convolve(shifted(x, x_zero_point), weight, window, out, self.group)
         acc = wrap32(y if bias is None else y + along_channels(bias, x.ndim))
         factor = wide(x_scale).reshape(()) * wide(w_scale) / wide(y_scale).reshape(())
-        factor = along_channels(factor, x.ndim) if factor.size > 1 else factor.reshape(())
+        factor = factor.reshape(()) if factor.size == 1 else along_channels(factor, x.ndim)
         return _requantized(acc, factor, y_zero_point)
 
     def cost(self, *operands: Abstract | None, results: tuple[TensorType, ...]) -> Cost:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -97,13 +98,16 @@ class Resize(Op):
         return tuple(out)
 
     def _kept(self, old: Shape, wanted: Shape) -> Shape:
-        ratios = [
-            w / n for w, n in zip(wanted, old) if isinstance(w, int) and isinstance(n, int) and n
-        ]
-        if len(ratios) < len(old):
+        new, numbers = ([d for d in dims if isinstance(d, int)] for dims in (wanted, old))
+        if len(new) < len(wanted) or len(numbers) < len(old):
             return unknown(len(old))
-        scale = min(ratios) if self.keep_aspect_ratio_policy == "not_larger" else max(ratios)
-        return tuple(int(scale * n + 0.5) if isinstance(n, int) else None for n in old)
+        scale = self._kept_scale(numbers, new)
+        return tuple(int(scale * n + 0.5) for n in numbers)
+
+    def _kept_scale(self, old: Sequence[int], wanted: Sequence[int]) -> float:
+        """The one scale that keeps the aspect ratio; empty axes have no say."""
+        pick = min if self.keep_aspect_ratio_policy == "not_larger" else max
+        return pick([w / n for w, n in zip(wanted, old) if n], default=1.0)
 
     def which(self, rank: int) -> tuple[int, ...]:
         return check_axes(self.over, rank) if self.over else tuple(range(rank))
@@ -117,11 +121,10 @@ class Resize(Op):
             return found
         assert sizes is not None
         old = [x.shape[a] for a in self.which(x.ndim)]
-        ratios = [int(w) / n if n else 1.0 for w, n in zip(sizes, old)]
+        wanted = [int(w) for w in sizes]
         if self.keep_aspect_ratio_policy == "stretch":
-            return ratios
-        pick = min if self.keep_aspect_ratio_policy == "not_larger" else max
-        return [pick(ratios)] * len(ratios)
+            return [w / n if n else 1.0 for w, n in zip(wanted, old)]
+        return [self._kept_scale(old, wanted)] * len(old)
 
     def reference(
         self,

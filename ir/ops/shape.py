@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UnsupportedError, VerifyError
+from ..errors import FeedError, UnsupportedError, VerifyError
 from ..op import Abstract, Array, Inferred, Op, register
 from ..types import Dim, DType, Shape, TensorType, broadcast
 from .common import (
@@ -269,8 +269,9 @@ class Reshape(Same):
     def resolve(self, x: Abstract, want: Shape) -> Shape:
         """The new shape. Raises VerifyError where the numbers of elements differ."""
         out: list[Dim] = []
+        copied = {i for i, d in enumerate(want) if d == 0 and not self.allowzero}
         for i, d in enumerate(want):
-            if d == 0 and not self.allowzero:
+            if i in copied:
                 if x.shape is not None and i >= len(x.shape):
                     raise VerifyError(f"dimension {i} is to be {x.type}'s own, which has none")
                 d = None if x.shape is None else x.shape[i]
@@ -279,7 +280,10 @@ class Reshape(Same):
             out.append(d)
         if out.count(-1) > 1 or (self.allowzero and -1 in out and 0 in out):
             raise VerifyError(f"the new shape {list(want)} is ambiguous")
-        rest = None if x.shape is None else _ratio(x.shape, [d for d in out if d != -1])
+        rest: Dim = None
+        if x.shape is not None:  # what is copied cancels, known or not, empty or not
+            old = tuple(d for i, d in enumerate(x.shape) if i not in copied)
+            rest = _ratio(old, [d for i, d in enumerate(out) if d != -1 and i not in copied])
         if -1 in out:
             out[out.index(-1)] = rest
         elif isinstance(rest, int) and rest != 1 and x.type.is_static:
@@ -287,8 +291,10 @@ class Reshape(Same):
         return tuple(out)
 
     def reference(self, x: Array, shape: Array) -> Array:
-        known = Abstract(TensorType.of(x))
-        return x.reshape(self.resolve(known, tuple(int(d) for d in shape)))  # type: ignore[arg-type]
+        made = self.resolve(Abstract(TensorType.of(x)), tuple(int(d) for d in shape))
+        if None in made:
+            raise FeedError(f"no elements are left to tell the size of -1 in {shape.tolist()}")
+        return x.reshape(made)  # type: ignore[arg-type]
 
 
 def _ratio(of: Shape, by: list[Dim]) -> Dim:
@@ -358,7 +364,7 @@ class Transpose(Op):
         return TensorType(x.dtype, tuple(shape[i] for i in self.order(len(shape))))
 
     def reference(self, x: Array) -> Array:
-        return np.ascontiguousarray(np.transpose(x, self.order(x.ndim)))
+        return np.transpose(x, self.order(x.ndim)).copy()
 
 
 @register

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx_peers
 import pytest
@@ -12,7 +14,9 @@ from op_samples import SAMPLES, Sample
 from taut.ir import (
     Abstract,
     DType,
+    FeedError,
     Graph,
+    TautError,
     TensorType,
     all_ops,
     equal,
@@ -117,6 +121,48 @@ def test_a_graph_runs_and_its_text_reads_back(sample: Sample) -> None:
     again = parse(text)
     assert print_graph(again) == text
     assert equal(graph, again, names=True)
+
+
+def odd_forms(sample: Sample) -> Iterator[tuple[Array | None, ...]]:
+    """The operands as scalars, without elements, alone and together, and in other float types."""
+
+    def emptied(x: Array) -> Array:
+        return x[:0] if x.ndim else x
+
+    def joined(x: Array) -> Array:
+        return x[..., :0] if x.ndim else x
+
+    def scalar(x: Array) -> Array:
+        return x.reshape(-1)[:1].reshape(())
+
+    for change in (emptied, joined, scalar):
+        yield tuple(None if x is None or not x.size else change(x) for x in sample.operands)
+        first, *rest = sample.operands
+        if first is not None and first.size:
+            yield (change(first), *rest)
+    for dtype in (np.float64, np.float16, ml_dtypes.bfloat16):
+        yield tuple(
+            x.astype(dtype) if x is not None and x.dtype == np.float32 else x
+            for x in sample.operands
+        )
+
+
+@samples
+def test_odd_operands_are_refused_or_done(sample: Sample) -> None:
+    """What inference lets through has the type that it says, whatever the shapes and types."""
+    for operands in odd_forms(sample):
+        odd = sample._replace(operands=operands)
+        try:
+            made = infer(odd.op, abstracts(odd, "values"), "node")
+        except TautError as error:
+            assert "types cannot be inferred" not in str(error)
+            continue
+        try:
+            arrays = reference(odd)
+        except FeedError:
+            continue
+        for got, array in zip(made, arrays):
+            assert got.type.accepts(TensorType.of(np.asarray(array))), operands
 
 
 @samples

@@ -322,16 +322,13 @@ class FoldBefore(Rewrite):
         assert not isinstance(found, str)
         layer, change = found
         weight, group = layer.array.astype(np.float64), m.op.group
-
-        def spread(v: Array) -> Array:
-            """Input channels' numbers as they stand against the weight (o, i / group, ...)."""
-            rows = np.repeat(v.reshape(group, -1), weight.shape[0] // group, axis=0)
-            return rows.reshape(*weight.shape[:2], *(1,) * (weight.ndim - 2))
-
         shift = None
         if change.shift is not None:
-            shift = (weight * spread(change.shift)).sum(axis=tuple(range(1, weight.ndim)))
-        scaled = weight if change.scale is None else weight * spread(change.scale)
+            terms = weight * spread(change.shift, weight, group)
+            shift = terms.sum(axis=tuple(range(1, weight.ndim)))
+        scaled = weight
+        if change.scale is not None:
+            scaled = weight * spread(change.scale, weight, group)
         with np.errstate(over="ignore"):
             new = scaled.astype(layer.array.dtype)
         if not finite([new]):
@@ -340,4 +337,63 @@ class FoldBefore(Rewrite):
         return layer._replace(x=m.x, weight=w).fold(b, Affine(None, shift))
 
 
-RULES: tuple[type[Rewrite], ...] = (FoldBatchNorm, FoldScale, FoldShift, ScaleBias, FoldBefore)
+class FoldScaleBefore(Rewrite):
+    """conv(x * s + t; W) -> conv(x + t / s; W * s), also where the convolution pads: with zeros
+    either way. The shift stays, one product goes.
+    """
+
+    def __init__(self, shared: bool = False) -> None:
+        self.shared = shared
+
+    def pattern(self, p: PatternBuilder, x: Any, w: Any, c: Any, s: Any, t: Any) -> Pattern:
+        product = p.mul(x, p.const(s), uses=1, into="product")
+        return p.conv(p.add(product, p.const(t), uses=1, into="total"), w, p.optional(c))
+
+    def change(self, m: Match) -> tuple[Layer, Array, Array] | str:
+        layer = layer_of(m, m.root)
+        if isinstance(layer, str):
+            return layer
+        channels = layer.array.shape[1] * m.op.group
+        s, t = (channel_vector(v.array, m.root.type.rank, 1, channels) for v in (m.s, m.t))
+        if s is None or t is None:
+            return "the factor or term is not one number for each channel"
+        if m.x.type != m.product.type or m.x.type != m.total.type:
+            return "the factor or term broadcasts its operand"
+        if m.uses(layer.weight) > 1 and not self.shared:
+            return "the weight is shared"
+        with np.errstate(all="ignore"):
+            quotient = t / s
+        # A far larger term would swallow the low bits of x.
+        if not finite([s, quotient]) or np.any(np.abs(quotient) > 1e3):
+            return "the term over the factor is too large"
+        return layer, s, quotient
+
+    def check(self, m: Match) -> Failure | None:
+        found = self.change(m)
+        return m.fail(found) if isinstance(found, str) else m.ok
+
+    def rewrite(self, b: RewriteBuilder, m: Match) -> Value | None:
+        found = self.change(m)
+        assert not isinstance(found, str)
+        layer, s, t = found
+        kind = layer.array.dtype
+        weight = (layer.array.astype(np.float64) * spread(s, layer.array, m.op.group)).astype(kind)
+        if not finite([weight]):
+            return None
+        # As few numbers as before: one where all are equal.
+        short = t[:1].reshape(()) if np.all(t == t[0]) else \
+            t.reshape(-1, *(1,) * (m.root.type.rank - 2))  # fmt: skip
+        total = b.add(m.x, b.constant(short.astype(kind), m.t.node.name))
+        return b.node(m.op, total, b.constant(weight, layer.weight.node.name), layer.bias)
+
+
+def spread(v: Array, weight: Array, group: int) -> Array:
+    """Input channels' numbers as they stand against a weight (o, i / group, ...)."""
+    rows = np.repeat(v.reshape(group, -1), weight.shape[0] // group, axis=0)
+    return rows.reshape(*weight.shape[:2], *(1,) * (weight.ndim - 2))
+
+
+RULES: tuple[type[Rewrite], ...] = (
+    FoldBatchNorm, FoldScale, FoldShift, ScaleBias, FoldBefore,
+    FoldScaleBefore,
+)  # fmt: skip

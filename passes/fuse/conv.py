@@ -139,6 +139,44 @@ class FuseResidual(Rewrite):
         return made
 
 
+NONNEGATIVE = ("relu", "sigmoid", "hard_sigmoid", "softplus", "exp", "abs", "softmax")
+KEEPS_SIGN = ("max_pool", "average_pool", "global_average_pool", "global_max_pool", "reshape",
+              "transpose", "concat")  # fmt: skip
+
+
+def nonnegative(graph: Graph, value: Value, depth: int = 8) -> bool:
+    """Whether no element can be below zero, as far as a few ops back tell."""
+    op: Any = value.node.op
+    if op.name in NONNEGATIVE or getattr(op, "activation", "") in NONNEGATIVE:
+        return True
+    if op.name not in KEEPS_SIGN or not depth or value.index:
+        return False
+    sources = graph.operands(value.node)
+    sources = sources[:1] if op.name == "reshape" else sources
+    return all(v is not None and nonnegative(graph, v, depth - 1) for v in sources)
+
+
+class ReluBeforeConcat(Rewrite):
+    """relu(concat(conv(x), y)) -> concat(relu(conv(x)), y) for y >= 0: the convolution takes it"""
+
+    def pattern(self, p: PatternBuilder, xs: Any) -> Pattern:
+        return p.relu(p.concat(p.rest(xs), uses=1, into="joined"))
+
+    def takes(self, m: Match, x: Value) -> bool:
+        op = x.node.op
+        return isinstance(op, Conv) and not getattr(op, "activation", "") and m.uses(x) == 1
+
+    def applies(self, m: Match) -> bool:
+        free = [self.takes(m, x) for x in m.xs]
+        return any(free) and len(free) <= 16 and all(
+            f or nonnegative(m.graph, x) for f, x in zip(free, m.xs)
+        )  # fmt: skip
+
+    def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
+        parts = [b.relu(x) if self.takes(m, x) else x for x in m.xs]
+        return b.node(m.joined.op, *parts)
+
+
 @register_pass
 @dataclass(frozen=True)
 class FuseConv(Pass):
@@ -165,7 +203,7 @@ class FuseConv(Pass):
         if self.residual:
             rules.append(FuseResidual(extents))
         if self.activation:
-            rules.append(FuseActivation(extents))
+            rules += [ReluBeforeConcat(), FuseActivation(extents)]
         if rules:
             outcome.merge(apply_rewrites(graph, rules, context, who=self.name))
         return outcome

@@ -7,13 +7,17 @@ has the same (unknown) width.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
-from ...ir import Graph, Node, Value
+from ...ir import Graph, Node, Op, Value
 from ...ir.ops.joining import Concat
 from ...ir.ops.shape import Transpose
 from ...ir.ops.windows import Windowed
 from ..simplify.unary import operand_kinds
+
+_TERM = re.compile(r"\w+\[([^\]]*)\]")
 
 Token = Any  # int, str, or an interned tuple
 Tokens = tuple[Token, ...]
@@ -77,10 +81,22 @@ class Extents:
                 [joined if i == along else t for i, t in enumerate(first)]  # fmt: skip
         if isinstance(op, Windowed) and first is not None and len(first) == rank:
             return self._windows(node, op, first, rank)
-        if op.name in ("batch_normalization", "softmax", "log_softmax", "lrn", "dropout",
-                       "instance_normalization", "layer_normalization"):  # fmt: skip
+        if op.name in ("softmax", "log_softmax", "layer_normalization", "dropout"):
             return None if first is None else list(first)
-        return None
+        return self._by_axes(op, operands, rank)
+
+    def _by_axes(self, op: Op, operands: list[Tokens | None], rank: int) -> list[Token] | None:
+        """Read off the op's axis signature: axes of one letter are equal."""
+        left, arrow, right = op.axes.partition("->")
+        if not arrow or any(getattr(op, t, False) for t in ("transA", "transB")):
+            return None
+        known: dict[str, Token] = {}
+        for term, tokens in zip(_TERM.findall(left), operands):
+            for letter, token in zip(_spread(term, tokens), tokens or ()):
+                if known.setdefault(letter, token) != token:
+                    known[letter] = None
+        wanted = _TERM.findall(right)
+        return [known.get(a) for a in _spread(wanted[0], [None] * rank)] if wanted else None
 
     def _broadcast(self, operands: list[Tokens | None], rank: int) -> list[Token] | None:
         if any(t is None for t in operands):
@@ -119,3 +135,15 @@ class Extents:
                 key = (op.pads, span) if ceil else (pads - span,)
                 out.append(self._intern("window", ceil, stride, *key, x[2 + i]))
         return out
+
+
+def _spread(term: str, tokens: Sequence[Token] | None) -> list[str]:
+    """The letters of a signature's term, one an axis, `...` counted from the right."""
+    if tokens is None:
+        return []
+    letters = [a.strip() for a in term.split(",")] if term else []
+    if "..." not in letters:
+        return letters if len(letters) == len(tokens) else []
+    at = letters.index("...")
+    free = len(tokens) - len(letters) + 1
+    return [*letters[:at], *(f"...{free - i}" for i in range(free)), *letters[at + 1 :]]

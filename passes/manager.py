@@ -20,7 +20,7 @@ from .reproduce import write_reproducer
 class PassManager:
     """Runs a pipeline over a copy of a graph.
 
-    - `verify_each`: verify the graph before the first pass and after each.
+    - `verify_each`: verify the graph before the first pass and after each that changed it.
     - `check`: run the reference on `check_samples` inputs around each pass and hold the pass to
       its bound; also compute preserved analyses again and compare.
     - `print_before`, `print_after`: all passes or those of these names; `print_changed`: after
@@ -90,7 +90,7 @@ class PassManager:
         before = graph.copy() if checker is not None or self.reproduce is not None else None
         try:
             outcome = self._watch(i, p, graph, context, record)
-            if self.verify_each:
+            if self.verify_each and record.changed:
                 self._verify(p, graph, context)
             if self.check:
                 context.analyses.check(graph, record.kept_analyses, str(p))

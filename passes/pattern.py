@@ -65,10 +65,7 @@ class OpPattern(Pattern):
     uses: int | None = None
     into: str | None = None
     attributes: tuple[tuple[str, Any], ...] = ()
-
-    @property
-    def commutes(self) -> bool:
-        return len(self.operands) == 2 and all(c.name in COMMUTATIVE for c in self.ops)
+    commutes: bool = False
 
 
 Make = Callable[..., OpPattern]
@@ -94,7 +91,9 @@ class PatternBuilder:
             *operands: Any, uses: int | None = None, into: str | None = None, **attributes: Any
         ) -> OpPattern:
             made = tuple(_pattern(o) for o in operands)
-            return OpPattern(classes, made, uses, into, tuple(sorted(attributes.items())))
+            commutes = len(made) == 2 and all(c.name in COMMUTATIVE for c in classes)
+            given = tuple(sorted(attributes.items()))
+            return OpPattern(classes, made, uses, into, given, commutes)
 
         return make
 
@@ -168,6 +167,14 @@ def roots(pattern: Pattern) -> frozenset[type[Op]]:
     raise TypeError("a pattern's root must be an op")
 
 
+def at_root(pattern: Pattern, cls: type[Op]) -> Pattern:
+    """The pattern less the choices that cannot match at a node of this op."""
+    if not isinstance(pattern, AnyOf):
+        return pattern
+    choices = tuple(at_root(c, cls) for c in pattern.choices if cls in roots(c))
+    return choices[0] if len(choices) == 1 else AnyOf(choices)
+
+
 def build(method: Callable[..., Pattern]) -> Pattern:
     """Call a `pattern` method with a builder and a variable for each further parameter."""
     names = list(inspect.signature(method).parameters)[1:]
@@ -176,57 +183,80 @@ def build(method: Callable[..., Pattern]) -> Pattern:
 
 # ---- matching ----------------------------------------------------------------------------------
 
+class Operands:
+    """Operands of nodes, remembered until the graph changes: patterns ask for them often."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph, self.version = graph, -1
+        self.known: dict[Node, list[Value | None]] = {}
+
+    def of(self, node: Node) -> list[Value | None]:
+        if self.version != self.graph.version:
+            self.known.clear()
+            self.version = self.graph.version
+        found = self.known.get(node)
+        if found is None:
+            found = self.known[node] = self.graph.operands(node)
+        return found
+
+
 Bindings = dict[str, Any]
 Goals = tuple[Pattern, "Value | None", "Goals"] | None
 _NODES = "#nodes"
 
 
 def solutions(
-    graph: Graph, pattern: Pattern, root: Node
+    read: Operands, pattern: Pattern, root: Node
 ) -> Iterator[tuple[Bindings, list[tuple[Node, int | None]]]]:
     """Every way a pattern matches at a node: bindings, and (node, wanted uses) of each op.
 
     Variables of an optional operand that is left out, or of a choice not taken, are not bound.
     """
-    for bound in _solve(graph, (pattern, Value(root, 0), None), {}):
+    for bound in _solve(read, (pattern, Value(root, 0), None), {}):
         yield bound, list(bound.pop(_NODES))
 
 
-def _solve(graph: Graph, goals: Goals, bound: Bindings) -> Iterator[Bindings]:
+def _solve(read: Operands, goals: Goals, bound: Bindings) -> Iterator[Bindings]:
     if goals is None:
         yield dict(bound)
         return
     pattern, value, rest = goals
+    if isinstance(pattern, OpPattern):  # the common case first
+        if value is not None and type(value.node.op) in pattern.ops:
+            yield from _solve_op(read, pattern, value, rest, bound)
+        return
     match pattern:
         case OptionalPattern(of):
-            yield from _solve(graph, rest if value is None else (of, value, rest), bound)
+            yield from _solve(read, rest if value is None else (of, value, rest), bound)
         case AnyOf(choices):
             for choice in choices:
-                yield from _solve(graph, (choice, value, rest), bound)
+                if isinstance(choice, OpPattern) and (
+                    value is None or type(value.node.op) not in choice.ops
+                ):
+                    continue
+                yield from _solve(read, (choice, value, rest), bound)
         case _ if value is None:
             return
         case Var(name):
             if name not in bound:
-                yield from _solve(graph, rest, bound | {name: value})
+                yield from _solve(read, rest, bound | {name: value})
             elif bound[name] == value:
-                yield from _solve(graph, rest, bound)
+                yield from _solve(read, rest, bound)
         case ConstPattern():
             if _const_fits(pattern, value) and bound.get(pattern.name or "", value) == value:
                 more = {pattern.name: value} if pattern.name else {}
-                yield from _solve(graph, rest, bound | more)
-        case OpPattern():
-            yield from _solve_op(graph, pattern, value, rest, bound)
+                yield from _solve(read, rest, bound | more)
 
 
 def _solve_op(
-    graph: Graph, pattern: OpPattern, value: Value, rest: Goals, bound: Bindings
+    read: Operands, pattern: OpPattern, value: Value, rest: Goals, bound: Bindings
 ) -> Iterator[Bindings]:
     node = value.node
-    if type(node.op) not in pattern.ops or value.index:
+    if value.index:
         return
     if any(getattr(node.op, k) != v for k, v in pattern.attributes):
         return
-    operands = graph.operands(node)
+    operands = read.of(node)
     more: Bindings = {_NODES: (*bound.get(_NODES, ()), (node, pattern.uses))}
     if pattern.into:
         more[pattern.into] = node
@@ -238,7 +268,7 @@ def _solve_op(
         operands = operands[: len(wanted)]
     if len(operands) > len(wanted):
         return
-    operands += [None] * (len(wanted) - len(operands))
+    operands = operands + [None] * (len(wanted) - len(operands))
     orders = [operands]
     if pattern.commutes and operands[0] != operands[1]:
         orders.append(operands[::-1])
@@ -246,7 +276,7 @@ def _solve_op(
         goals = rest
         for sub, v in zip(reversed(wanted), reversed(order)):
             goals = (sub, v, goals)
-        yield from _solve(graph, goals, bound | more)
+        yield from _solve(read, goals, bound | more)
 
 
 def _const_fits(pattern: ConstPattern, value: Value) -> bool:

@@ -25,7 +25,18 @@ from ..ir.graph import Like, as_value
 from ..ir.ops.structure import Constant, Input
 from .base import Outcome
 from .context import Context
-from .pattern import Pattern, PatternBuilder, build, depth, roots, solutions, uniform, variables
+from .pattern import (
+    Operands,
+    Pattern,
+    PatternBuilder,
+    at_root,
+    build,
+    depth,
+    roots,
+    solutions,
+    uniform,
+    variables,
+)
 
 MAX_MISSES = 5_000
 MAX_NEIGHBOURS = 256
@@ -181,10 +192,12 @@ class _Driver:
         self.reach = 1
         for rule in rules:
             pattern = build(rule.pattern)
-            made = _Rule(rule, pattern, frozenset(variables(pattern)))
-            self.reach = max(self.reach, depth(made.pattern))
-            for cls in roots(made.pattern):
+            names = frozenset(variables(pattern))
+            self.reach = max(self.reach, depth(pattern))
+            for cls in roots(pattern):
+                made = _Rule(rule, at_root(pattern, cls), names)
                 self.by_op.setdefault(cls, []).append(made)
+        self.read = Operands(graph)
         self.queue: deque[Node] = deque()
         self.queued: set[Node] = set()
         self.misses: dict[Node, dict[str, Failure]] = {}
@@ -228,7 +241,7 @@ class _Driver:
         """The first way the pattern matches that passes every check."""
         rule, pattern, names = known
         first: Failure | None = None
-        for bound, nodes in solutions(self.graph, pattern, node):
+        for bound, nodes in solutions(self.read, pattern, node):
             m = Match(self.graph, node, bound, names)
             try:
                 if not rule.applies(m):

@@ -188,10 +188,13 @@ class Twice(Algebra):
         ))  # fmt: skip
 
     def applies(self, m: Match) -> bool:
-        c, d = m.c.array, m.d.array
-        small = np.broadcast_shapes(c.shape, d.shape) in (c.shape, d.shape) \
-            if _broadcast(c, d) else False  # fmt: skip
-        return bool(small) and m.x.array is None and self.legal(m)
+        if not self.legal(m) or m.x.array is not None:
+            return False
+        try:
+            c, d = m.c.array.shape, m.d.array.shape
+            return np.broadcast_shapes(c, d) in (c, d)  # no larger a constant than before
+        except ValueError:
+            return False
 
     def legal(self, m: Match) -> bool:
         return m.root.op.name not in ("add", "mul") or not m.root.type.dtype.is_float
@@ -209,14 +212,6 @@ class TwiceFast(Twice):
 
     def legal(self, m: Match) -> bool:
         return True
-
-
-def _broadcast(c: np.ndarray[Any, Any], d: np.ndarray[Any, Any]) -> bool:
-    try:
-        np.broadcast_shapes(c.shape, d.shape)
-        return True
-    except ValueError:
-        return False
 
 
 class Involution(Algebra):

@@ -45,6 +45,7 @@ def move_transposes(graph: Graph, context: Context) -> Outcome:
     if next(graph.of(Transpose), None) is None:
         return outcome
     for region in regions(graph):
+        survey(graph, region)  # only now: the regions before it may have changed its border
         best = best_order(region)
         if best is None:
             continue
@@ -60,7 +61,7 @@ def move_transposes(graph: Graph, context: Context) -> Outcome:
 
 
 def regions(graph: Graph) -> list[Region]:
-    """Connected regions that touch a transpose, in topological order."""
+    """Connected regions, in topological order of their first nodes."""
     nodes = [n for n in graph.nodes() if movable(graph, n)]
     inside = set(nodes)
     found: list[Region] = []
@@ -80,9 +81,7 @@ def regions(graph: Graph) -> list[Region]:
                     stack.append(other)
         region.nodes.sort(key=lambda n: n.order)
         found.append(region)
-    for region in found:
-        survey(graph, region)
-    return [r for r in found if r.behind or any(p is not None for p in r.inputs.values())]
+    return found
 
 
 def movable(graph: Graph, node: Node) -> bool:
@@ -191,7 +190,17 @@ def rebuild(graph: Graph, region: Region, perm: Perm) -> None:
             operands.append(made[v])
         made[Value(node, 0)] = graph.add(op, *operands, name=f"{node.name}.moved", before=node)[0]
     renamed: list[tuple[Node, str]] = []
-    for value in region.outputs:
+    for user, (value, after) in region.behind.items():
+        joined = compose(perm, after)
+        if list(joined) == sorted(joined):
+            new = made[value]
+        else:
+            turn, name = Transpose(joined), f"{user.name}.moved"
+            new = graph.add(turn, made[value], name=name, before=user)[0]
+            renamed.append((new.node, user.name))
+        graph.replace_all_uses(user, new)
+        graph.erase(user)
+    for value in region.plain:
         node = graph.add(Transpose(perm), made[value], name=f"{value.node.name}.back",
                          before=value.node)  # fmt: skip
         graph.replace_all_uses(value, node)

@@ -300,7 +300,8 @@ class Graph:
             for use in uses:
                 self._connect(use, new)
                 moved.append(use)
-            if uses and (retype or old.type != new.type):
+            # A constant in place of a computed value may tell more at the same type.
+            if uses and (retype or old.abstract != new.abstract):
                 self.reinfer([u.node for u in uses])
         except TautError:  # leave the graph as it was
             for use in moved:

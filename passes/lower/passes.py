@@ -22,7 +22,9 @@ from ..rewrite import erase_dead
 from .match import grid_of_node, integers_of
 from .scales import (
     INDEX_SHIFT,
+    INDEX_TOLERANCE,
     MAX_SHIFT,
+    TOLERANCE,
     Refusal,
     byte_table,
     clamp_of,
@@ -162,19 +164,19 @@ class Lowering:
         bounds = interval(total.steps)
         if bounds is not None:
             lo, hi = clamp_of(grid, bounds)
-            made = self._requantize(total.terms, grid, lo, hi, MAX_SHIFT, node, place)
+            made = self._requantize(total.terms, grid, lo, hi, node, place)
             self.outcome.count("requantize")
             return made
         index = index_table(composed(total.steps), grid, total.reach, self.powers)
         to = Grid(index.scale, index.zero, DType.i16)
-        at = self._requantize(total.terms, to, index.low, index.high, INDEX_SHIFT, node, place)
+        at = self._requantize(total.terms, to, index.low, index.high, node, place)
         self.outcome.count("requantize and lookup")
         return self._lookup(at, index.table, index.low, node.name, place)
 
     def _requantize(
-        self, terms: tuple[Term, ...], grid: Grid, lo: int, hi: int, most: int, node: Node,
-        place: Node,
+        self, terms: tuple[Term, ...], grid: Grid, lo: int, hi: int, node: Node, place: Node
     ) -> Value:  # fmt: skip
+        indexes = grid.dtype is DType.i16
         # Accumulators first: they are what a backend folds the rest into.
         terms = tuple(sorted(terms, key=lambda t: t.x.type.dtype is not DType.i32))
         found = multipliers(
@@ -182,7 +184,8 @@ class Lowering:
             [t.largest for t in terms],
             span=float(max(hi - grid.zero, grid.zero - lo, 1)) + 1.0,
             powers=self.powers,
-            most=most,
+            most=INDEX_SHIFT if indexes else MAX_SHIFT,
+            tolerance=INDEX_TOLERANCE if indexes else TOLERANCE,
         )
         operands: list[Value] = []
         for t, m in zip(terms, found.factors):

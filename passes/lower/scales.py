@@ -15,7 +15,8 @@ from ..quantize.grid import Grid
 MAX_SHIFT = 44
 INDEX_SHIFT = 35  # of 16-bit results: up to here doubles are exact
 INDEX_ENTRIES = 1 << 12
-TOLERANCE = 0.25  # of a step: what multipliers may add to rounding's half
+TOLERANCE = 0.25  # of a step of the result: what multipliers may add to rounding's half
+INDEX_TOLERANCE = 2.0  # the same of an index, 16 of which make a step of the result
 
 
 class Refusal(Exception):
@@ -31,13 +32,14 @@ class Multipliers:
 
 
 def multipliers(
-    scales: Sequence[Array], largest: Sequence[float], *, span: float, powers: bool, most: int
-) -> Multipliers:
+    scales: Sequence[Array], largest: Sequence[float], *, span: float, powers: bool, most: int,
+    tolerance: float = TOLERANCE,
+) -> Multipliers:  # fmt: skip
     """rhe(scale * 2^shift) with the largest shift at which all fit.
 
     `largest` bounds |x_k|; `span` bounds the result that is not saturated, in steps. Raises Refusal
-    where rounding a multiplier could move a result by more than TOLERANCE steps, or where `powers`
-    are asked for and a scale is none.
+    where rounding a multiplier could move a result by more than `tolerance` steps, or where
+    `powers` are asked for and a scale is none.
     """
     every = np.concatenate([np.abs(np.atleast_1d(s)) for s in scales])
     if not np.isfinite(every).all() or not every.max() > 0:
@@ -57,7 +59,7 @@ def multipliers(
         reach = np.minimum(x, span / np.maximum(np.abs(s), 1e-300))
         error += float(np.max(np.abs(m * 2.0**-shift - s) * reach))
         factors.append(m.astype(np.int32))
-    if error > TOLERANCE:
+    if error > tolerance:
         raise Refusal(f"its scales differ by so much that a multiplier loses {error:.2g} steps")
     return Multipliers(tuple(factors), shift)
 

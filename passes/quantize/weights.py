@@ -18,6 +18,9 @@ from .grid import SMALLEST, power_of_two
 
 Estimate = Literal["max", "mse"]
 
+LEAST_RATIO = 2.0**-12
+"""Of a channel's weight scale to the layer's largest."""
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -92,10 +95,12 @@ def quantize_weight(
         scale = (high - low) / (2 * top + 1)
         zero = -top - 1 - np.rint(low / np.where(scale > 0, scale, 1))
     scale = np.maximum(scale, SMALLEST)
-    dead = ~rows.any(1)
-    if dead.any():
-        # Scales of channels without weights matter only to their biases.
-        scale[dead] = scale[~dead].max() if not dead.all() else 1.0
+    if rows.any():
+        # Channels without weights, or with next to none, add nothing that the result's grid could
+        # show; very small scales would cost the others precision in their multipliers.
+        scale = np.where(rows.any(1), np.maximum(scale, scale.max() * LEAST_RATIO), scale.max())
+    else:
+        scale = np.ones(len(rows))
     if least is not None:
         scale = np.maximum(scale, least)
     if powers:

@@ -11,13 +11,14 @@ import numpy as np
 from ...ir import DType, Graph, Node, TautError, Value, op_class
 from ...ir.op import Array
 from ...ir.ops.integer import Lookup, Requantize
+from ...ir.ops.pooling import MaxPool
 from ...ir.ops.quantization import QuantizeLinear
 from ...ir.ops.shape import Cast
 from ..base import Changes, Outcome, Pass, register_pass
 from ..context import Context
 from ..quantize.functions import Step, composed, interval, step_of
 from ..quantize.grid import Grid
-from ..quantize.place import SAME
+from ..quantize.place import POOLS, SAME
 from ..rewrite import erase_dead
 from .match import grid_of_node, integers_of
 from .scales import (
@@ -33,7 +34,7 @@ from .scales import (
 )
 from .terms import Accumulators, Sum, Term
 
-PRODUCTS = ("conv", "fused_conv", "gemm", "mat_mul")
+PRODUCTS = frozenset(("conv", "fused_conv", "gemm", "mat_mul"))
 
 
 @register_pass
@@ -65,7 +66,7 @@ class LowerInteger(Pass):
                 lowering.lower_quantize(node)
         live = nx.ancestors(graph.nx, graph.result)
         for node in graph.nodes():
-            if node in live and node.op.name in PRODUCTS:
+            if node in live and node.op.name in PRODUCTS | POOLS:
                 lowering.lower_to_float(node)
         erase_dead(graph, graph.nodes()[::-1])
         return lowering.outcome
@@ -102,6 +103,8 @@ class Lowering:
         """Whether floats become integers at this value: nothing above it is quantized."""
         if value.node.op.name in ("input", "constant"):
             return True
+        if value.node.op.name == "dequantize_linear":
+            return False
         step = step_of(self.graph, value.node)
         if step is not None:
             return self._starts_here(step[1])
@@ -151,8 +154,13 @@ class Lowering:
             padded = grid.quantize(composed(steps)(real.reshape(())))
             operands = [*operands[:2], *[None] * (2 - len(operands)), None, *operands[3:]]
             operands[2] = self.graph.constant(padded, f"{node.name}.value", before=place)
+        op = node.op
+        if node.op.name == "global_max_pool":
+            if not node.type.is_static or not operands[0] or not operands[0].type.is_static:
+                raise Refusal("the size of the image is not known yet")
+            op = MaxPool(kernel_shape=operands[0].type.static_shape[2:])
         try:
-            made = self.graph.add(node.op, *operands,
+            made = self.graph.add(op, *operands,
                                   name=f"{node.name}.integers", before=place)  # fmt: skip
         except TautError as error:
             raise Refusal(f"{node.op.name} does not take integers ({error.message})") from error
@@ -215,8 +223,8 @@ class Lowering:
     # ---- results that leave in float -----------------------------------------------------------
 
     def lower_to_float(self, node: Node) -> None:
-        """A product whose result stays float: its accumulator times the scale, not rounded to 8
-        bits; residual and activation follow in float.
+        """A product or mean whose result stays float: its accumulator times the scale, not
+        rounded to 8 bits; residual and activation follow in float.
         """
         if integers_of(self.graph, self.graph.operand(node, 0)) is None:
             return
@@ -227,7 +235,7 @@ class Lowering:
             return
         made = self._real(total.terms[0], node)
         residual = self.graph.operand(node, 3)
-        if residual is not None:
+        if residual is not None and node.op.name in PRODUCTS:
             made = self._add("add", node, made, residual)
         for step in total.steps:
             operands: list[Value | None] = [

@@ -14,6 +14,7 @@ import numpy as np
 
 from ...ir import DType, Graph, Node, Value
 from ...ir.op import Array
+from ...ir.ops.elementwise import Mul
 from ...ir.ops.integer import ConvInteger, MatMulInteger, MulInteger, SumPoolInteger
 from ...ir.ops.pooling import AveragePool
 from ..quantize.functions import Step, fused_step
@@ -250,39 +251,54 @@ class Accumulators:
         if (node, b"") in self.made:
             return self.made[node, b""]
         x = self._input(self.graph.operand(node, 0))
+        weights = None
         if isinstance(node.op, AveragePool):
-            op, count = sum_pool(node.op, x)
+            op, count, weights = sum_pool(node.op, x)
         else:
             if not x.value.type.is_static:
                 raise Refusal("the size of the image is not known yet")
             op = SumPoolInteger(x_zero_point=x.grid.zero)
             count = math.prod(x.value.type.static_shape[2:])
-        if not 0 < count * farthest(x) <= LARGEST:
+        # Fewer elements at the border get larger weights: each window's total weight is `count`.
+        largest = count * farthest(x)
+        if not 0 < largest <= LARGEST:
             raise Refusal("the sum over its window could overflow int32")
         made = self.graph.add(op, x.value, name=f"{node.name}.accumulator", before=node)
-        scale = np.asarray(x.grid.scale / count)
-        term = Term(made[0], 0, scale, 1, count * farthest(x))
+        if weights is not None:
+            factors = self.graph.constant(weights, f"{node.name}.weights", before=node)
+            made = self.graph.add(Mul(), made, factors, name=f"{node.name}.weighted", before=node)
+        term = Term(made[0], 0, np.asarray(x.grid.scale / count), 1, largest)
         self.made[node, b""] = term
         return term
 
 
-def sum_pool(op: AveragePool, x: Integers) -> tuple[SumPoolInteger, int]:
-    """The sum that an average is made of, and what divides it. Raises Refusal."""
-    sizes = (x.value.shape or ())[2:]
-    padded = any(op.pads) or op.auto_pad.startswith("SAME") or op.ceil_mode
-    if padded and not (op.count_include_pad and not op.ceil_mode):
-        if not x.value.type.is_static:
-            raise Refusal("how many elements its windows hold is not known yet")
-        shape = cast(tuple[int, ...], sizes)
-        out = cast(tuple[int, ...], op.window_dims(shape, op.kernel_shape, op.ceil_mode))
-        counts = op.counts(shape, op.window(shape, op.kernel_shape), out)
-        if counts.size and np.ptp(counts):
-            raise Refusal("its windows at the border average fewer elements")
-        if op.ceil_mode and out != op.window_dims(shape, op.kernel_shape):
-            raise Refusal("its last window hangs over the border")
+def sum_pool(op: AveragePool, x: Integers) -> tuple[SumPoolInteger, int, Array | None]:
+    """The sum that an average is made of, and what divides it. Raises Refusal.
+
+    Where windows at the border hold fewer elements, the divisor is the least common multiple L of
+    all the counts, and each window's sum is first multiplied by its L / count, an integer.
+    """
     kept = {k: getattr(op, k) for k in ("strides", "pads", "dilations", "auto_pad")}
     made = SumPoolInteger(kernel_shape=op.kernel_shape, x_zero_point=x.grid.zero, **kept)
-    return made, math.prod(op.kernel_shape)
+    full = math.prod(op.kernel_shape)
+    padded = any(op.pads) or op.auto_pad.startswith("SAME") or op.ceil_mode
+    if not padded or (op.count_include_pad and not op.ceil_mode):
+        return made, full, None
+    if not x.value.type.is_static:
+        raise Refusal("how many elements its windows hold is not known yet")
+    shape = x.value.type.static_shape[2:]
+    out = cast(tuple[int, ...], op.window_dims(shape, op.kernel_shape, op.ceil_mode))
+    if out != op.window_dims(shape, op.kernel_shape):
+        raise Refusal("its last window hangs over the border")
+    counts = op.counts(shape, op.window(shape, op.kernel_shape), out).astype(np.int64)
+    if not counts.size or counts.min() < 1:
+        raise Refusal("a window holds no element")
+    common = math.lcm(*(int(c) for c in np.unique(counts)))
+    if common == counts.min() == counts.max():
+        return made, common, None
+    if common > 1 << 16:
+        raise Refusal("its windows hold too many different numbers of elements")
+    return made, common, (common // counts).astype(np.int32)
 
 
 def operand_term(x: Integers) -> Term:

@@ -9,7 +9,7 @@ import numpy as np
 from ...ir.op import Array
 
 BINS = 4096  # on each side of zero
-SMALLEST = -140  # exponent of the narrowest bin, so that widths and their inverses are normal
+SMALLEST = -120  # exponent of the narrowest bin: its inverse is a float32 too
 
 
 class Histogram:

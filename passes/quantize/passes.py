@@ -20,6 +20,7 @@ from .grid import Grid, Scheme, grid_of
 from .insert import insert_bias, insert_pairs, insert_weight
 from .observe import Observer, moment_axis
 from .place import Placement, place
+from .prepare import prepare
 from .weights import (
     Estimate,
     Weights,
@@ -58,9 +59,11 @@ class Calibrate(Pass):
 
     def run(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
-        placement = place(graph, Outcome())
+        prepared = graph.copy()
+        prepare(prepared, context, Outcome())
+        placement = place(prepared, Outcome())
         observer = Observer(placement.shared, {})
-        batches = observer.run(graph, context, self.samples)
+        batches = observer.run(prepared, context, self.samples)
         estimator = Estimator(self.method, self.scheme, self.percentile)
         ranges = {value_key(v): estimator(seen) for v, seen in observer.seen.items()}
         graph.metadata[RANGES] = json.dumps(ranges)
@@ -109,6 +112,7 @@ class Quantize(Pass):
 
     def run(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
+        prepare(graph, context, outcome)
         placement = place(graph, outcome, frozenset(self.skip))
         products = [n for n, r in placement.roles.items() if r.kind == "product"]
         if not products:

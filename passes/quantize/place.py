@@ -227,6 +227,8 @@ def _reason_to_leave(graph: Graph, node: Node, roles: dict[Node, Role]) -> str:
         made = roles.get(source.node)
         if made is None or made.kind != "product" or graph.use_count(source) > 1:
             return "it adds a constant tensor to what is no product"
+    if role.kind == "pool":
+        return ""  # it shrinks what leaves
     for i in range(len(node.results)):
         if any(_reads(use, roles) for use in graph.uses(node[i])):
             return ""

@@ -103,3 +103,95 @@ def test_lowering_is_deterministic() -> None:
     assert print_graph(run(network(), "quantize,lower-integer")) == print_graph(
         run(network(), "quantize,lower-integer")
     )
+
+
+def lowered(graph: Graph, samples: list[np.ndarray], options: str = "") -> tuple[Graph, Graph]:
+    """(pairs, integers) of a small graph."""
+    context = Context(data=samples)
+    pairs = PassManager(f"quantize{options}").run(graph, context).graph
+    return pairs, PassManager("lower-integer").run(pairs, Context()).graph
+
+
+def names(graph: Graph) -> list[str]:
+    return [n.op.name for n in graph.nodes() if n.op.name not in ("constant", "input", "return")]
+
+
+def weight(r: Random, *shape: int) -> np.ndarray:
+    return r.normal(size=shape).astype(np.float32)
+
+
+def two_convolutions(r: Random, between: object) -> Graph:
+    """conv, something, conv: the usual place of every op."""
+    b = Builder()
+    x = b.input("x", "f32", (2, 4, 9, 7))
+    first = b.fused_conv(x, weight(r, 6, 4, 1, 1), weight(r, 6), activation="relu")
+    made = between(b, first)  # type: ignore[operator]
+    channels = made.type.static_shape[1]
+    return b.outputs(y=b.conv(made, weight(r, 5, channels, 1, 1), weight(r, 5)))
+
+
+CASES = {
+    "border_average": (
+        lambda b, x: b.average_pool(x, kernel_shape=(3, 3), strides=(2, 2), pads=(1, 1, 1, 1)),
+        ["sum_pool_integer", "mul", "requantize"],
+    ),
+    "average": (
+        lambda b, x: b.average_pool(x, kernel_shape=(2, 3), count_include_pad=True),
+        ["sum_pool_integer", "requantize"],
+    ),
+    "difference": (lambda b, x: b.sub(x, b.max_pool(x, kernel_shape=(1, 1))), ["max_pool"]),
+    "gate": (
+        lambda b, x: b.add(x, b.mul(x, b.global_max_pool(x))),
+        ["max_pool", "lookup", "mul_integer", "requantize"],
+    ),
+    "table": (lambda b, x: b.max_pool(b.tanh(b.max_pool(x, kernel_shape=(2, 2))),
+                                      kernel_shape=(2, 2)), ["max_pool", "lookup"]),
+    "norm": (
+        lambda b, x: b.relu(b.batch_normalization(
+            b.max_pool(x, kernel_shape=(2, 2)), *[np.ones(6, np.float32)] * 2,
+            np.linspace(-1, 1, 6, dtype=np.float32), np.ones(6, np.float32))),
+        ["conv_integer", "requantize"],
+    ),
+    "transposed": (
+        lambda b, x: b.relu(b.conv_transpose(
+            x, np.linspace(-1, 1, 6 * 3 * 4, dtype=np.float32).reshape(6, 3, 2, 2),
+            np.ones(3, np.float32), strides=(2, 2))),
+        ["conv_integer", "requantize", "depth_to_space"],
+    ),
+    "pad": (
+        lambda b, x: b.pad(x, np.array([0, 0, 1, 0, 0, 0, 0, 2]), np.array(0.5, np.float32)),
+        ["pad"],
+    ),
+    "halves": (lambda b, x: b.concat(*b.split(x, num_outputs=2, axis=1)[::-1], axis=1),
+               ["split", "concat"]),
+    "scalar": (lambda b, x: b.mul(b.add(x, np.float32(3)), np.float32(0.25)), ["lookup"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_op_has_an_integer_form(name: str) -> None:
+    between, expected = CASES[name]
+    r = np.random.default_rng(3)
+    graph = two_convolutions(r, between)
+    samples = [weight(r, 2, 4, 9, 7) for _ in range(4)]
+    pairs, integers = lowered(graph, samples)
+    verify(integers)
+    found = names(integers)
+    assert "dequantize_linear" not in found and found.count("quantize_linear") == 1
+    assert set(expected) <= set(found), found
+    want, got = (next(iter(interpret(g, {"x": samples[0]}).values())) for g in (pairs, integers))
+    real = next(iter(interpret(graph, {"x": samples[0]}).values()))
+    assert np.abs(got - want).max() <= 0.05 * np.abs(real).max()
+    assert np.square(got - want).sum() < 0.01 * np.square(real).sum()
+    assert np.square(got - real).sum() < 0.01 * np.square(real).sum()
+
+
+def test_accumulators_that_could_overflow_stay_pairs() -> None:
+    b = Builder()
+    x = b.input("x", "f32", (1, 80_000))
+    b.outputs(y=b.gemm(x, np.full((80_000, 1), 0.5, np.float32)))
+    samples = [np.linspace(0, 1, 80_000, dtype=np.float32).reshape(1, -1)]
+    context = Context(data=samples)
+    report = PassManager("quantize,lower-integer").run(b.graph, context)
+    assert "mat_mul_integer" not in names(report.graph)
+    assert any("overflow" in r.reason for r in report.passes[1].remarks)

@@ -13,7 +13,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from onnx.backend.test.runner import Runner
 from taut.frontends.onnx.backend import TautBackend, TautRep
@@ -35,11 +35,16 @@ class CountingRep(TautRep):
     def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
         made = super().run(inputs, **kwargs)
         CountingBackend.runs += 1
+        for name in getattr(self.program, "fallbacks", ()):
+            CountingBackend.in_python[self.graph[name].op.name] += 1
         return made
 
 
 class CountingBackend(TautBackend):
+    """`runs` counts calls that gave outputs, `in_python` nodes that cpu left to the reference."""
+
     runs = 0
+    in_python: ClassVar[Counter[str]] = Counter()
 
     @classmethod
     def prepare(cls, model: Any, device: str = "CPU", **kwargs: Any) -> TautRep:
@@ -116,7 +121,8 @@ def main() -> None:
             print(f"slow {kind} {name}: {seconds:.1f} s")
     for kind in KINDS:
         print(kind, {s: counts[kind, s] for s in ("passed", "unsupported", "failed")})
-    print(dict(TautBackend.prepared), "fallbacks:", sum(TautBackend.fallbacks.values()))
+    print(dict(TautBackend.prepared), "refused by cpu:", sum(TautBackend.fallbacks.values()))
+    print("in Python on cpu, by op:", dict(CountingBackend.in_python.most_common()))
     if options.write:
         lines = [f"{k} {n}" for k, n in sorted(passed, key=lambda p: ([*KINDS].index(p[0]), p[1]))]
         head = "# Cases of ONNX's backend suite that must execute and pass: kind, name.\n"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from suite import KINDS, cases, execute, manifest
+from suite import KINDS, CountingBackend, cases, execute, manifest
 from taut.frontends.onnx.backend import TautBackend
 
 FIRST_TIER = {"node": 404, "simple": 5, "converted": 68, "operator": 29}
@@ -62,6 +62,16 @@ def test_light_models(monkeypatch):
     counts, lost = run_kinds("light")
     assert not lost, "\n".join(lost)
     assert counts["light", "passed"] == 9
+
+
+@pytest.mark.slow
+def test_the_cpu_target_on_the_pytorch_models(monkeypatch):
+    """Compiled, not interpreted. (`suite.py --kind node` runs the others: minutes.)"""
+    monkeypatch.setattr(TautBackend, "target", "cpu")
+    counts, lost = run_kinds("converted", "operator")
+    assert not lost, "\n".join(lost)
+    print("in Python, by op:", dict(CountingBackend.in_python))
+    assert counts["converted", "passed"] == 82 and counts["operator", "passed"] == 35
 
 
 def test_a_case_that_never_runs_the_model_is_not_passed():

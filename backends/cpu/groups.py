@@ -4,6 +4,9 @@
                                      [-> dequantize_linear]
     mul_integer | sum_pool_integer   -> requantize [-> lookup, after mul_integer]
 
+A channel shuffle (reshape, transpose, reshape) after a convolution that the kernels compute densely
+joins its group too: it is another order of the weights.
+
 A group is lowered where its last node stands, when all its operands are there.
 """
 
@@ -54,6 +57,7 @@ class Group:
     rescale: Rescale | None = None
     table: Array | None = None  # u8, one entry for each of lo..hi of the rescaled value
     dequantize: Array | None = None  # float32 factors, [1] or [channels]
+    order: Array | None = None  # output channel i is the convolution's order[i]
     nodes: tuple[Node, ...] = ()
 
 
@@ -63,7 +67,7 @@ def find(low: Lowering) -> None:
         if node not in low.live or node[0] in low.known:
             continue
         if node.op.name in ("conv_integer", "mat_mul_integer") and fits_gemm(low, node):
-            group = _grown(low, node)
+            group = shuffled(low, _grown(low, node))
         elif node.op.name in ("mul_integer", "sum_pool_integer"):
             group = _grown(low, node)
             if group.rescale is None or group.rescale.multiplier.size > 1 or \
@@ -104,6 +108,45 @@ def _grown(low: Lowering, node: Node) -> Group:
     if user.type.dtype is not DType.u8:
         return group
     return Group(node, user, rescale, nodes=nodes)
+
+
+def shuffled(low: Lowering, group: Group) -> Group:
+    """The group with the channel shuffle that follows it, where that costs nothing."""
+    node, value = group.first, group.last[0]
+    rescale = group.rescale
+    if node.op.name != "conv_integer" or (rescale is not None and rescale.other is not None):
+        return group
+    chain: list[Node] = []
+    for name in ("reshape", "transpose", "reshape"):
+        user = only_reader(low, (chain[-1] if chain else group.last)[0])
+        if user is None or user.op.name != name or low.graph.operands(user)[0] is None:
+            return group
+        chain.append(user)
+    n, c, *rest = value.type.static_shape
+    inner, perm = chain[0].type.static_shape, chain[1].op.perm  # type: ignore[attr-defined]
+    swap = (0, 2, 1, *range(3, 3 + len(rest)))
+    if len(inner) != len(rest) + 3 or inner[0] != n or list(inner[3:]) != rest or perm != swap:
+        return group
+    if chain[2].type.static_shape != value.type.static_shape or not is_dense(low, node, c):
+        return group
+    group.order = np.arange(c).reshape(inner[1], inner[2]).T.reshape(-1)
+    group.last, group.nodes = chain[2], (*group.nodes, *chain)
+    return group
+
+
+def is_dense(low: Lowering, node: Node, channels: int) -> bool:
+    """Whether the kernels compute this convolution as one group (see `merged`)."""
+    count = node.op.group  # type: ignore[attr-defined]
+    weights = low.array(low.graph.operand(node, 1))
+    depthwise = weights is not None and weights.shape[1] == 1 and count == channels > 1
+    return not depthwise and merged(channels, count, low.isa.lanes) == count
+
+
+def merged(channels: int, groups: int, lanes: int) -> int:
+    """How many neighbouring groups are joined so that each has whole vectors of output channels."""
+    per = channels // groups
+    fitting = (m for m in range(1, groups + 1) if groups % m == 0 and per * m % lanes == 0)
+    return next(fitting, groups)
 
 
 def only_reader(low: Lowering, value: Value) -> Node | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,9 +25,13 @@ from .kernels import frame
 from .layout import Buffer, Constants, Halo, Ref, Tensor, channels_last, round_up, row_major
 from .steps import AnyStep, PythonStep, Step, Word, record_words
 
+if TYPE_CHECKING:
+    from .groups import Group
+
 Handler = Callable[["Lowering", Node], bool]
 HANDLERS: dict[str, list[Handler]] = {}
 GRANULE = 16  # channels of a pixel are a multiple of this: kernels work on whole vectors
+GROUP = "(group)"  # handlers of a group's last node, whatever its op
 FOLD_LIMIT = 64 << 20  # bytes of a result computed while planning
 
 
@@ -69,7 +74,7 @@ class Lowering:
     halos: dict[Value, Halo] = field(default_factory=dict)
     homes: dict[Value, tuple[Value, int]] = field(default_factory=dict)
     absorbed: dict[Node, Node] = field(default_factory=dict)  # node -> where its group is lowered
-    groups: dict[Node, object] = field(default_factory=dict)  # last node of a group -> the group
+    groups: dict[Node, Group] = field(default_factory=dict)  # last node of a group -> the group
     variants: dict[object, Tensor] = field(default_factory=dict)  # other layouts of values
     outputs: list[Tensor] = field(default_factory=list)
     fallbacks: list[Node] = field(default_factory=list)
@@ -278,7 +283,8 @@ class Lowering:
         """Emit one node's steps by the first handler that takes it, else its reference."""
         if node is self.graph.result or isinstance(node.op, Input):
             return
-        for handler in HANDLERS.get(node.op.name, ()):
+        handlers = HANDLERS.get(node.op.name, [])
+        for handler in [*HANDLERS[GROUP], *handlers] if node in self.groups else handlers:
             if handler(self, node):
                 return
         self.fallback(node)

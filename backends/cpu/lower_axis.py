@@ -343,10 +343,6 @@ def gemm(low: Lowering, node: Node) -> bool:
 @lowers("mat_mul_integer")
 def matmul_integer(low: Lowering, node: Node) -> bool:
     """Products of computed 8-bit matrices: differences as i32, then their product."""
-    from .lower_integer import grouped
-
-    if grouped(low, node):
-        return True
     values = [*low.graph.operands(node), None, None, None][:5]
     a, b, a_zero, b_zero, bias = values
     assert a is not None and b is not None
@@ -367,7 +363,7 @@ def matmul_integer(low: Lowering, node: Node) -> bool:
         low.emit(generic.map_step(text, "shift", made, leaves, low.threads, (node.name,)))
         sides.append(made)
     out = low.result(node[0], exact=True)
-    if not product(low, *sides, out, (node.name,)):
+    if not product(low, sides[0], sides[1], out, (node.name,)):
         return False
     if bias is not None:
         leaves = [Leaf(out), Leaf(low.tensor(bias))]

@@ -14,6 +14,7 @@ import numpy as np
 from ...ir import Array, DType, Node, Value
 from . import generic
 from .generic import Leaf
+from .groups import merged
 from .images import Geometry, as_pixels, image, lift
 from .kernels import conv as gemm
 from .kernels import depthwise
@@ -118,10 +119,7 @@ def merge_groups(layer: Layer, lanes: int) -> Layer:
     vectors of output channels."""
     n, kh, kw, c = layer.weights.shape
     per = n // layer.groups
-    times = next(
-        (m for m in range(1, layer.groups + 1) if layer.groups % m == 0 and per * m % lanes == 0),
-        layer.groups,
-    )
+    times = merged(n, layer.groups, lanes)
     if times == 1:
         return layer
     made = np.zeros((layer.groups // times, times, per, kh, kw, times, c), layer.weights.dtype)
@@ -131,6 +129,13 @@ def merge_groups(layer: Layer, lanes: int) -> Layer:
     return replace(
         layer, weights=made.reshape(n, kh, kw, times * c), groups=layer.groups // times
     )
+
+
+def reordered(layer: Layer, order: Array) -> Layer:
+    """A dense layer with its output channels in another order."""
+    assert layer.groups == 1
+    scale = None if layer.scale is None else layer.scale[order]
+    return replace(layer, weights=layer.weights[order], bias=layer.bias[order], scale=scale)
 
 
 def _depthwise(

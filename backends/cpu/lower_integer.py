@@ -19,8 +19,15 @@ from .kernels.grid import LANES, flatten, share
 from .kernels.maps import FloatRecord, MapRecord
 from .kernels.pool import PoolRecord
 from .layout import Tensor, round_up
-from .lower import GRANULE, Lowering, lowers
-from .lower_conv import Layer, emit_layer, matrix_layer, strides
+from .lower import GRANULE, GROUP, Lowering, lowers
+from .lower_conv import (
+    Layer,
+    emit_layer,
+    matrix_layer,
+    merge_groups,
+    reordered,
+    strides,
+)
 from .lower_reduce import pool_words, reduce_step
 from .steps import Step, Word, record_words
 
@@ -31,12 +38,10 @@ def names_of(nodes: tuple[Node, ...]) -> tuple[str, ...]:
     return tuple(n.name for n in nodes)
 
 
-@lowers("conv_integer", "mat_mul_integer", "requantize", "lookup", "dequantize_linear")
+@lowers(GROUP)
 def grouped(low: Lowering, node: Node) -> bool:
     """The last node of a group."""
-    group = low.groups.get(node)
-    if not isinstance(group, Group):
-        return False
+    group = low.groups[node]
     if group.first.op.name in ("conv_integer", "mat_mul_integer"):
         _gemm(low, group)
         return True
@@ -73,6 +78,8 @@ def _gemm(low: Lowering, group: Group) -> None:
         nodes=names_of(group.nodes),
     )  # fmt: skip
     _finish(low, group, layer)
+    if group.order is not None:
+        layer = reordered(merge_groups(layer, low.isa.lanes), group.order)
     if not conv:
         value = _as_u8(low, x) if x.type.dtype is DType.i8 else x
         matrix_layer(low, group.last[0], value, layer)
@@ -210,8 +217,6 @@ def requantize(low: Lowering, node: Node) -> bool:
     xs, ms = operands[::2], [low.array(m) for m in operands[1::2]]
     if any(m is None for m in ms) or node.type.size == 0:
         return False
-    if grouped(low, node):
-        return True
     if _on_grid(low, node, xs, ms):
         return True
     leaves, terms = [], []
@@ -295,8 +300,6 @@ def lookup(low: Lowering, node: Node) -> bool:
     assert x is not None
     if table is None or node.type.size == 0:
         return False
-    if grouped(low, node):
-        return True
     start = node.op.first(x.type.dtype)  # type: ignore[attr-defined]
     if x.type.dtype is DType.u8 and table.dtype == np.uint8 and low.shape(x):
         source = pixels_of(low, x)
@@ -519,8 +522,6 @@ def dequantize(low: Lowering, node: Node) -> bool:
     x, scale_value, zero_value = [*low.graph.operands(node), None][:3]
     assert x is not None
     op: Any = node.op
-    if grouped(low, node):
-        return True
     scale, zero = low.array(scale_value), low.array(zero_value)
     if scale is None or scale.dtype != np.float32 or node.type.dtype is not DType.f32:
         return False

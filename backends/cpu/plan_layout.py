@@ -113,8 +113,10 @@ def spatial_values(low: Lowering) -> None:
         value = node[0]
         if value.type.rank < 3:
             continue
-        if node.op.name in IMAGE_OPS:
+        if node.op.name in IMAGE_OPS or (node in low.groups and node.op.name == "reshape"):
             low.spatial.add(value)
+        elif node.op.name == "reshape" and value in wanted:
+            low.spatial.add(value)  # a copy of it, if it takes one, is made as an image at once
         elif passes_layout(low, node):
             reads = [v for v in low.graph.operands(node) if v is not None and v not in low.known]
             same = [v for v in reads if v.type.rank == value.type.rank]

@@ -62,7 +62,7 @@ class Maker:
     def conv(self, x, out: int, kernel: int, *, stride=1, group=1, pad=None, residual=None,
              dilation=1, table=False):  # fmt: skip
         c = x.shape[1]
-        if group == c:
+        if group == c > 1:
             out = c
         w = self.weights(out, c // group, kernel, kernel)
         bias = self.rng.integers(-5000, 5000, out).astype(np.int32) if self.pick(0, 1) else None
@@ -86,7 +86,7 @@ class Maker:
     def step(self, x, history):
         kind = self.pick(
             "one", "one", "three", "five", "depthwise", "grouped", "residual", "table", "add",
-            "lookup", "max", "mean", "scale", "dilated", "concat",
+            "lookup", "max", "mean", "scale", "dilated", "concat", "shuffle",
         )  # fmt: skip
         c, out = x.shape[1], int(self.pick(1, 4, 7, 16, 24, 32, 40))
         small = min(x.shape[2:]) < 3
@@ -126,6 +126,14 @@ class Maker:
                 other = self.pick(x, self.squeeze(x))
                 acc = self.b.mul_integer(x, other, a_zero_point=3, b_zero_point=250)
                 return self.rescale(acc, 20000.0)
+            case "shuffle":
+                groups = self.pick(1, 2, 4)
+                y = self.conv(self.conv(x, 8 * groups, 1), groups * self.pick(3, 16), 1,
+                              group=groups, table=self.pick(False, True))  # fmt: skip
+                n, c, *rest = y.shape
+                y = self.b.reshape(y, np.array([n, groups, c // groups, *rest]))
+                y = self.b.transpose(y, perm=(0, 2, 1, 3, 4))
+                return self.b.reshape(y, np.array([n, c, *rest]))
             case "concat":
                 match = [h for h in history if h.shape[2:] == x.shape[2:]]
                 return self.b.concat(x, self.pick(*match), self.conv(x, out, 1), axis=1)

@@ -27,7 +27,7 @@ from ...ir.types import TensorType
 OLDEST = 18  # the first in which all reductions take their axes as an operand
 EXTERNAL_BYTES = 1_500_000_000  # protobuf cannot hold 2 GiB
 _ALIGN = 4096
-_NO_INTEGERS = "export the graph with quantize/dequantize pairs, before lower-integer"
+_NO_INTEGERS = "export the graph of quantize/dequantize pairs (int8-qdq), before lower-integer"
 
 
 def export_onnx(

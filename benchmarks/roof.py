@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 import numpy as np
-from taut.backends.cpu import isa, jit, team
+from taut.backends.cpu import isa, jit, sync, team
 
 STEPS = 200_000
 
@@ -51,7 +51,7 @@ def roof(table: isa.Isa):
     spin, word = vector.emitted(table, 2, body), vector.load_i64
 
     def kernel(tid, nt, d):
-        spin(word(d), d + 64 + 64 * tid)
+        spin(word(d + 8), d + 64 + 64 * tid)
 
     return kernel
 
@@ -61,7 +61,8 @@ def measure_roof(threads: int, table: isa.Isa | None = None, repeats: int = 15) 
     table = table or isa.find()
     code = jit.load(jit.Kernel.of(roof), table)
     record = team.aligned(64 + 64 * threads)
-    record.view(np.int64)[0] = STEPS
+    block = team.aligned(sync.sync_bytes(threads))
+    record.view(np.int64)[:2] = block.ctypes.data, STEPS
     group = team.team(threads)
     best = float("inf")
     for _ in range(repeats):

@@ -43,6 +43,12 @@ class Layer:
     nodes: tuple[str, ...] = ()
 
     @property
+    def other_scale(self) -> float | None:
+        """The residual's multiplier, if it is known: then the fast epilogue may be chosen."""
+        scale = self.extra.get("other_scale")
+        return float(scale) if isinstance(scale, int | float) else None
+
+    @property
     def is_depthwise(self) -> bool:
         """One input and one output channel a group."""
         return self.groups > 1 and self.weights.shape[3] == 1 and len(self.weights) == self.groups
@@ -71,7 +77,7 @@ def emit_layer(low: Lowering, layer: Layer, source: Tensor, target: Tensor, g: G
         size=(target.shape[2], target.shape[3]), images=target.shape[0],
         dilation=(g.dilations[0], g.dilations[1]),
         groups=groups, out=layer.out, residual=layer.residual is not None, threads=low.threads,
-        activation=layer.activation,
+        activation=layer.activation, other_scale=layer.other_scale,
     )  # fmt: skip
     for part in parts:
         values: dict[str, Word] = {

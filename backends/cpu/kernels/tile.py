@@ -29,12 +29,12 @@ class Tile:
     activation: str
     bounded: bool
 
-    def emit(self, e: Emit, d: Value, image: Value, panel: Value, group: Value, *place: Value):
+    def emit(self, e: Emit, d: Value, image: Value, panel: Value, group: Value, *place: Any):
         """Emit the tile at `place` (y, x, left) of `image`, for one panel of output channels.
 
         group: what the panel's group adds to input addresses.
         """
-        spot = _Spot(e, d, image, group, *place, self.pixels)
+        spot = _Spot(e, d, image, group, place, self.pixels)
         names = ["source", "target", *(["other"] if self.residual else [])]
         addresses = spot.addresses(names)
         first = e.mul(panel, self.vectors * e.n)
@@ -204,13 +204,11 @@ class _Spot:
         d: Value,
         image: Value,
         group: Value,
-        y: Value,
-        x: Value,
-        left: Value,
+        place: tuple[Value, ...],
         pixels: int,
     ):
         self.e, self.d, self.image, self.group = e, d, image, group
-        self.y, self.x, self.left, self.pixels = y, x, left, pixels
+        (self.y, self.x, self.left), self.pixels = place, pixels
         self.width = self.field("width")
 
     def field(self, name: str, kind=I64) -> Value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import stat
 import subprocess
@@ -29,7 +30,7 @@ def store(tmp_path):
     return made
 
 
-def entry(store):
+def entry(store) -> Path:
     return store.folder / f"{KEY}.o"
 
 
@@ -119,16 +120,16 @@ def test_cache_survives_a_full_disk(tmp_path, monkeypatch):
     store.put("c" * 64, CODE)
     assert store.get("c" * 64) is None
     assert store.get(KEY) == CODE
-    assert {p.name for p in store.folder.iterdir()} == {"key", f"{KEY}.o"}
+    assert {p.name for p in (tmp_path / "cache").iterdir()} == {"key", f"{KEY}.o"}
 
 
 def test_cache_drops_what_was_used_least_recently(tmp_path):
     store = cache.Cache(tmp_path / "cache", limit=5 * len(CODE))
     for i in range(8):
         store.put(f"{i}" * 64, CODE)
-        os.utime(store.folder / f"{str(i) * 64}.o", (i + 1, i + 1))
+        os.utime(tmp_path / "cache" / f"{str(i) * 64}.o", (i + 1, i + 1))
     store.put(KEY, CODE)
-    kept = {p.name[0] for p in store.folder.glob("*.o")}
+    kept = {p.name[0] for p in (tmp_path / "cache").glob("*.o")}
     assert kept <= {"5", "6", "7", "a"} and "a" in kept and len(kept) >= 3
 
 
@@ -276,7 +277,7 @@ def test_ops_follow_one_another(nt, keep):
 
 def test_op_numbers_begin_again():
     chain = Chain(2)
-    block = np.ctypeslib.as_array((np.ctypeslib.ctypes.c_int64 * 16).from_address(chain.arena.sync))
+    block = np.ctypeslib.as_array((ctypes.c_int64 * 16).from_address(chain.arena.sync))
     for _ in range(3):
         block[8] = 2**38 - 3  # the epoch
         for _ in range(5):

@@ -17,7 +17,18 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
-from ...ir import Array, DType, Graph, LimitError, Node, Op, StorageError, UnsupportedError, Value
+from ...ir import (
+    Array,
+    DType,
+    Graph,
+    LimitError,
+    Node,
+    Op,
+    StorageError,
+    TautError,
+    UnsupportedError,
+    Value,
+)
 from ...ir.files import write_atomic
 from ...ir.op import Attribute, op_class
 from ...ir.ops.structure import Constant, Input
@@ -338,8 +349,13 @@ def _write_external(model: ModelProto, arrays: dict[str, Array], path: Path) -> 
             os.unlink(temporary)
         raise StorageError(f"cannot be written ({error.strerror})", file=data,
                            hint="check the folder and its space") from error  # fmt: skip
-    write_atomic(path, model.SerializeToString(deterministic=True))
-    _check(str(path))
+    try:
+        write_atomic(path, model.SerializeToString(deterministic=True))
+        _check(str(path))
+    except TautError:
+        for made in (path, data):
+            made.unlink(missing_ok=True)
+        raise
 
 
 def _check(model: ModelProto | str) -> None:

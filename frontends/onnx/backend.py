@@ -13,11 +13,13 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from onnx import ModelProto
+import onnx
+from onnx import ModelProto, NodeProto, ValueInfoProto, helper
 from onnx.backend.base import Backend, BackendRep
 
 from ...backends.base import Program, compile
 from ...ir import Array, CompileError, DType, FeedError, Graph, UnsupportedError
+from ...ir.standard import ONNX_TYPES
 from . import load_onnx
 
 TARGET = "TAUT_ONNX_TARGET"
@@ -79,6 +81,27 @@ class TautBackend(Backend):
         cls, model: ModelProto, inputs: Any, device: str = "CPU", **kwargs: Any
     ) -> tuple[Array, ...]:
         return cls.prepare(model, device, **kwargs).run(inputs)
+
+    @classmethod
+    def run_node(
+        cls,
+        node: NodeProto,
+        inputs: Any,
+        device: str = "CPU",
+        outputs_info: Any = None,
+        **kwargs: Any,
+    ) -> tuple[Array, ...]:
+        """One node over arrays, one for each operand given. `opset_version` is its opset."""
+        names = [i for i in dict.fromkeys(node.input) if i]
+        arrays = [_plain(a, n) for a, n in zip(inputs, names)]
+        types = [helper.make_tensor_value_info(n, ONNX_TYPES[DType.of(a)], a.shape)
+                 for n, a in zip(names, arrays)]  # fmt: skip
+        outputs = [ValueInfoProto(name=o) for o in node.output if o]
+        opset = kwargs.pop("opset_version", onnx.defs.onnx_opset_version())
+        imports = [helper.make_opsetid(node.domain, opset)]
+        graph = helper.make_graph([node], "node", types, outputs)
+        return cls.run_model(helper.make_model(graph, opset_imports=imports), arrays, device,
+                             **kwargs)  # fmt: skip
 
     @classmethod
     def supports_device(cls, device: str) -> bool:

@@ -65,7 +65,8 @@ def _open(location: str, folder: Path) -> BinaryIO:
         for part in parts:
             path = path / part
             if stat.S_ISLNK(os.lstat(path).st_mode):
-                raise ModelError(f"its external data go through a link ({location[:80]!a})")
+                raise ModelError(f"its external data go through a link ({location[:80]!a})",
+                                 hint="copy the file instead of linking it")  # fmt: skip
         handle = os.open(path, os.O_RDONLY | _NO_WAIT)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)

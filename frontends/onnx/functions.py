@@ -43,6 +43,8 @@ def check_expansion(
     Raises LimitError where that exceeds the limits and ModelError for a function that calls
     itself. Linear in the size of the functions.
     """
+    if not functions:
+        return
     size: dict[Key, int] = {}
     depth: dict[Key, int] = {}
     open_calls: set[Key] = set()

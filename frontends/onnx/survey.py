@@ -57,6 +57,8 @@ def survey(
         if (reason := _type_reason(i.type)) is not None
     ]
     found += _of_nodes(graph.node, versions, functions, None)
+    if not functions:
+        return found
     seen: set[Key] = set()
     pending = [k for k in map(key_of, graph.node) if k in functions]
     while pending:

@@ -19,6 +19,7 @@ import secrets
 import stat
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +84,10 @@ class Cache:
         """Drop the entries used least recently until the cache fits."""
         if self.folder is None:
             return
+        for path in self.folder.glob(".new-*"):  # left by a process that died while writing
+            with contextlib.suppress(OSError):
+                if time.time() - os.lstat(path).st_mtime > 3600:
+                    path.unlink()
         entries = []
         for path in self.folder.glob("*.o"):
             with contextlib.suppress(OSError):

@@ -339,19 +339,28 @@ def test_a_forked_child_has_its_own_threads():
     assert chain.run(5)
 
 
-def test_a_process_ends_with_its_threads():
-    script = f"""
-import sys, threading
-sys.path[:0] = {sys.path!r}
+SCRIPT = """
+import sys, threading, time
+sys.path[:0] = {path!r}
+from taut.backends.cpu import sync, team
+{change}
 from test_runtime import Chain
-from taut.backends.cpu import team
-assert Chain(3).run(10)
+chain = Chain(3)
+assert all(chain.run(10) for _ in range(20))
+time.sleep(0.1)
+assert chain.run(10) and chain.run(10, keep=False)
 assert sum(t.name.startswith("taut-") for t in threading.enumerate()) == 2
 team.team(3).stop()
 assert sum(t.name.startswith("taut-") for t in threading.enumerate()) == 0
-assert Chain(3).run(10)
+assert chain.run(10)
 """
+
+
+@pytest.mark.parametrize("change", ["", "sync.FUTEX = 0"], ids=["native", "without futexes"])
+def test_a_process_ends_with_its_threads(change):
+    script = SCRIPT.format(path=sys.path, change=change)
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=Path(__file__).parent, capture_output=True, timeout=60
-    )
+        [sys.executable, "-c", script], cwd=Path(__file__).parent, capture_output=True,
+        timeout=120, env={**os.environ, "TAUT_CACHE": "0"},
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr

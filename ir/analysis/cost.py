@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ..errors import VerifyError
 from ..graph import Graph, Node
 from ..ops.structure import Constant, Input
-from ..types import Dim, TensorType
+from ..types import Shape, TensorType
 
 
 class CostRow(NamedTuple):
@@ -66,13 +66,17 @@ class CostTable:
         return iter(self.rows)
 
 
-def graph_cost(graph: Graph, symbols: Mapping[str, int] | None = None) -> CostTable:
+Sizes = Mapping[str, int | tuple[int, ...]]
+"""A size for each dimension symbol, or a whole shape for an input."""
+
+
+def graph_cost(graph: Graph, sizes: Sizes | None = None) -> CostTable:
     """The cost of every node, with dimension symbols bound as given. The graph stays as it is.
 
     Raises VerifyError for a symbol that no input has or a size that does not fit.
     """
-    if symbols:
-        graph = bind_symbols(graph, symbols)
+    if sizes:
+        graph = bind_symbols(graph, sizes)
     counted: set[Node] = set()
     rows = [
         _row(graph, node, counted)
@@ -82,19 +86,27 @@ def graph_cost(graph: Graph, symbols: Mapping[str, int] | None = None) -> CostTa
     return CostTable(tuple(rows))
 
 
-def bind_symbols(graph: Graph, symbols: Mapping[str, int]) -> Graph:
-    """A copy whose inputs have numbers in place of these symbols, with types inferred again."""
+def bind_symbols(graph: Graph, sizes: Sizes) -> Graph:
+    """A copy whose inputs have numbers in place of symbols (or whole shapes), inferred again."""
     twin = graph.copy()
+    symbols = {k: v for k, v in sizes.items() if isinstance(v, int)}
+    shapes = {k: v for k, v in sizes.items() if not isinstance(v, int)}
     present = {d for n in twin.inputs for d in n.type.shape or () if isinstance(d, str)}
     strange = [s for s in symbols if s not in present]
+    strange += [s for s in shapes if s not in {n.name for n in twin.inputs}]
     if strange:
-        raise VerifyError(f"no input has a dimension {strange}", hint=f"there are {present or {}}")
+        hint = f"there are {sorted(present)} and the inputs {[n.name for n in twin.inputs]}"
+        raise VerifyError(f"no input has a dimension or is named {strange}", hint=hint)
     for node in list(twin.inputs):
-        type = node.type
-        if type.shape is not None:
-            dims: list[Dim] = [symbols.get(d, d) if isinstance(d, str) else d for d in type.shape]
-            if tuple(dims) != type.shape:
-                twin.set_input_type(node, TensorType(type.dtype, tuple(dims)))
+        old = node.type
+        dims: Shape | None = shapes.get(node.name)
+        if dims is None and old.shape is not None:
+            dims = tuple(symbols.get(d, d) if isinstance(d, str) else d for d in old.shape)
+        new = TensorType(old.dtype, dims)
+        if not old.accepts(new):
+            raise VerifyError(f"the shape {list(dims or ())} does not fit {old}", node=node.name)
+        if new != old:
+            twin.set_input_type(node, new)
     return twin
 
 

@@ -12,8 +12,6 @@ from ..errors import VerifyError
 from ..op import Abstract, Array, Cost, Inferred, Op, memory_bytes, register
 from ..types import Dim, DType, Shape, TensorType, broadcast
 from .common import (
-    check_choice,
-    check_integer,
     check_number,
     check_same,
     in_wide,
@@ -362,74 +360,3 @@ class Where(Op):
             return None
         rows = zip(*(d * n if len(d) == 1 else d for d in found))
         return tuple((p if c else q) if isinstance(c, int) else None for c, p, q in rows)
-
-
-@dataclass(frozen=True)
-class Bitwise(Binary):
-    """Two integers of one element type."""
-
-    def infer(self, a: Abstract, b: Abstract) -> Inferred:
-        check_integer(a)
-        return super().infer(a, b)
-
-
-@register
-@dataclass(frozen=True)
-class BitwiseAnd(Bitwise):
-    """a & b"""
-
-    ufunc = np.bitwise_and
-
-
-@register
-@dataclass(frozen=True)
-class BitwiseOr(Bitwise):
-    """a | b"""
-
-    ufunc = np.bitwise_or
-
-
-@register
-@dataclass(frozen=True)
-class BitwiseXor(Bitwise):
-    """a ^ b"""
-
-    ufunc = np.bitwise_xor
-
-
-@register
-@dataclass(frozen=True)
-class BitwiseNot(Op):
-    """~x"""
-
-    axes = "x[...] -> y[...]"
-
-    def infer(self, x: Abstract) -> Inferred:
-        check_integer(x)
-        return x.type
-
-    def reference(self, x: Array) -> Array:
-        return np.bitwise_not(x)
-
-
-@register
-@dataclass(frozen=True)
-class BitShift(Binary):
-    """a << b, or a >> b, which extends the sign; where b is negative or the width or more, all bits
-    are shifted out
-    """
-
-    direction: str
-
-    def infer(self, a: Abstract, b: Abstract) -> Inferred:
-        check_choice(self.direction, ("LEFT", "RIGHT"), "direction")
-        check_integer(a)
-        return super().infer(a, b)
-
-    def reference(self, a: Array, b: Array) -> Array:
-        bits = a.dtype.itemsize * 8
-        out = (b < 0) | (b >= bits)
-        by = np.where(out, 0, b).astype(a.dtype)
-        if self.direction == "RIGHT":
-            return np.where(out, np.where(a < 0, -1, 0), np.right_shift(a, by)).astype(a.dtype)
-        return np.where(out, np.zeros((), a.dtype), np.left_shift(a, by))

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ..errors import FeedError, VerifyError
 from ..op import Abstract, Array, Inferred, Op, register
-from ..types import Dim, DType, Shape, TensorType, unify
+from ..types import Dim, Shape, TensorType, unify
 from .common import (
     check_axes,
     check_axis,
     check_choice,
     check_integer,
-    check_number,
-    check_rank,
     check_same,
-    check_scalar,
-    differs,
     length,
     unknown,
     wide,
@@ -293,149 +288,3 @@ class ScatterND(Op):
     def reference(self, x: Array, indices: Array, updates: Array) -> Array:
         at = tuple(_checked(indices[..., i], x.shape[i]) for i in range(indices.shape[-1]))
         return _scatter(x, at, updates, self.reduction)
-
-
-@register
-@dataclass(frozen=True)
-class OneHot(Op):
-    """values[1] where an index equals the place along a new axis of size `depth`, else values[0]"""
-
-    axis: int = -1
-
-    def infer(self, indices: Abstract, depth: Abstract, values: Abstract) -> Inferred:
-        check_number(indices, "the indices")
-        if values.shape is not None and (len(values.shape) != 1 or differs(values.shape[0], 2)):
-            raise VerifyError(f"values are {values.type}, which should be two")
-        check_scalar(depth, "the depth")
-        if indices.shape is None:
-            return TensorType(values.dtype, None)
-        axis = check_axis(self.axis, len(indices.shape) + 1)
-        size = depth.as_dims()
-        if depth.dtype.is_float and depth.value is not None:
-            size = (int(depth.value.astype(np.float64).reshape(())),)
-        dim = None if not size else size[0]
-        return TensorType(values.dtype, (*indices.shape[:axis], dim, *indices.shape[axis:]))
-
-    def reference(self, indices: Array, depth: Array, values: Array) -> Array:
-        n = int(depth.reshape(()))
-        axis = check_axis(self.axis, indices.ndim + 1)
-        at = indices.astype(np.int64)
-        at = np.expand_dims(np.where((at < 0) & (at >= -n), at + n, at), axis)
-        places = np.arange(n).reshape([-1 if i == axis else 1 for i in range(at.ndim)])
-        return np.where(at == places, values[1], values[0])
-
-
-@register
-@dataclass(frozen=True)
-class NonZero(Op):
-    """The indices of all elements that are not 0, one column each, in row-major order"""
-
-    def infer(self, x: Abstract) -> Inferred:
-        return TensorType(DType.i64, (None if x.shape is None else len(x.shape), None))
-
-    def reference(self, x: Array) -> Array:
-        if x.ndim == 0:
-            return np.zeros((0, int(x != 0)), np.int64)
-        return np.stack(np.nonzero(x)).astype(np.int64)
-
-
-@register
-@dataclass(frozen=True)
-class Compress(Op):
-    """The slices along an axis (of flat x if there is none) where the condition holds"""
-
-    axis: int | None = None
-
-    def infer(self, x: Abstract, condition: Abstract) -> Inferred:
-        if condition.dtype is not DType.bool:
-            raise VerifyError(f"the condition is {condition.type}, which is not bool")
-        check_rank(condition, 1, "the condition")
-        count: Dim = None
-        if condition.value is not None:
-            count = int(condition.value.sum())
-        if self.axis is None or x.shape is None:
-            return x.type.with_shape((count,) if self.axis is None else None)
-        axis = check_axis(self.axis, len(x.shape))
-        return x.type.with_shape((*x.shape[:axis], count, *x.shape[axis + 1 :]))
-
-    def reference(self, x: Array, condition: Array) -> Array:
-        size = x.size if self.axis is None else x.shape[self.axis]
-        if condition[size:].any():
-            raise FeedError(f"the condition chooses beyond {size} elements")
-        return np.compress(condition[:size], x, axis=self.axis)
-
-
-@register
-@dataclass(frozen=True)
-class Trilu(Op):
-    """The upper (or lower) triangle of matrices, from the k-th diagonal on; the rest is 0"""
-
-    upper: bool = True
-
-    def infer(self, x: Abstract, k: Abstract | None = None) -> Inferred:
-        if x.shape is not None and len(x.shape) < 2:
-            raise VerifyError(f"the operand is {x.type}, which is no matrix")
-        check_scalar(k, "k")
-        return x.type
-
-    def reference(self, x: Array, k: Array | None = None) -> Array:
-        shift = 0 if k is None else int(k.reshape(()))
-        i, j = np.indices(x.shape[-2:], sparse=True)
-        keep = (j - i >= shift) if self.upper else (j - i <= shift)
-        return np.where(keep, x, np.zeros((), x.dtype))
-
-
-@register
-@dataclass(frozen=True)
-class EyeLike(Op):
-    """1 on the k-th diagonal of a matrix of x's shape, else 0"""
-
-    dtype: DType | None = None
-    k: int = 0
-
-    def infer(self, x: Abstract) -> Inferred:
-        if x.shape is not None and len(x.shape) != 2:
-            raise VerifyError(f"the operand is {x.type}, which is no matrix")
-        return x.type.with_dtype(self.dtype or x.dtype)
-
-    def reference(self, x: Array) -> Array:
-        i, j = np.indices(x.shape, sparse=True)
-        return (j - i == self.k).astype(x.dtype if self.dtype is None else self.dtype.numpy)
-
-
-@register
-@dataclass(frozen=True)
-class TopK(Op):
-    """The k largest (or smallest) elements along an axis, in order, and their indices; of equal
-    elements the first comes first
-    """
-
-    results = ("values", "indices")
-    axis: int = -1
-    largest: bool = True
-    sorted: bool = True
-
-    def infer(self, x: Abstract, k: Abstract) -> Inferred:
-        check_number(x)
-        check_integer(k, "k")
-        check_scalar(k, "k")
-        if x.shape is None:
-            return x.type, x.type.with_dtype(DType.i64)
-        axis = check_axis(self.axis, len(x.shape))
-        count = k.as_dims()
-        n, size = x.shape[axis], None if not count else count[0]
-        if isinstance(size, int) and (size < 0 or (isinstance(n, int) and size > n)):
-            raise VerifyError(f"k is {size} on an axis of {n}")
-        made = x.type.with_shape((*x.shape[:axis], size, *x.shape[axis + 1 :]))
-        return made, made.with_dtype(DType.i64)
-
-    def reference(self, x: Array, k: Array) -> Any:
-        count, n = int(k.reshape(())), x.shape[self.axis]
-        v = wide(x)
-        if self.largest:
-            flipped = np.argsort(np.flip(v, self.axis), axis=self.axis, kind="stable")
-            order = n - 1 - np.flip(flipped, self.axis)
-        else:
-            order = np.argsort(v, axis=self.axis, kind="stable")
-        at = np.take(order, np.arange(count), axis=self.axis).astype(np.int64)
-        return np.take_along_axis(x, at, axis=self.axis), at

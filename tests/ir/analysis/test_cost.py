@@ -51,6 +51,14 @@ def test_symbols_are_bound_by_argument() -> None:
 def test_a_symbol_that_is_not_there_is_refused() -> None:
     with pytest.raises(VerifyError, match="no input has a dimension"):
         graph_cost(network("n"), {"batch": 2})
+    with pytest.raises(VerifyError, match="or is named"):
+        graph_cost(network("n"), {"n": (2, 3, 8, 8)})
+    with pytest.raises(VerifyError, match="does not fit"):
+        graph_cost(network("n"), {"x": (2, 4, 8, 8)})
+
+
+def test_an_input_takes_a_whole_shape() -> None:
+    assert list(graph_cost(network("n"), {"x": (2, 3, 8, 8)})) == list(graph_cost(network(2)))
 
 
 def test_a_shared_weight_counts_once() -> None:

@@ -1,0 +1,82 @@
+"""Bits of integers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..op import Abstract, Array, Inferred, Op, register
+from .common import check_choice, check_integer
+from .elementwise import Binary
+
+
+@dataclass(frozen=True)
+class Bitwise(Binary):
+    """Two integers of one element type."""
+
+    def infer(self, a: Abstract, b: Abstract) -> Inferred:
+        check_integer(a)
+        return super().infer(a, b)
+
+
+@register
+@dataclass(frozen=True)
+class BitwiseAnd(Bitwise):
+    """a & b"""
+
+    ufunc = np.bitwise_and
+
+
+@register
+@dataclass(frozen=True)
+class BitwiseOr(Bitwise):
+    """a | b"""
+
+    ufunc = np.bitwise_or
+
+
+@register
+@dataclass(frozen=True)
+class BitwiseXor(Bitwise):
+    """a ^ b"""
+
+    ufunc = np.bitwise_xor
+
+
+@register
+@dataclass(frozen=True)
+class BitwiseNot(Op):
+    """~x"""
+
+    axes = "x[...] -> y[...]"
+
+    def infer(self, x: Abstract) -> Inferred:
+        check_integer(x)
+        return x.type
+
+    def reference(self, x: Array) -> Array:
+        return np.bitwise_not(x)
+
+
+@register
+@dataclass(frozen=True)
+class BitShift(Binary):
+    """a << b, or a >> b, which extends the sign; where b is negative or the width or more, all bits
+    are shifted out
+    """
+
+    direction: str
+
+    def infer(self, a: Abstract, b: Abstract) -> Inferred:
+        check_choice(self.direction, ("LEFT", "RIGHT"), "direction")
+        check_integer(a)
+        return super().infer(a, b)
+
+    def reference(self, a: Array, b: Array) -> Array:
+        bits = a.dtype.itemsize * 8
+        out = (b < 0) | (b >= bits)
+        by = np.where(out, 0, b).astype(a.dtype)
+        if self.direction == "RIGHT":
+            return np.where(out, np.where(a < 0, -1, 0), np.right_shift(a, by)).astype(a.dtype)
+        return np.where(out, np.zeros((), a.dtype), np.left_shift(a, by))

@@ -57,6 +57,7 @@ class Group:
     rescale: Rescale | None = None
     table: Array | None = None  # u8, one entry for each of lo..hi of the rescaled value
     dequantize: Array | None = None  # float32 factors, [1] or [channels]
+    factors: Array | None = None  # int64, of each output pixel's sum (sum_pool_integer)
     order: Array | None = None  # output channel i is the convolution's order[i]
     nodes: tuple[Node, ...] = ()
 
@@ -69,18 +70,49 @@ def find(low: Lowering) -> None:
         if node.op.name in ("conv_integer", "mat_mul_integer") and fits_gemm(low, node):
             group = shuffled(low, _grown(low, node))
         elif node.op.name in ("mul_integer", "sum_pool_integer"):
-            group = _grown(low, node)
+            group = _weighted(low, node) or _grown(low, node)
             if group.rescale is None or group.rescale.multiplier.size > 1 or \
                     group.rescale.other is not None:  # fmt: skip
                 continue
             if node.op.name == "sum_pool_integer" and group.table is not None:
-                group = Group(node, group.nodes[1], group.rescale, nodes=group.nodes[:2])
+                rest = group.nodes[:-1]
+                group = Group(node, rest[-1], group.rescale, factors=group.factors, nodes=rest)
         else:
             continue
         low.groups[group.last] = group
         for member in group.nodes:
             if member is not group.last:
                 low.absorbed[member] = group.last
+
+
+def _weighted(low: Lowering, node: Node) -> Group | None:
+    """sum_pool_integer -> mul by a known factor for each output pixel -> requantize: the average
+    of windows that hang over the border."""
+    user = only_reader(low, node[0])
+    if node.op.name != "sum_pool_integer" or user is None or user.op.name != "mul":
+        return None
+    a, b = low.graph.operands(user)
+    factors = low.array(b if a == node[0] else a)
+    x = low.graph.operand(node, 0)
+    assert x is not None
+    if factors is None or user.type.static_shape != node.type.static_shape or factors.ndim < 3:
+        return None
+    if factors.shape[-node.type.rank + 1] != 1 or factors.shape[: 1 - node.type.rank] not in (
+        (), (1,)
+    ):  # fmt: skip
+        return None
+    taps = math.prod(getattr(node.op, "kernel_shape", ()) or low.shape(x)[2:])
+    largest = int(np.abs(factors.astype(np.int64)).max(initial=0))
+    group = _grown(low, user)
+    # Nothing wraps, and the factor times the multiplier is exact in double precision.
+    if largest * taps * (1 << x.type.dtype.bits) >= 1 << 31 or group.rescale is None:
+        return None
+    if largest * int(group.rescale.multiplier.max(initial=0)) >= 1 << 53:
+        return None
+    return Group(
+        node, group.last, group.rescale, group.table, factors=factors.astype(np.int64),
+        nodes=(node, *group.nodes),
+    )  # fmt: skip
 
 
 def _grown(low: Lowering, node: Node) -> Group:
@@ -174,7 +206,7 @@ def _rescale(low: Lowering, node: Node, user: Node) -> Rescale | None:
         return None
     if m.size > 1 and op.axis % node.type.rank != channel_axis(node):
         return None
-    made = Rescale(m.reshape(-1).astype(np.int64), op.shift, op.zero_point, op.lo, op.hi)
+    made = Rescale(m.reshape(-1).astype(np.int64), op.shift, op.zero_point, *op.bounds)
     if len(xs) == 2:
         other, factor = xs[1 - at], ms[1 - at]
         assert other is not None and factor is not None

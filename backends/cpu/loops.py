@@ -173,3 +173,64 @@ def bounds(kind: str) -> tuple[str, str]:
         return f"{kind}(-np.inf)", f"{kind}(np.inf)"
     low, high = DType(kind).bounds
     return f"{kind}({low})", f"{kind}({high})"
+
+
+def columns_kernel(isa: Any, how: str, kind: str, out: str):
+    """As `reduce_kernel`, for a last kept axis that is contiguous in both: vectors along it, with
+    the running results in `out` (and of its type)."""
+    from . import numeric
+
+    start, update, end = (
+        t.replace("W(", f"{out}(").replace("T(", f"{out}(") for t in FORMULAS[how]
+    )
+    lowest, highest = bounds(kind)
+    start = start.replace("lowest", lowest).replace("highest", highest)
+    lines = [
+        "def body(d, chunk):",
+        "    rows, per = word(d + 24), word(d + 32)",
+        "    x, y = word(d + 40), word(d + 48)",
+    ]
+    for k in range(KEPT):
+        at = 56 + 24 * k
+        lines.append(f"    n{k}, p{k}, q{k} = word(d + {at}), word(d + {at + 8}), "
+                     f"word(d + {at + 16})")  # fmt: skip
+    for k in range(GONE):
+        at = 56 + 24 * KEPT + 16 * k
+        lines.append(f"    m{k}, s{k} = word(d + {at}), word(d + {at + 8})")
+    lines += ["    n = m0 * m1 * m2 * m3", f"    width = n{KEPT - 1}", "    row = chunk * per"]
+    lines += ["    last = smaller(row + per, rows)", "    while row < last:"]
+    lines += ["        r, a, o = row, x, y"]
+    for k in reversed(range(KEPT - 1)):
+        lines += [
+            f"        i = r % n{k}",
+            f"        r = r // n{k}",
+            f"        a += i * p{k}",
+            f"        o += i * q{k}",
+        ]
+    item, size = numeric.size(kind), numeric.size(out)
+    if how == "sum" and out == "i32":
+        update = "acc + x"  # 32 bits that wrap: the store narrows
+    lines += [
+        "        for j in range(width):",
+        f"            store_{out}(o, j * {size}, {start})",
+        "        for i0 in range(m0):",
+        "            for i1 in range(m1):",
+        "                for i2 in range(m2):",
+        "                    for i3 in range(m3):",
+        "                        b = a + i0 * s0 + i1 * s1 + i2 * s2 + i3 * s3",
+        "                        for j in range(width):",
+        f"                            x = load_{kind}(b, j * {item})",
+        f"                            acc = load_{out}(o, j * {size})",
+        f"                            store_{out}(o, j * {size}, {out}({update}))",
+    ]
+    if end != "acc":
+        lines += [
+            "        for j in range(width):",
+            f"            acc = load_{out}(o, j * {size})",
+            f"            store_{out}(o, j * {size}, {end})",
+        ]
+    lines += ["        row += 1"]
+    # `x` is the address above and the element in the innermost loop.
+    text = "\n".join(lines).replace("x, y = word", "source, y = word")
+    text = text.replace("r, a, o = row, x, y", "r, a, o = row, source, y")
+    return numeric.chunked(text, numeric.scope())

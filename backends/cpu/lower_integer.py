@@ -28,7 +28,7 @@ from .lower_conv import (
     reordered,
     strides,
 )
-from .lower_reduce import pool_words, reduce_step
+from .lower_reduce import pool_words, reduce_step, scale_words
 from .steps import Step, Word, record_words
 
 KINDS = {DType.u8: "u8", DType.i16: "s16", DType.i32: "s32"}
@@ -231,7 +231,7 @@ def requantize(low: Lowering, node: Node) -> bool:
         leaves += [Leaf(low.tensor(x)), Leaf(factors), scalar(zero, DType.i64)]
         terms.append(f"(i64(a{i}) - a{i + 2}) * i64(a{i + 1})")
     k = len(leaves)
-    leaves += [scalar(v, DType.i64) for v in (op.shift, op.zero_point, op.lo, op.hi)]
+    leaves += [scalar(v, DType.i64) for v in (op.shift, op.zero_point, *op.bounds)]
     mode = ("half_even", "half_up", "floor").index(op.rounding)
     text = f"clamp(requantize({' + '.join(terms)}, a{k}, {mode}) + a{k + 1}, a{k + 2}, a{k + 3})"
     kind = node.type.dtype.value
@@ -274,7 +274,8 @@ def _on_grid(low: Lowering, node: Node, xs: list[Value | None], ms: list[Array |
         scale = np.ldexp(factor.astype(np.float64), -op.shift) if fast else factor
         table = groups.padded(scale, shape[axis]) if per_channel else scale
         values[f"{name}_scale"] = low.constant(table)
-    values |= {"zero": op.zero_point, "lo": op.lo, "hi": op.hi, "shift": op.shift}
+    lo, hi = op.bounds
+    values |= {"zero": op.zero_point, "lo": lo, "hi": hi, "shift": op.shift}
     out = "u8" if node.type.dtype is DType.u8 else "s16"
     kernel = maps.requantize_kernel(
         "_".join(kinds), per_channel=per_channel, out=out, rounding=rounding
@@ -413,8 +414,12 @@ def _sum_pool(low: Lowering, group: Group) -> bool:
     values = pool_words(low, source, target, g.lifted())
     values |= {
         "a_zero": zero, "zero": rescale.zero, "lo": rescale.lo, "hi": rescale.hi,
-        "scale": low.constant(rescale.scale),
     }  # fmt: skip
+    scale = rescale.scale
+    if group.factors is not None:
+        pixels = np.broadcast_to(group.factors, (1, 1, *g.out)).reshape(target.shape[2:])
+        scale = scale * pixels
+    values |= scale_words(low, scale)
     _emit_map(low, pool.SUM, PoolRecord, values, target, [source], group.nodes)
     return True
 

@@ -14,7 +14,7 @@ from .kernels import pool
 from .kernels.grid import LANES, flatten, share
 from .kernels.pool import PoolRecord
 from .layout import Tensor, round_up
-from .loops import FORMULAS, GONE, KEPT, reduce_kernel
+from .loops import FORMULAS, GONE, KEPT, columns_kernel, reduce_kernel
 from .lower import Lowering, lowers
 from .lower_conv import first_tap, strides
 from .steps import Step, Word, record_words
@@ -33,7 +33,12 @@ def reduce_step(
     inner = sorted((k for k in gone if x.shape[k] != 1), key=lambda k: -x.strides[k])
     if len(kept) > KEPT or len(inner) > GONE:
         return None
-    rows = math.prod(shape)
+    columns = (
+        bool(order) and bool(inner) and shape[order[-1]] >= 8
+        and x.strides[kept[order[-1]]] == x.item and target.strides[order[-1]] == out.item
+        and how in ("sum", "mean", "max", "min")
+    )  # fmt: skip
+    rows = math.prod(shape) // (shape[order[-1]] if columns else 1)
     per = rows if low.threads == 1 else max(1, -(-rows // (4 * low.threads)))
     words: list[Word] = [0, 0, -(-rows // per), rows, per, x.ref, out.ref]
     words += [1, 0, 0] * (KEPT - len(kept))
@@ -42,8 +47,9 @@ def reduce_step(
     words += [1, 0] * (GONE - len(inner))
     for k in inner:
         words += [x.shape[k], x.strides[k]]
+    build, name = (columns_kernel, "columns") if columns else (reduce_kernel, "reduce")
     kernel = generic.kernel_of(
-        reduce_kernel, f"reduce_{how}", how=how, kind=x.dtype.value, out=out.dtype.value
+        build, f"{name}_{how}", how=how, kind=x.dtype.value, out=out.dtype.value
     )
     return Step(kernel, words, [x.buffer], [out.buffer], nodes)
 

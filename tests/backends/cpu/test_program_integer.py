@@ -41,7 +41,7 @@ class Maker:
         low, high = dtype.bounds
         zero = int(self.rng.integers(0, 100))
         lo = self.pick(low, zero, low + 5)
-        return {"zero_point": zero, "lo": max(lo, low), "hi": self.pick(high, high - 20)}
+        return {"zero_point": zero, "lo": max(lo, low), "hi": self.pick(high, high - 20, None)}
 
     def rescale(self, acc, size: float, other=None, **kind):
         count = self.pick(1, acc.shape[kind.get("axis", 1)])
@@ -121,6 +121,9 @@ class Maker:
             case "mean" if not small:
                 acc = self.b.sum_pool_integer(x, kernel_shape=(2, 3), strides=(1, 2),
                                               pads=(0, 1, 1, 1), x_zero_point=9)  # fmt: skip
+                if self.pick(0, 1):
+                    counts = self.rng.integers(1, 9, acc.shape[2:]).astype(np.int32)
+                    acc = self.b.mul(acc, counts[None, None])
                 return self.rescale(acc, 900.0)
             case "scale":
                 other = self.pick(x, self.squeeze(x))

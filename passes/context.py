@@ -34,9 +34,11 @@ class Samples:
         self.truncated = False
 
     def __iter__(self) -> Iterator[Any]:
-        source = self.source() if callable(self.source) else self.source
-        stream = iter(source)
-        if stream is not source:
+        if callable(self.source):
+            yield from self.source()
+            return
+        stream = iter(self.source)
+        if stream is not self.source:
             yield from stream
             return
         position = 0

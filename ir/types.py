@@ -95,6 +95,8 @@ Dim = int | str | None
 
 Shape = tuple[Dim, ...]
 
+MAX_RANK = 64  # NumPy's own limit
+
 _SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
@@ -112,6 +114,8 @@ class TensorType:
     shape: Shape | None = ()
 
     def __post_init__(self) -> None:
+        if self.shape is not None and len(self.shape) > MAX_RANK:
+            raise VerifyError(f"a tensor of rank {len(self.shape)} has more than {MAX_RANK} axes")
         for dim in self.shape or ():
             if isinstance(dim, str):
                 if not _SYMBOL.match(dim):

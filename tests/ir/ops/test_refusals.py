@@ -112,6 +112,7 @@ CASES: list[tuple[str, dict[str, Any], list[Any], str]] = [
     ("expand", {}, ["f32[3]", i(-3)], "-3 do not broadcast"),
     ("tile", {}, ["f32[3]", i(-2)], "negative"),
     ("constant_of_shape", {}, [i(-2)], "negative"),
+    ("constant_of_shape", {}, ["i64[100]"], "rank 100 has more than 64 axes"),
     ("constant_of_shape", {}, [i(2**62, 2)], "too large"),
     ("constant_of_shape", {"value": np.zeros(2)}, [i(2)], "has 2 elements"),
     ("range", {}, [s(0), s(1), s(0)], "delta is 0"),

@@ -119,7 +119,7 @@ def parse_dims(dims: list[str] | None) -> dict[str, int | tuple[int, ...]]:
         if not name or not re.fullmatch(r"[0-9]{1,12}(x[0-9]{1,12})*", size):
             raise typer.BadParameter(f"--dim wants NAME=N or INPUT=1x3x48x192, not {text!a}")
         sizes = tuple(int(s) for s in size.split("x"))
-        found[name] = sizes if len(sizes) > 1 else sizes[0]
+        found[name] = sizes if len(sizes) > 1 else int(size)
     return found
 
 

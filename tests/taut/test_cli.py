@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from taut.ir import Graph, assert_equal, parse, print_graph
+from taut.passes import base
 
 import taut
 from taut.cli import main
@@ -26,7 +28,7 @@ def small() -> Graph:
     x = b.input("x", "f32", ("batch", 3, 6, 6))
     w = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32)
     same = b.relu(b.conv(x, w, pads=(1, 1, 1, 1), name=STRANGE))
-    return b.outputs(y=b.add(same, b.abs(same)))
+    return b.outputs(y=b.add(same, b.sigmoid(same)))
 
 
 @pytest.fixture
@@ -153,7 +155,7 @@ def test_bench_profile_compile_emit(taut_: Shell, model: str):
     for row in timed.values():
         assert row["calls"] == 3 and 0 < row["best"] <= row["median"] <= row["p90"]
     rows = taut_.json("profile", model, "--repeat", "2", "--target", "reference")["kernels"]
-    assert {r["kernel"] for r in rows} == {"conv", "relu", "abs", "add"}
+    assert {r["kernel"] for r in rows} == {"conv", "relu", "sigmoid", "add"}
     assert all(r["seconds"] >= 0 for r in rows)
     made = taut_.json("compile", model, "--threads", "1")
     assert made["kernels"] >= 1 and made["memory"] > 0
@@ -344,3 +346,56 @@ def test_interrupts_are_quiet(model: str):
     out, err = child.communicate(timeout=20)
     assert (child.returncode, out) == (130, b"")
     assert err in (b"", b"taut: error: interrupted\n")
+
+
+# ---- failing passes ------------------------------------------------------------------------------
+
+
+def test_failures_can_be_replayed(taut_: Shell, model: str, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
+
+    @base.register_pass
+    @dataclass(frozen=True)
+    class Spoil(base.Pass):
+        """relu(x) -> x, and says that nothing changes."""
+
+        name = "spoil"
+
+        def run(self, graph: Graph, context: object) -> base.Outcome:
+            for node in graph.nodes():
+                x = graph.operand(node, 0)
+                if node.op.name == "relu" and x is not None:
+                    graph.replace_all_uses(node, x)
+            return base.Outcome()
+
+    path = tmp_path / "failure.ir"
+    pipeline = ["-p", "cse,spoil,dce"]
+    taut_("opt", model, *pipeline, "-o", str(tmp_path / "spoiled.ir"))
+    assert taut_.code == 0  # nobody checked
+    checked = [*pipeline, "--check", "--random", "2"]
+    message = taut_.fails("opt", model, *checked, "--reproduce", str(path))
+    assert "pass spoil promises to be exact" in message and "--reproduce" in message
+    again = taut_.fails("opt", "--reproduce", str(path))
+    assert "pass spoil promises to be exact" in again
+    taut_("fuzz", "--pass", "cse,spoil", "--examples", "60", "--family", "mlp")
+    assert taut_.code == 1 and "relu" in taut_.out
+
+
+# ---- quantizing ----------------------------------------------------------------------------------
+
+
+def test_quantize_writes_an_int8_model(taut_: Shell, model: str, images: str, tmp_path: Path):
+    out = str(tmp_path / "int8.taut")
+    taut_("quantize", model, "--data", images, "-o", out, "--option", "per_channel=false")
+    assert taut_.code == 0, taut_.err
+    assert "was" in taut_.err
+    int8 = taut.load(out)
+    assert any(n.op.name == "conv_integer" for n in int8.nodes())
+    found = taut.compare(taut.load(model), int8, [np.load(images)])
+    assert found["y"].sqnr_db > 25
+    report = taut_.json("quantize", model, "--data", images, "--calibrate", "min-max")
+    assert "quantize{calibrate=min-max}" in report["pipeline"]
+    for bad, word in [("bogus=1", "bogus"), ("bits", "NAME=VALUE"), ("bits=99", "bits"),
+                      ("calibrate=magic", "magic")]:  # fmt: skip
+        assert word in taut_.fails("quantize", model, "--data", images, "--option", bad)
+    taut_.fails("quantize", model)

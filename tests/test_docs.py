@@ -73,8 +73,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(command: list[str], folder: Path) -> None:
+    # The examples run elsewhere: where this package was found must not depend on the folder.
+    paths = [os.path.abspath(p) for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
+    env = os.environ | {"COLUMNS": "100", "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300,
-                          check=False, env=os.environ | {"COLUMNS": "100"})  # fmt: skip
+                          check=False, env=env)  # fmt: skip
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
 
 

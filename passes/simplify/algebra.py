@@ -397,7 +397,7 @@ def lossless(a: DType, b: DType) -> bool:
         return (a, b) in ((DType.f16, DType.f32), (DType.bf16, DType.f32)) or b is DType.f64
     low, high = a.bounds
     if b.is_float:
-        return max(-low, high + 1) <= 1 << (_MANTISSA[b] - (0 if low else 1))
+        return max(-low, high + 1) <= 1 << _MANTISSA[b]
     return b.bounds[0] <= low and high <= b.bounds[1]
 
 

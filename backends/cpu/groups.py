@@ -5,7 +5,8 @@
     mul_integer | sum_pool_integer   -> requantize [-> lookup, after mul_integer]
 
 A channel shuffle (reshape, transpose, reshape) after a convolution that the kernels compute densely
-joins its group too: it is another order of the weights.
+joins its group too: it is another order of the weights. So does depth_to_space: each place in
+the block is a convolution of its own, with its part of the channels, that writes every b-th pixel.
 
 A group is lowered where its last node stands, when all its operands are there.
 """
@@ -58,6 +59,7 @@ class Group:
     table: Array | None = None  # u8, one entry for each of lo..hi of the rescaled value
     dequantize: Array | None = None  # float32 factors, [1] or [channels]
     factors: Array | None = None  # int64, of each output pixel's sum (sum_pool_integer)
+    blocks: list[Array] | None = None  # depth_to_space: the channels of each place in the block
     order: Array | None = None  # output channel i is the convolution's order[i]
     nodes: tuple[Node, ...] = ()
 
@@ -68,7 +70,7 @@ def find(low: Lowering) -> None:
         if node not in low.live or node[0] in low.known:
             continue
         if node.op.name in ("conv_integer", "mat_mul_integer") and fits_gemm(low, node):
-            group = shuffled(low, _grown(low, node))
+            group = spread(low, shuffled(low, _grown(low, node)))
         elif node.op.name in ("mul_integer", "sum_pool_integer"):
             group = _weighted(low, node) or _grown(low, node)
             if group.rescale is None or group.rescale.multiplier.size > 1 or \
@@ -95,11 +97,10 @@ def _weighted(low: Lowering, node: Node) -> Group | None:
     factors = low.array(b if a == node[0] else a)
     x = low.graph.operand(node, 0)
     assert x is not None
-    if factors is None or user.type.static_shape != node.type.static_shape or factors.ndim < 3:
+    if factors is None or user.type.static_shape != node.type.static_shape:
         return None
-    if factors.shape[-node.type.rank + 1] != 1 or factors.shape[: 1 - node.type.rank] not in (
-        (), (1,)
-    ):  # fmt: skip
+    shape = (1,) * (node.type.rank - factors.ndim) + factors.shape
+    if shape[:2] != (1, 1):
         return None
     taps = math.prod(getattr(node.op, "kernel_shape", ()) or low.shape(x)[2:])
     largest = int(np.abs(factors.astype(np.int64)).max(initial=0))
@@ -109,10 +110,9 @@ def _weighted(low: Lowering, node: Node) -> Group | None:
         return None
     if largest * int(group.rescale.multiplier.max(initial=0)) >= 1 << 53:
         return None
-    return Group(
-        node, group.last, group.rescale, group.table, factors=factors.astype(np.int64),
-        nodes=(node, *group.nodes),
-    )  # fmt: skip
+    wide = factors.astype(np.int64).reshape(shape)
+    nodes = (node, *group.nodes)
+    return Group(node, group.last, group.rescale, group.table, factors=wide, nodes=nodes)
 
 
 def _grown(low: Lowering, node: Node) -> Group:
@@ -125,6 +125,8 @@ def _grown(low: Lowering, node: Node) -> Group:
         return group if factors is None else Group(
             node, user, dequantize=factors, nodes=(node, user)
         )  # fmt: skip
+    if user.op.name == "cast":
+        return _scaled(low, node, user) or group
     if user.op.name != "requantize":
         return group
     rescale = _rescale(low, node, user)
@@ -163,6 +165,24 @@ def shuffled(low: Lowering, group: Group) -> Group:
         return group
     group.order = np.arange(c).reshape(inner[1], inner[2]).T.reshape(-1)
     group.last, group.nodes = chain[2], (*group.nodes, *chain)
+    return group
+
+
+def spread(low: Lowering, group: Group) -> Group:
+    """The group with the depth_to_space that follows it."""
+    node, value, rescale = group.first, group.last[0], group.rescale
+    user = only_reader(low, value)
+    if user is None or user.op.name != "depth_to_space" or node.op.name != "conv_integer":
+        return group
+    c = value.type.static_shape[1]
+    residual = rescale is not None and rescale.other is not None
+    if residual or group.order is not None or value.type.rank != 4 or not is_dense(low, node, c):
+        return group
+    op: Any = user.op
+    places, channels = op.blocksize**2, np.arange(c)
+    by_place = channels.reshape(places, -1) if op.mode == "DCR" else channels.reshape(-1, places).T
+    group.blocks = [np.ascontiguousarray(p) for p in by_place]
+    group.last, group.nodes = user, (*group.nodes, user)
     return group
 
 
@@ -244,6 +264,24 @@ def _factors(low: Lowering, node: Node, user: Node) -> Array | None:
     if factors.size > 1 and op.axis % node.type.rank != channel_axis(node):
         return None
     return factors.reshape(-1)
+
+
+def _scaled(low: Lowering, node: Node, cast: Node) -> Group | None:
+    """cast to f32 -> mul by known factors: a dequantize in other words."""
+    user = only_reader(low, cast[0])
+    if cast.type.dtype is not DType.f32 or user is None or user.op.name != "mul":
+        return None
+    if not node.op.name.endswith(("conv_integer", "l_integer")):
+        return None
+    a, b = low.graph.operands(user)
+    factors = low.array(b if a == cast[0] else a)
+    if factors is None or user.type.static_shape != node.type.static_shape:
+        return None
+    shape = (1,) * (node.type.rank - factors.ndim) + factors.shape
+    axis = channel_axis(node)
+    if any(n != 1 for k, n in enumerate(shape) if k != axis) or node.type.size == 0:
+        return None
+    return Group(node, user, dequantize=factors.reshape(-1), nodes=(node, cast, user))
 
 
 def fits_gemm(low: Lowering, node: Node) -> bool:

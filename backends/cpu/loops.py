@@ -63,8 +63,10 @@ def map_kernel(isa: Isa, text: str, types: tuple[str, ...], kinds: str):
     return numeric.chunked("\n".join(lines), scope)
 
 
-def take_kernel(isa: Any, kind: str, rank: int, filled: bool):
-    """out[i, j, ...] = x at the sum of table_k[i_k] bytes; where an entry is -1, the fill."""
+def take_kernel(isa: Any, kind: str, rank: int, filled: bool, dense: bool):
+    """out[i, j, ...] = x at the sum of table_k[i_k] bytes; where an entry is negative, the fill.
+
+    With `dense` the last axis is contiguous in both and has no table."""
     from . import numeric
 
     axes = range(rank)
@@ -89,7 +91,18 @@ def take_kernel(isa: Any, kind: str, rank: int, filled: bool):
             "        base += o",
             f"        out += i * s{k}",
         ]
-    k = rank - 1
+    k, item = rank - 1, numeric.size(kind)
+    if dense:
+        lines += [
+            "        if there:",
+            f"            for i in range(n{k}):",
+            f"                store_{kind}(out, i * {item}, load_{kind}(base, i * {item}))",
+            "        else:",
+            f"            for i in range(n{k}):",
+            f"                store_{kind}(out, i * {item}, value)",
+            "        row += 1",
+        ]
+        return numeric.chunked("\n".join(lines), numeric.scope())
     lines += [f"        for i in range(n{k}):", f"            o = load_i64(t{k}, 8 * i)"]
     if filled:
         lines += [

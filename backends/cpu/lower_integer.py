@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -88,7 +88,23 @@ def _gemm(low: Lowering, group: Group) -> None:
     assert g is not None
     source = image(low, x, g, fill, unsigned=True)
     target = low.result(group.last[0], exact=False, granule=GRANULE)
+    if group.blocks is not None:
+        _by_places(low, merge_groups(layer, low.isa.lanes), source, target, g, group.blocks)
+        return
     emit_layer(low, layer, lift(source), lift(target), g.lifted())
+
+
+def _by_places(
+    low: Lowering, layer: Layer, source: Tensor, target: Tensor, g: Geometry, blocks: list[Array]
+) -> None:
+    """A convolution and its depth_to_space: one layer for each place in the block."""
+    b = math.isqrt(len(blocks))
+    n, c, h, w = target.strides
+    shape = (*target.shape[:2], *g.out)
+    for place, channels in enumerate(blocks):
+        offset = place // b * h + place % b * w
+        part = replace(target.view(shape, (n, c, h * b, w * b), offset), room=target.room)
+        emit_layer(low, reordered(layer, channels), source, part, g)
 
 
 def _as_u8(low: Lowering, value: Value) -> Tensor:

@@ -166,6 +166,9 @@ def take(
         low.copy(x, out, nodes)
         return
     filled = any((i < 0).any() for i in index)
+    k = order[-1]
+    whole = np.array_equal(index[k], np.arange(x.shape[k]))
+    dense = whole and x.strides[k] == out.strides[k] == x.item
     rows = out.size // out.shape[order[-1]]
     per = rows if low.threads == 1 else max(1, -(-rows // (4 * low.threads)))
     fill_at = low.place(np.asarray(fill, out.dtype.numpy))
@@ -175,7 +178,8 @@ def take(
                          * x.strides[k])  # fmt: skip
         words += [out.shape[k], low.constant(table), out.strides[k]]
     kernel = generic.kernel_of(
-        take_kernel, "take", kind=out.dtype.value, rank=len(order), filled=filled
+        take_kernel, "take", kind=out.dtype.value, rank=len(order), filled=filled and not dense,
+        dense=dense,
     )
     low.emit(Step(kernel, words, [x.buffer], [out.buffer], nodes))
 
@@ -222,6 +226,32 @@ def _repeated(mode: str, at: Array, n: int, begin: int, end: int) -> Array:
         period = max(2 * (size - 1), 1)
         made = (size - 1) - np.abs((size - 1) - at % period)
     return made + first
+
+
+@lowers("depth_to_space", "space_to_depth")
+def blocks(low: Lowering, node: Node) -> bool:
+    """Both sides seen with an axis for each factor; one copy."""
+    value = low.graph.operand(node, 0)
+    op: Any = node.op
+    if not movable(node) or node.type.size == 0:
+        return False
+    assert value is not None
+    b, x = op.blocksize, low.tensor(value)
+    n, c, h, w = x.shape
+    if op.name == "depth_to_space":
+        split, order = (n, b, b, c // (b * b), h, w), (0, 3, 4, 1, 5, 2)
+        if op.mode == "CRD":
+            split, order = (n, c // (b * b), b, b, h, w), (0, 1, 4, 2, 5, 3)
+    else:
+        split, order = (n, c, h // b, b, w // b, b), (0, 3, 5, 1, 2, 4)
+    seen = x.reshape(split)
+    out = low.result(node[0], exact=True)
+    parts = None if seen is None else out.reshape([split[i] for i in order])
+    if seen is None or parts is None or not generic.fits(parts, [Leaf(seen.permute(order))]):
+        del low.tensors[node[0]]
+        return False
+    low.copy(seen.permute(order), parts, (node.name,))
+    return True
 
 
 @lowers("tile")

@@ -138,6 +138,14 @@ def test_gather_and_tile():
     run(build, x=floats(3, 4, 5))
 
 
+def test_blocks():
+    def build(b, x):
+        deep = b.space_to_depth(x, blocksize=2)
+        return deep, *(b.depth_to_space(deep, blocksize=2, mode=m) for m in ("DCR", "CRD"))
+
+    run(build, x=floats(2, 3, 4, 6))
+
+
 def test_reductions():
     names = ("sum", "mean", "max", "min", "prod", "l1", "l2", "sum_square")
 

@@ -86,7 +86,7 @@ class Maker:
     def step(self, x, history):
         kind = self.pick(
             "one", "one", "three", "five", "depthwise", "grouped", "residual", "table", "add",
-            "lookup", "max", "mean", "scale", "dilated", "concat", "shuffle",
+            "lookup", "max", "mean", "scale", "dilated", "concat", "shuffle", "spread",
         )  # fmt: skip
         c, out = x.shape[1], int(self.pick(1, 4, 7, 16, 24, 32, 40))
         small = min(x.shape[2:]) < 3
@@ -123,7 +123,7 @@ class Maker:
                                               pads=(0, 1, 1, 1), x_zero_point=9)  # fmt: skip
                 if self.pick(0, 1):
                     counts = self.rng.integers(1, 9, acc.shape[2:]).astype(np.int32)
-                    acc = self.b.mul(acc, counts[None, None])
+                    acc = self.b.mul(acc, self.pick(counts, counts[None, None]))
                 return self.rescale(acc, 900.0)
             case "scale":
                 other = self.pick(x, self.squeeze(x))
@@ -137,6 +137,9 @@ class Maker:
                 y = self.b.reshape(y, np.array([n, groups, c // groups, *rest]))
                 y = self.b.transpose(y, perm=(0, 2, 1, 3, 4))
                 return self.b.reshape(y, np.array([n, c, *rest]))
+            case "spread" if max(x.shape[2:]) < 20:
+                y = self.conv(x, 4 * self.pick(1, 3, 16), 3, table=self.pick(False, True))
+                return self.b.depth_to_space(y, blocksize=2, mode=self.pick("DCR", "CRD"))
             case "concat":
                 match = [h for h in history if h.shape[2:] == x.shape[2:]]
                 return self.b.concat(x, self.pick(*match), self.conv(x, out, 1), axis=1)
@@ -162,7 +165,11 @@ class Maker:
             flat, self.weights(k, 10), np.uint8(self.rng.integers(0, 256)), np.int8(0),
             self.rng.integers(-999, 999, 10).astype(np.int32),
         )  # fmt: skip
-        logits = self.b.dequantize_linear(acc, np.float32(0.01))
+        if self.pick(0, 1):
+            logits = self.b.dequantize_linear(acc, np.float32(0.01))
+        else:
+            factors = self.pick(np.float32(0.3), self.rng.random(10, np.float32))
+            logits = self.b.mul(self.b.cast(acc, to=DType.f32), factors)
         image = self.b.dequantize_linear(last, np.float32(0.1), np.uint8(5))
         graph = self.b.outputs(logits=logits, image=image, bytes=history[len(history) // 2])
         data = self.rng.standard_normal((n, c, *size), np.float32) * 3

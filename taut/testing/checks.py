@@ -203,6 +203,8 @@ def _search(
             reject()  # an index or axis out of range, say: not the graph's to take
         try:
             check(graph, inputs)
+        except FeedError:
+            reject()  # a pass that reads data may refuse some, NaN say
         except (AssertionError, TautError) as error:
             raise CheckFailure(str(error) or type(error).__name__, graph, inputs) from error
         except Exception as error:

@@ -14,7 +14,7 @@ from hypothesis import seed as seeded
 from hypothesis import strategies as st
 
 import taut
-from taut.ir import Graph, TautError, interpret, parse, print_graph, verify
+from taut.ir import FeedError, Graph, TautError, interpret, parse, print_graph, verify
 from taut.ir.op import Array
 
 from .graphs import graphs

@@ -265,3 +265,8 @@ def test_every_pass_keeps_its_promise(name: str):
 @pytest.mark.parametrize("name", sorted(taut.passes.PRESETS))
 def test_every_preset_keeps_its_promise(name: str):
     testing.check_pipeline(name, examples=25)
+
+
+@pytest.mark.parametrize("family", testing.FAMILIES)
+def test_cpu_programs_keep_the_references_numbers(family: str):
+    testing.check_backend("cpu", families=[family], examples=15, threads=1)

@@ -31,12 +31,14 @@ class WeightIntegers(NamedTuple):
 
 
 def grid_of_node(graph: Graph, node: Node) -> Grid | None:
-    """The grid of a quantize or dequantize node that has one constant scale for all."""
+    """The grid of a quantize or dequantize node: constant scales, one or one for each index of
+    axis 1, and one zero point.
+    """
     operands = graph.operands(node)
     scale = operands[1].array if operands[1] is not None else None
-    if scale is None or scale.size != 1 or scale.dtype != np.float32 or getattr(
-        node.op, "block_size", 0
-    ):
+    if scale is None or scale.dtype != np.float32 or getattr(node.op, "block_size", 0):
+        return None
+    if scale.size != 1 and (scale.ndim != 1 or getattr(node.op, "axis", 1) != 1):
         return None
     quantized = node.type.dtype if isinstance(node.op, QuantizeLinear) else None
     if quantized is None:
@@ -45,10 +47,13 @@ def grid_of_node(graph: Graph, node: Node) -> Grid | None:
     if quantized not in ACTIVATIONS:
         return None
     zero = operands[2] if len(operands) > 2 else None
-    if zero is not None and (zero.array is None or zero.array.size != 1):
+    if zero is not None and (zero.array is None or np.unique(zero.array).size != 1):
         return None
     number = 0 if zero is None or zero.array is None else int(zero.array.reshape(-1)[0])
-    return Grid(float(scale.reshape(-1)[0]), number, quantized)
+    if scale.size == 1:
+        return Grid(float(scale.reshape(-1)[0]), number, quantized)
+    steps = tuple(float(v) for v in scale)
+    return Grid(max(steps), number, quantized, steps)
 
 
 def integers_of(graph: Graph, value: Value | None) -> Integers | None:

@@ -140,6 +140,8 @@ class Lowering:
         """Data movement, on integers; functions of one element go before it."""
         if node.op.name in ("max_pool", "global_max_pool") and interval(steps) is None:
             raise Refusal("a curved function follows a maximum")
+        if grid.scales:
+            raise Refusal("data with scales by channel is moved")
         operands = list(self.graph.operands(node))
         count = len(operands) if node.op.name == "concat" else 1
         for i in range(count):
@@ -188,20 +190,20 @@ class Lowering:
         # Accumulators first: they are what a backend folds the rest into.
         terms = tuple(sorted(terms, key=lambda t: t.x.type.dtype is not DType.i32))
         found = multipliers(
-            [np.asarray(t.scale / grid.scale) for t in terms],
+            [np.asarray(t.scale / grid.step) for t in terms],
             [t.largest for t in terms],
             span=float(max(hi - grid.zero, grid.zero - lo, 1)) + 1.0,
             powers=self.powers,
             most=INDEX_SHIFT if indexes else MAX_SHIFT,
             tolerance=INDEX_TOLERANCE if indexes else TOLERANCE,
         )
+        axes = {t.axis for t in terms if t.scale.ndim} | ({1} if grid.scales else set())
+        if len(axes) > 1:
+            raise Refusal("its operands have scales along different axes")
         operands: list[Value] = []
         for t, m in zip(terms, found.factors):
             name = f"{node.name}.multiplier"
             operands += [t.x, self.graph.constant(m, name, before=place)]
-        axes = {t.axis for t in terms if t.scale.ndim}
-        if len(axes) > 1:
-            raise Refusal("its operands have scales along different axes")
         op = Requantize(
             dtype=grid.dtype,
             zero_points=tuple(t.zero for t in terms) if any(t.zero for t in terms) else (),

@@ -72,7 +72,11 @@ def clamp_of(grid: Grid, interval: tuple[float, float]) -> tuple[int, int]:
     def place(bound: float) -> int:
         if math.isinf(bound):
             return least if bound < 0 else most
-        return int(grid.quantize(np.asarray(bound, np.float32)))
+        steps = np.rint(np.float32(bound) / grid.step.astype(np.float32)) + grid.zero
+        found = np.unique(np.clip(steps, least, most))
+        if found.size != 1:
+            raise Refusal("its channels clamp at different integers")
+        return int(found[0])
 
     lo, hi = place(low), place(high)
     return lo, max(lo, hi)
@@ -80,6 +84,8 @@ def clamp_of(grid: Grid, interval: tuple[float, float]) -> tuple[int, int]:
 
 def byte_table(source: Grid, f: Function, target: Grid) -> Array:
     """The result for each of the 256 values of an 8-bit source: exact."""
+    if source.scales or target.scales:
+        raise Refusal("a table would differ by channel")
     low, high = source.dtype.bounds
     q = np.arange(low, high + 1)
     return target.quantize(f(source.dequantize(q)))
@@ -101,6 +107,8 @@ def index_table(f: Function, target: Grid, reach: float, powers: bool = False) -
 
     Raises Refusal where 12 bits of index are too coarse for f.
     """
+    if target.scales:
+        raise Refusal("its result has scales by channel behind a curved activation")
     low, high = _active(f, target, min(reach, 1e30))
     scale = max(high - low, target.scale * 2.0**-20) / (INDEX_ENTRIES - 8)
     if powers:

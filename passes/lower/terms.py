@@ -79,7 +79,7 @@ class Accumulators:
         x, w = self._input(operands[0]), self._weight(operands[1], 0)
         op = ConvInteger(**{a.name: getattr(node.op, a.name) for a in ConvInteger.attributes})
         per_input = cast(int, w.value.type.static_shape[0])
-        scale = np.broadcast_to(w.scale * x.grid.scale, (per_input,))
+        scale = np.broadcast_to(w.scale * self._input_step(node, x, w), (per_input,))
         bias = self._bias(operands[2], scale, per_input)
         term = self._accumulate(node, x, w, 0, scale, bias, op)
         residual = operands[3]
@@ -91,6 +91,16 @@ class Accumulators:
             terms.append(operand_term(found))
         step = fused_step(getattr(node.op, "activation", ""), getattr(node.op, "params", ()))
         return Sum(tuple(terms), () if step is None else (step,))
+
+    def _input_step(self, node: Node, x: Integers, w: WeightIntegers) -> Array:
+        """The input's step for each output channel."""
+        if not x.grid.scales:
+            return x.grid.step
+        outputs, per_group = w.value.type.static_shape[:2]
+        group = int(getattr(node.op, "group", 1))
+        if per_group != 1 or group != len(x.grid.scales):
+            raise Refusal("its input has scales by channel, which it mixes")
+        return np.repeat(x.grid.step, outputs // group)
 
     def _matrix(self, node: Node, extra: Array | None) -> Term:
         """A matrix product, with an `extra` bias that a later addition brings."""
@@ -104,6 +114,8 @@ class Accumulators:
         if array.ndim != 2:
             raise Refusal("its weight is no matrix")
         columns = array.shape[0 if transposed else 1]
+        if x.grid.scales:
+            raise Refusal("its input has scales by channel, which it mixes")
         alpha, beta = (float(getattr(node.op, k, 1.0)) for k in ("alpha", "beta"))
         if not alpha > 0:
             raise Refusal("alpha is not positive")
@@ -240,6 +252,8 @@ class Accumulators:
         a, b = pair if len(pair) == 2 else (None, None)
         if a is None or b is None:
             raise Refusal("an operand is not quantized")
+        if a.grid.scales or b.grid.scales:
+            raise Refusal("an operand has scales by channel")
         op = MulInteger(a_zero_point=a.grid.zero, b_zero_point=b.grid.zero)
         made = self.graph.add(op, a.value, b.value, name=f"{node.name}.accumulator", before=node)
         largest = farthest(a) * farthest(b)
@@ -267,7 +281,7 @@ class Accumulators:
         if weights is not None:
             factors = self.graph.constant(weights, f"{node.name}.weights", before=node)
             made = self.graph.add(Mul(), made, factors, name=f"{node.name}.weighted", before=node)
-        term = Term(made[0], 0, np.asarray(x.grid.scale / count), 1, largest)
+        term = Term(made[0], 0, x.grid.step / count, 1, largest)
         self.made[node, b""] = term
         return term
 
@@ -302,7 +316,7 @@ def sum_pool(op: AveragePool, x: Integers) -> tuple[SumPoolInteger, int, Array |
 
 
 def operand_term(x: Integers) -> Term:
-    return Term(x.value, x.grid.zero, np.asarray(x.grid.scale), 1, farthest(x))
+    return Term(x.value, x.grid.zero, x.grid.step, 1, farthest(x))
 
 
 def farthest(x: Integers) -> float:

@@ -1,11 +1,14 @@
 """Bias correction: move each product's mean output back to where it was in float.
 
 Rounding weights and inputs shifts the mean of every output channel (Nagel et al., "Data-Free
-Quantization Through Weight Equalization and Bias Correction", 2019; Finkelstein et al. 2019). Here
-the shift is measured, not modelled: samples run through the float and through the quantized graph
-in lockstep, node by node, and each product's bias is mended before the next node runs, so that
-later layers see inputs that are already mended. A shift is shrunk by how sure it is (James-Stein):
-over few samples it would otherwise fit noise.
+Quantization Through Weight Equalization and Bias Correction", 2019; Finkelstein et al. 2019).
+
+*Expected*: what the weights' errors make of the mean inputs, b += sum_k (w_k - wq_k) E[x_k].
+
+*Measured*: samples run through the float and through the quantized graph in lockstep, node by
+node, and each product's bias is mended before the next node runs, so that later layers see inputs
+that are already mended. A shift is shrunk by how sure it is (James-Stein): over few samples it
+would otherwise fit noise.
 """
 
 from __future__ import annotations
@@ -164,6 +167,15 @@ def shifts(
         del graph_node
     context.report(2, 2, "bias correction")
     return found
+
+
+def expected_shift(node: Node, error: Array, mean: Array) -> Array:
+    """sum_k error_k E[x_k] for each output channel; `mean` has one number per input channel."""
+    if node.op.name in ("gemm", "mat_mul"):
+        return mean @ (error.T if getattr(node.op, "transB", False) else error)
+    group = int(getattr(node.op, "group", 1))
+    taps = error.sum(tuple(range(2, error.ndim))).reshape(group, -1, error.shape[1])
+    return np.einsum("goi,gi->go", taps, mean.reshape(group, -1)).reshape(-1)
 
 
 def shrunk(gaps: Array) -> Array:

@@ -19,11 +19,20 @@ SMALLEST, LARGEST = 2.0**-60, 2.0**60
 
 @dataclass(frozen=True)
 class Grid:
-    """real = (q - zero) * scale for q of `dtype`; `scale` is a float32 number."""
+    """real = (q - zero) * scale for q of `dtype`; `scale` is a float32 number.
+
+    With `scales` each channel (index of axis 1) has its own, and `scale` is the largest.
+    """
 
     scale: float
     zero: int
     dtype: DType = DType.u8
+    scales: tuple[float, ...] = ()
+
+    @property
+    def step(self) -> Array:
+        """The scale as float64: a scalar, or a vector of channels."""
+        return np.asarray(self.scales or self.scale, np.float64)
 
     @property
     def low(self) -> float:
@@ -83,6 +92,33 @@ def grid_of(low: float, high: float, scheme: Scheme, dtype: DType = DType.u8) ->
     if scheme == "power-of-two":
         return Grid(power_of_two(bounded_scale(scale)), zero, dtype)
     return Grid(bounded_scale(scale), zero, dtype)
+
+
+LEAST_SHARE = 2.0**-8
+"""Of a channel's scale to the tensor's largest."""
+
+
+def channel_grid(low: Array, high: Array, weight: Array, scheme: Scheme) -> Grid | None:
+    """A u8 grid with a scale for each channel and one zero point for all, which padding needs.
+
+    The zero point is the one with the least sum of weight * scale^2, the noise behind it; None
+    where no range has any extent, or where scales must be powers of two.
+    """
+    low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
+    if scheme == "power-of-two" or not (high - low).max() > SMALLEST * 255:
+        return None
+    zeros = np.arange(256.0)[:, None]
+    if scheme == "symmetric":
+        zeros = np.array([[0.0 if not low.any() else 128.0]])
+    with np.errstate(all="ignore"):
+        above = np.where(high > 0, high / (255 - zeros), 0.0)
+        below = np.where(low < 0, -low / zeros, 0.0)
+    scales = np.maximum(above, below)
+    scales = np.maximum(scales, scales.max(1, keepdims=True) * LEAST_SHARE)
+    noise = (weight * scales**2).sum(1)
+    best = int(np.argmin(np.where(np.isfinite(noise), noise, np.inf)))
+    chosen = tuple(bounded_scale(float(v)) for v in scales[best])
+    return Grid(max(chosen), int(zeros[best, 0]), DType.u8, chosen)
 
 
 def _middle(dtype: DType) -> int:

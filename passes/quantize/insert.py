@@ -24,8 +24,9 @@ def insert_pairs(graph: Graph, placement: Placement, grids: dict[Value, Grid]) -
             continue
         before = uses[0].node
         name = value.node.name if value.index == 0 else f"{value.node.name}.{value.index}"
-        scale = graph.constant(np.float32(grid.scale), f"{name}.scale", before=before)
-        zero = np.asarray(grid.zero, grid.dtype.numpy)
+        steps = grid.step.astype(np.float32)
+        scale = graph.constant(steps, f"{name}.scale", before=before)
+        zero = np.full(steps.shape, grid.zero, grid.dtype.numpy)
         zero_point = graph.constant(zero, f"{name}.zero_point", before=before)
         q = graph.add(QuantizeLinear(), value, scale, zero_point,
                       name=f"{name}.quantized", before=before)  # fmt: skip

@@ -17,13 +17,15 @@ Runner = Callable[[Graph, Mapping[str, Array], Watch], Any]
 
 
 class Moments:
-    """Mean and variance along one axis, streaming (Chan, Golub & LeVeque 1979)."""
+    """Mean, variance and extremes along one axis, streaming (Chan, Golub & LeVeque 1979)."""
 
     def __init__(self, axis: int) -> None:
         self.axis = axis
         self.count = 0
         self.mean: Array = np.zeros(0)
         self.square: Array = np.zeros(0)  # sum of squared distances from the mean
+        self.low: Array = np.full(1, np.inf)
+        self.high: Array = np.full(1, -np.inf)
 
     def add(self, x: Array) -> None:
         axis = self.axis % x.ndim
@@ -31,6 +33,8 @@ class Moments:
         count = x.size // max(x.shape[axis], 1)
         if not count:
             return
+        self.low = np.minimum(self.low, x.min(over))
+        self.high = np.maximum(self.high, x.max(over))
         mean = x.mean(over, dtype=np.float64)
         square = np.square(x, dtype=np.float64).sum(over) - count * mean * mean
         if not self.count:

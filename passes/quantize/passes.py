@@ -13,10 +13,10 @@ from ...ir.op import Array
 from ..base import Changes, Exact, Outcome, Pass, register_pass
 from ..context import Context
 from ..rewrite import erase_dead
-from .correct import shifts
+from .correct import expected_shift, shifts
 from .estimate import Estimator, Method, Range
 from .functions import fused_step, output_bounds, step_of
-from .grid import Grid, Scheme, grid_of
+from .grid import Grid, Scheme, channel_grid, grid_of
 from .insert import insert_bias, insert_pairs, insert_weight
 from .observe import Observer, moment_axis
 from .place import Placement, place
@@ -83,7 +83,9 @@ class Quantize(Pass):
     weights         symmetric or asymmetric; per_channel: one scale per output channel
     bits            of weights, 2 to 8
     weight_scales   max: by the largest weight; mse: the least expected error of the output
-    bias_correction undo the shift of each channel's mean, measured on the samples
+    bias_correction undo the shift of each channel's mean: measured layer by layer on some samples,
+                    or expected from the mean inputs of all of them (none: leave it)
+    channel_grids   a scale for each channel of what a depthwise convolution reads, where free
     skip            names of nodes to leave in float
 
     Legal for any graph: what has no integer form stays in float, with a remark that says why.
@@ -98,7 +100,8 @@ class Quantize(Pass):
     bits: int = 8
     percentile: float = 99.999
     weight_scales: Estimate = "mse"
-    bias_correction: bool = True
+    bias_correction: Literal["measured", "expected"] | None = "measured"
+    channel_grids: bool = True
     samples: int = 300
     skip: tuple[str, ...] = ()
 
@@ -118,23 +121,26 @@ class Quantize(Pass):
         if not products:
             outcome.note("nothing is quantized: no convolution or matrix product can be")
             return outcome
-        real = graph.copy() if self.bias_correction and context.data is not None else None
+        measures = self.bias_correction == "measured" and context.data is not None
+        real = graph.copy() if measures else None
         observer = self._observe(graph, context, placement, products)
         grids = self._grids(graph, placement, observer, outcome)
         chosen = self._weights(graph, products, grids, observer, outcome)
+        found = self._expected(graph, chosen, observer)
         insert_pairs(graph, placement, grids)
-        biases: dict[str, tuple[Array, Array]] = {}
+        scales: dict[str, Array] = {}
         for node, (weights, scale) in chosen.items():
-            bias = self._bias(graph, node)
             insert_weight(graph, node, weights)
-            if takes_bias(node):
-                channels = weights.integers.shape[weight_axis(node)]
-                biases[node.name] = (np.zeros(channels) if bias is None else bias, scale)
-                if bias is not None:
-                    insert_bias(graph, node, bias, scale)
+            scales[node.name] = scale
+            bias = real_bias(graph, node)
+            if takes_bias(node) and bias is not None:
+                insert_bias(graph, node, bias, scale)
             outcome.count("quantized")
         if real is not None:
-            self._correct(real, graph, context, biases, outcome)
+            found = shifts(real, graph, set(scales), context,
+                           min(CORRECTION_SAMPLES, self.samples), CORRECTION_BYTES)  # fmt: skip
+        for name, shift in found.items():
+            outcome.count("biases corrected", shift_bias(graph, graph[name], shift, scales[name]))
         outcome.count("grids", len(grids))
         erase_dead(graph, graph.nodes()[::-1])
         return outcome
@@ -177,8 +183,40 @@ class Quantize(Pass):
             low = min(ranges[v][0] for v in members)
             high = max(ranges[v][1] for v in members)
             grid = grid_of(low, high, self.scheme)
+            if self.channel_grids and len(members) == 1 and isinstance(observed, Observer):
+                found = self._by_channel(graph, placement, members[0], (low, high), grid, observed)
+                if found is not None:
+                    grid = found
+                    outcome.count("grids by channel")
             grids.update(dict.fromkeys(members, grid))
         return {v: grids[v] for v in placement.shared}
+
+    def _by_channel(
+        self, graph: Graph, placement: Placement, value: Value, whole: Range, grid: Grid,
+        observer: Observer,
+    ) -> Grid | None:  # fmt: skip
+        """A grid with a scale for each channel where that costs nothing: between a convolution
+        without a curved activation, whose multipliers take it up, and depthwise convolutions,
+        whose weights do. None where it is of no use.
+        """
+        moments = observer.moments.get(value)
+        uses = graph.uses(value)
+        if moments is None or not moments.count or not linear_convolution(value.node):
+            return None
+        if any(u in placement.direct or u.position or not depthwise(graph, u.node) for u in uses):
+            return None
+        weights = [graph.operand(u.node, 1) for u in uses]
+        power = np.zeros(moments.low.size)
+        for w in weights:
+            assert w is not None and w.array is not None
+            rows = np.square(w.array.astype(np.float64)).reshape(moments.low.size, -1)
+            power += rows.sum(1)
+        low, high = np.maximum(moments.low, whole[0]), np.minimum(moments.high, whole[1])
+        made = channel_grid(low, high, power, self.scheme)
+        if made is None or made.zero == 0 < -whole[0]:
+            return None
+        better = (power * made.step**2).sum() < 0.8 * (power * grid.scale**2).sum()
+        return made if better else None
 
     def _weights(
         self, graph: Graph, products: list[Node], grids: dict[Value, Grid],
@@ -196,7 +234,7 @@ class Quantize(Pass):
                 if found is not None and found.axis == moment_axis(node) and found.count:
                     moments = found.variance + 1e-3 * found.mean**2
             weight, axis = w.array.astype(np.float32), weight_axis(node)
-            bias = self._bias(graph, node)
+            bias = real_bias(graph, node)
             weights = quantize_weight(
                 weight,
                 axis,
@@ -206,32 +244,88 @@ class Quantize(Pass):
                 powers=self.scheme == "power-of-two",
                 estimate=self.weight_scales,
                 importance=importance(node, weight, moments),
-                least=least_scales(bias, grids[x].scale, weight, axis),
+                least=least_scales(bias, spread_step(grids[x], weight), weight, axis),
             )
-            scale = (weights.scale.astype(np.float64) * grids[x].scale).astype(np.float32)
+            step = spread_step(grids[x], weight)
+            scale = (weights.scale.astype(np.float64) * step).astype(np.float32)
             made[node] = weights, scale
             if not weight.any():
                 outcome.note("all its weights are zero", node)
         return made
 
-    @staticmethod
-    def _bias(graph: Graph, node: Node) -> Array | None:
-        value = graph.operand(node, 2) if takes_bias(node) else None
-        return None if value is None or value.array is None else value.array.reshape(-1)
+    def _expected(
+        self, graph: Graph, chosen: dict[Node, tuple[Weights, Array]],
+        observed: dict[Value, Range] | Observer,
+    ) -> dict[str, Array]:  # fmt: skip
+        """Shifts of biases by node name, from the weights' errors and the inputs' means."""
+        if self.bias_correction != "expected" or not isinstance(observed, Observer):
+            return {}
+        found: dict[str, Array] = {}
+        for node, (weights, _) in chosen.items():
+            x, w = graph.operand(node, 0), graph.operand(node, 1)
+            assert x is not None and w is not None and w.array is not None
+            moments = observed.moments.get(x)
+            if moments is not None and moments.axis == moment_axis(node) and moments.count:
+                error = w.array.astype(np.float64) - weights.real()
+                found[node.name] = expected_shift(node, error, moments.mean)
+        return found
 
-    def _correct(
-        self, real: Graph, graph: Graph, context: Context,
-        biases: dict[str, tuple[Array, Array]], outcome: Outcome,
-    ) -> None:  # fmt: skip
-        found = shifts(
-            real, graph, set(biases), context, min(CORRECTION_SAMPLES, self.samples),
-            CORRECTION_BYTES,
-        )  # fmt: skip
-        for name, shift in found.items():
-            bias, scale = biases[name]
-            if shift.any():
-                insert_bias(graph, graph[name], bias + shift, scale)
-                outcome.count("biases corrected")
+
+def depthwise(graph: Graph, node: Node) -> bool:
+    """Whether each output channel of a convolution reads one input channel."""
+    w = graph.operand(node, 1)
+    group = int(getattr(node.op, "group", 1))
+    if node.op.name not in ("conv", "fused_conv") or w is None or w.array is None:
+        return False
+    return group > 1 and w.array.shape[1] == 1 and w.array.shape[0] % group == 0
+
+
+def linear_convolution(node: Node) -> bool:
+    """Whether a convolution's result is a clamped accumulator."""
+    activation = getattr(node.op, "activation", "")
+    return node.op.name in ("conv", "fused_conv") and activation in ("", "relu", "clip")
+
+
+def spread_step(grid: Grid, weight: Array) -> Array:
+    """A grid's step for each output channel of a depthwise weight (a scalar for other grids)."""
+    return np.repeat(grid.step, weight.shape[0] // len(grid.scales)) if grid.scales else grid.step
+
+
+def real_bias(graph: Graph, node: Node) -> Array | None:
+    """The bias of a product as a float vector, dequantized where it already is int32."""
+    value = graph.operand(node, 2) if takes_bias(node) else None
+    if value is None:
+        return None
+    if value.array is not None:
+        return value.array.reshape(-1)
+    q, scale = graph.operands(value.node)[:2]
+    if q is None or scale is None or q.array is None or scale.array is None:
+        return None
+    return q.array.reshape(-1) * scale.array.astype(np.float64)
+
+
+def shift_bias(graph: Graph, node: Node, shift: Array, scale: Array) -> bool:
+    """Add to the bias of a product, or to the constant vector that alone is added to its result.
+
+    Returns whether there was one to add to.
+    """
+    if not shift.any():
+        return False
+    if takes_bias(node):
+        bias = real_bias(graph, node)
+        insert_bias(graph, node, shift if bias is None else bias + shift, scale)
+        return True
+    uses = graph.uses(node[0])
+    if len(uses) != 1 or uses[0].node.op.name != "add":
+        return False
+    other = graph.operand(uses[0].node, 1 - uses[0].position)
+    if other is None or other.array is None or other.array.size not in (1, shift.size):
+        return False
+    name = f"{other.node.name}.corrected"
+    vector = (other.array.reshape(-1) + shift).astype(np.float32)
+    made = graph.constant(vector, name, before=uses[0].node)
+    graph.set_operand(uses[0].node, 1 - uses[0].position, made)
+    return True
 
 
 def takes_bias(node: Node) -> bool:

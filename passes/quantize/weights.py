@@ -142,9 +142,9 @@ def quantize_bias(bias: Array, scale: Array) -> Array:
     return np.clip(q, -(2**31) + 1, 2**31 - 1).astype(np.int32)
 
 
-def least_scales(bias: Array | None, input_scale: float, weight: Array, axis: int) -> Array | None:
+def least_scales(bias: Array | None, input_scale: Array, weight: Array, axis: int) -> Array | None:
     """Weight scales below which a bias would need more than 30 bits."""
     if bias is None:
         return None
-    wide = np.abs(bias.astype(np.float64)) / input_scale / 2.0**30
-    return np.broadcast_to(wide.reshape(-1), (weight.shape[axis],)).copy()
+    wide = np.abs(bias.astype(np.float64)).reshape(-1) / input_scale / 2.0**30
+    return np.broadcast_to(wide, (weight.shape[axis],)).copy()

@@ -195,3 +195,26 @@ def test_accumulators_that_could_overflow_stay_pairs() -> None:
     report = PassManager("quantize,lower-integer").run(b.graph, context)
     assert "mat_mul_integer" not in names(report.graph)
     assert any("overflow" in r.reason for r in report.passes[1].remarks)
+
+
+def test_depthwise_inputs_have_a_scale_for_each_channel() -> None:
+    r, b = np.random.default_rng(5), Builder()
+    x = b.input("x", "f32", (1, 4, 8, 8))
+    spread = np.float32(10.0) ** np.arange(-2, 2, 0.5, dtype=np.float32)
+    wide = b.fused_conv(x, weight(r, 8, 4, 1, 1) * spread.reshape(-1, 1, 1, 1), activation="relu")
+    made = b.conv(wide, weight(r, 8, 1, 3, 3) / spread.reshape(-1, 1, 1, 1), group=8,
+                  pads=(1, 1, 1, 1))  # fmt: skip
+    graph = b.outputs(y=b.conv(made, weight(r, 3, 8, 1, 1)))
+    samples = [weight(r, 1, 4, 8, 8) for _ in range(8)]
+    pairs, integers = lowered(graph, samples)
+    plain, _ = lowered(graph, samples, "{channel_grids=false}")
+    assert names(integers).count("conv_integer") == 3
+
+    def error(g: Graph) -> float:
+        return sum(
+            float(np.square(interpret(g, {"x": s})["y"] - interpret(graph, {"x": s})["y"]).sum())
+            for s in samples
+        )
+
+    assert error(pairs) < error(plain) / 10
+    assert error(integers) < error(plain) / 10

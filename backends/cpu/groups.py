@@ -79,6 +79,10 @@ def find(low: Lowering) -> None:
             if node.op.name == "sum_pool_integer" and group.table is not None:
                 rest = group.nodes[:-1]
                 group = Group(node, rest[-1], group.rescale, factors=group.factors, nodes=rest)
+        elif node.op.name in ("conv", "fused_conv"):
+            group = shuffled(low, Group(node, node, nodes=(node,)))
+            if group.order is None:
+                continue
         else:
             continue
         low.groups[group.last] = group
@@ -148,7 +152,14 @@ def shuffled(low: Lowering, group: Group) -> Group:
     """The group with the channel shuffle that follows it, where that costs nothing."""
     node, value = group.first, group.last[0]
     rescale = group.rescale
-    if node.op.name != "conv_integer" or (rescale is not None and rescale.other is not None):
+    if rescale is not None and rescale.other is not None:
+        return group
+    if node.op.name in ("conv", "fused_conv"):
+        from .lower_conv import float_fits
+
+        if not float_fits(low, node) or low.graph.operand(node, 3) is not None:
+            return group
+    elif node.op.name != "conv_integer":
         return group
     chain: list[Node] = []
     for name in ("reshape", "transpose", "reshape"):

@@ -15,7 +15,7 @@ from ...ir import Array, DType, Node, Value
 from . import generic
 from .generic import Leaf
 from .groups import merged
-from .images import Geometry, as_pixels, image, lift
+from .images import Geometry, as_pixels, image, lift, node_geometry
 from .kernels import conv as gemm
 from .kernels import depthwise
 from .kernels.conv import ConvRecord
@@ -183,58 +183,107 @@ def _grown(values: Array, count: int) -> Array:
 
 # ---- float -------------------------------------------------------------------------------------
 
-_CLAMPS = {"": (-np.inf, np.inf), "relu": (0.0, np.inf)}
+
+@dataclass
+class Ending:
+    """What follows a float convolution: in the kernel, and by a map over the result (text of a0,
+    with further scalars), where the kernel has no such function."""
+
+    activation: str = "clamp"
+    low: float = -np.inf
+    high: float = np.inf
+    text: str = "a0"
+    scalars: list[tuple[Any, DType]] = field(default_factory=list)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the kernel has nothing to do at its end."""
+        return (self.activation, self.low, self.high) == ("clamp", -np.inf, np.inf)
 
 
-def _epilogue(op: Any) -> tuple[str, dict[str, Word]] | None:
-    """(activation, record fields) of a fused float convolution, or None."""
-    name = getattr(op, "activation", "")
-    if name == "clip":
-        low, high = op.params
-        return "clamp", {"low": float(low), "high": float(high)}
-    if name == "hard_swish":
-        return "hardswish", {}
-    if name not in _CLAMPS:
-        return None
-    low, high = _CLAMPS[name]
-    return "clamp", {"low": low, "high": high}
+def _ending(op: Any) -> Ending | None:
+    from .lower_elementwise import TEMPLATES
+
+    match getattr(op, "activation", ""):
+        case "":
+            return Ending()
+        case "relu":
+            return Ending(low=0.0)
+        case "clip":
+            return Ending(low=float(op.params[0]), high=float(op.params[1]))
+        case "hard_swish":
+            return Ending("hardswish")
+        case name:
+            template = TEMPLATES.get(name)
+            made = template(op.activation_op(), [DType.f32], DType.f32) if template else None
+            return None if made is None else Ending(text=made[0], scalars=made[1])
 
 
 @lowers("conv", "fused_conv")
 def float_conv(low: Lowering, node: Node) -> bool:
     """Convolutions of one or two spatial axes in f32 with known weights."""
+    group = low.groups.get(node)
+    result = node[0]
+    order = None
+    if group is not None:
+        node, order = group.first, group.order
     x, weight, bias, residual = [*low.graph.operands(node), None, None][:4]
     assert x is not None and weight is not None
+    ending, b = _ending(node.op), low.array(bias)
+    if not float_fits(low, node) or ending is None:
+        return False
     w = low.array(weight)
-    if w is None or node.type.dtype is not DType.f32 or x.type.rank not in (3, 4):
-        return False
-    b = low.array(bias)
-    made = _epilogue(node.op)
-    if made is None or (bias is not None and b is None) or node.type.size == 0:
-        return False
-    from .images import node_geometry
-
     g = node_geometry(low, node)
+    assert g is not None and w is not None
     op: Any = node.op
-    if g is None or not w.size > 0 or min(w.shape) == 0:
+    inside = residual is not None and low.shape(residual) == low.shape(node[0])
+    inside = inside and ending.text == "a0"
+    after = residual if not inside else None
+    if after is not None and not ending.is_plain:
         return False
-    other = None
-    if residual is not None:
-        if low.shape(residual) != low.shape(node[0]):
-            return False
-        other = _neighbour(low, residual)
+    other = _neighbour(low, residual) if inside and residual is not None else None
     source = image(low, x, g, 0.0)
-    target = low.result(node[0], exact=False, granule=GRANULE)
+    target = low.result(result, exact=False, granule=GRANULE)
     weights = np.ascontiguousarray(w.transpose(0, *range(2, w.ndim), 1))
     if w.ndim == 3:
         weights = weights[:, None]
-    n = len(weights)
     layer = Layer(
-        weights, np.zeros(n, np.float32) if b is None else b, op.group, "float", None, made[0],
-        other, made[1], (node.name,),
+        weights, np.zeros(len(weights), np.float32) if b is None else b, op.group, "float", None,
+        ending.activation, other, {"low": ending.low, "high": ending.high}, (node.name,),
     )  # fmt: skip
+    if order is not None:
+        layer = reordered(merge_groups(layer, low.isa.lanes), order)
     emit_layer(low, layer, lift(source), lift(target), g.lifted())
+    _finish_by_map(low, target, ending, after, node)
     return True
+
+
+def _finish_by_map(
+    low: Lowering, target: Tensor, ending: Ending, residual: Value | None, node: Node
+) -> None:
+    leaves, text = [Leaf(target)], "a0"
+    if residual is not None:
+        leaves.append(Leaf(low.tensor(residual)))
+        text = "(a0 + a1)"
+    if ending.text != "a0":
+        names = [text]
+        for value, kind in ending.scalars:
+            names.append(f"a{len(leaves)}")
+            leaves.append(low.scalar(value, kind))
+        text = ending.text.format(*names)
+    if text != "a0":
+        name = getattr(node.op, "activation", "") or "add"
+        low.emit(generic.map_step(text, name, target, leaves, low.threads, (node.name,)))
+
+
+def float_fits(low: Lowering, node: Node) -> bool:
+    """Whether the float tile kernels can run this convolution."""
+    x, weight, bias = [*low.graph.operands(node), None][:3]
+    w = low.array(weight)
+    if x is None or w is None or node.type.dtype is not DType.f32 or x.type.rank not in (3, 4):
+        return False
+    known = bias is None or low.array(bias) is not None
+    return known and node.type.size > 0 and w.size > 0
 
 
 def _neighbour(low: Lowering, value: Value) -> Tensor:

@@ -23,6 +23,7 @@ from .lower import GRANULE, GROUP, Lowering, lowers
 from .lower_conv import (
     Layer,
     emit_layer,
+    float_conv,
     matrix_layer,
     merge_groups,
     reordered,
@@ -42,6 +43,8 @@ def names_of(nodes: tuple[Node, ...]) -> tuple[str, ...]:
 def grouped(low: Lowering, node: Node) -> bool:
     """The last node of a group."""
     group = low.groups[node]
+    if group.first.op.name in ("conv", "fused_conv"):
+        return float_conv(low, node) or _apart(low, group)
     if group.first.op.name in ("conv_integer", "mat_mul_integer"):
         _gemm(low, group)
         return True

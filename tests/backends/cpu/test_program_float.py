@@ -51,7 +51,7 @@ def convolutions(draw):
         "auto": draw(st.sampled_from(["NOTSET", "NOTSET", "SAME_UPPER"])),
         "bias": draw(st.booleans()),
         "residual": draw(st.booleans()),
-        "activation": draw(st.sampled_from(["", "relu", "clip", "hard_swish"])),
+        "activation": draw(st.sampled_from(["", "relu", "clip", "hard_swish", "sigmoid", "swish"])),
         "threads": draw(st.integers(1, 2)),
         "isa": draw(st.sampled_from(NAMES)),
         "seed": draw(st.integers(0, 99)),

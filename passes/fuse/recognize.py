@@ -235,10 +235,10 @@ def square(p: PatternBuilder, x: Any) -> Pattern:
 class LayerNormFromMeans(Rewrite):
     """d = x - mean(x);  d / sqrt(mean(d^2) + eps) * scale -> layer_normalization(x)"""
 
-    def pattern(self, p: PatternBuilder, x: Any, axes: Any, eps: Any, scale: Any) -> Pattern:
+    def pattern(self, p: PatternBuilder, x: Any, eps: Any, scale: Any) -> Pattern:
         # The subtraction may be written twice.
-        centre = p.sub(x, p.reduce_mean(x, p.optional(axes), into="mean"))
-        variance = p.reduce_mean(square(p, centre), p.optional(axes), uses=1, into="variance")
+        centre = p.sub(x, p.reduce_mean(x, p.optional(p.const()), into="mean"))
+        variance = p.reduce_mean(square(p, centre), p.optional(p.const()), uses=1, into="variance")
         deviation = p.sqrt(p.add(variance, p.scalar(eps), uses=1), uses=1)
         normal = p.any_of(
             p.div(centre, deviation, uses=1),
@@ -275,8 +275,8 @@ class LayerNormBias(Rewrite):
 class RMSNormFromMean(Rewrite):
     """x / sqrt(mean(x^2) + eps) * scale -> rms_normalization(x)"""
 
-    def pattern(self, p: PatternBuilder, x: Any, axes: Any, eps: Any, scale: Any) -> Pattern:
-        mean = p.reduce_mean(square(p, x), p.optional(axes), uses=1, into="mean")
+    def pattern(self, p: PatternBuilder, x: Any, eps: Any, scale: Any) -> Pattern:
+        mean = p.reduce_mean(square(p, x), p.optional(p.const()), uses=1, into="mean")
         total = p.add(mean, p.scalar(eps), uses=1)
         root = p.sqrt(total, uses=1)
         normal = p.any_of(

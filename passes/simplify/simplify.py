@@ -12,6 +12,10 @@ from . import algebra, clips, reshaping, windows
 from .layout import move_transposes
 
 
+ROUNDS = 8
+"""A region that moved may let the next one move; each move takes a transpose away."""
+
+
 @register_pass
 @dataclass(frozen=True)
 class Simplify(Pass):
@@ -51,9 +55,10 @@ class Motion(Pass):
     def run(self, graph: Graph, context: Context) -> Outcome:
         rules = [r() for r in reshaping.RULES]
         outcome = apply_rewrites(graph, rules, context, who=self.name)
-        if self.regions:
+        for _ in range(ROUNDS if self.regions else 0):
             moved = move_transposes(graph, context)
+            if not moved.counts:
+                break
             outcome.merge(moved)
-            if moved.counts:
-                outcome.merge(apply_rewrites(graph, rules, context, who=self.name))
+            outcome.merge(apply_rewrites(graph, rules, context, who=self.name))
         return outcome

@@ -11,7 +11,6 @@ from ..rewrite import apply_rewrites
 from . import algebra, clips, reshaping, windows
 from .layout import move_transposes
 
-
 ROUNDS = 8
 """A region that moved may let the next one move; each move takes a transpose away."""
 

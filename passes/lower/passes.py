@@ -18,7 +18,7 @@ from ..base import Changes, Outcome, Pass, register_pass
 from ..context import Context
 from ..quantize.functions import Step, composed, interval, step_of
 from ..quantize.grid import Grid
-from ..quantize.place import POOLS, SAME
+from ..quantize.place import COMBINES, POOLS, SAME
 from ..rewrite import erase_dead
 from .match import grid_of_node, integers_of
 from .scales import (
@@ -35,6 +35,8 @@ from .scales import (
 from .terms import Accumulators, Sum, Term
 
 PRODUCTS = frozenset(("conv", "fused_conv", "gemm", "mat_mul"))
+KNOWN = PRODUCTS | COMBINES | POOLS | SAME
+MOST_VISITED = 200
 
 
 @register_pass
@@ -100,17 +102,18 @@ class Lowering:
         self.graph.replace_all_uses(node[0], made)
 
     def _starts_here(self, value: Value) -> bool:
-        """Whether floats become integers at this value: nothing above it is quantized."""
-        if value.node.op.name in ("input", "constant"):
-            return True
-        if value.node.op.name == "dequantize_linear":
-            return False
-        step = step_of(self.graph, value.node)
-        if step is not None:
-            return self._starts_here(step[1])
-        operands = [v for v in self.graph.operands(value.node) if v is not None and v.array is None]
-        return not any(v.node.op.name == "dequantize_linear" for v in operands) and \
-            value.node.op.name not in PRODUCTS  # fmt: skip
+        """Whether floats become integers at this value: nothing it is made of is quantized."""
+        stack, seen = [value], {value}
+        while stack and len(seen) < MOST_VISITED:
+            node = stack.pop().node
+            operands = [v for v in self.graph.operands(node) if v is not None and v.array is None]
+            if node.op.name == "dequantize_linear":
+                if operands:
+                    return False
+            elif node.op.name in KNOWN or step_of(self.graph, node) is not None:
+                stack += [v for v in operands if v not in seen]
+                seen.update(operands)
+        return True
 
     def _integers(
         self, value: Value, steps: tuple[Step, ...], grid: Grid, place: Node

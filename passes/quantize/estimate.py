@@ -2,7 +2,7 @@
 
 min-max         everything
 moving-average  exponential averages of each batch's extremes (Jacob et al. 2018)
-percentile      all but the outermost (100 - p) percent, cut from both ends together
+percentile      all but the outermost (100 - p) percent at each end
 entropy         the range whose quantized distribution has the least Kullback-Leibler divergence
                 from the true one (Migacz, "8-bit inference with TensorRT", 2017)
 mse             the range with the least mean squared error, rounding and clipping together

@@ -1,0 +1,144 @@
+"""Histograms, range estimators, grids and moments."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from taut.ir import Builder, FeedError
+from taut.passes import Context, PassManager
+from taut.passes.quantize.estimate import Estimator, Seen
+from taut.passes.quantize.grid import LARGEST, SMALLEST, channel_grid, grid_of
+from taut.passes.quantize.histogram import BINS, Histogram
+from taut.passes.quantize.observe import Moments
+from taut.passes.quantize.weights import quantize_weight
+
+FLOATS = st.floats(-(2.0**20), 2.0**20, width=32) | st.floats(-(2.0**-100), 2.0**-100, width=32)
+METHODS = ("min-max", "moving-average", "percentile", "entropy", "mse")
+
+
+@given(st.lists(st.lists(FLOATS, max_size=20), min_size=1, max_size=6))
+def test_histogram_does_not_depend_on_order(batches: list[list[float]]) -> None:
+    forward, backward = Histogram(), Histogram()
+    for part in batches:
+        forward.add(np.array(part, np.float32))
+    for part in reversed(batches):
+        backward.add(np.array(part[::-1], np.float32))
+    assert forward.exponent == backward.exponent and forward.zeros == backward.zeros
+    assert (forward.counts == backward.counts).all()
+    every = np.array([v for part in batches for v in part], np.float32)
+    assert forward.counts.sum() + forward.zeros == every.size == forward.total
+
+
+@given(st.lists(FLOATS, min_size=1, max_size=200), st.floats(0, 1))
+def test_quantiles_are_right_to_within_a_bin(values: list[float], q: float) -> None:
+    x, h = np.array(values, np.float32), Histogram()
+    h.add(x)
+    found = h.quantile(q)
+    assert x.min() <= found <= x.max()
+    width = 2.0**h.exponent
+    below = np.mean(x < found - width) <= q + 1e-9
+    above = np.mean(x <= found + width) >= q - 1e-9
+    assert below and above
+
+
+def test_histogram_keeps_its_resolution() -> None:
+    h = Histogram()
+    for scale in (1e-6, 1.0, 1e6):
+        h.add(np.linspace(-scale, scale, 1001, dtype=np.float32))
+    assert h.total == 3003 and 1e6 / 2.0**h.exponent > BINS / 2 - 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("scheme", ["asymmetric", "symmetric", "power-of-two"])
+def test_estimated_ranges(method: str, scheme: str) -> None:
+    r = np.random.default_rng(0)
+    seen = Seen()
+    for _ in range(10):
+        seen.add(r.normal(size=4000).astype(np.float32))
+    low, high = Estimator(method, scheme)(seen)  # type: ignore[arg-type]
+    assert seen.extremes[0] <= low < -1.5 and 1.5 < high <= seen.extremes[1]
+
+
+def test_mse_cuts_a_lone_outlier_and_percentile_by_its_level() -> None:
+    r, seen = np.random.default_rng(0), Seen()
+    seen.add(np.append(r.normal(size=1_000_000), 30.0).astype(np.float32))
+    assert Estimator("min-max")(seen)[1] == 30
+    assert Estimator("mse")(seen)[1] < 20
+    assert 2.8 < Estimator("percentile", percentile=99.8)(seen)[1] < 3.0
+
+
+@given(
+    low=st.floats(-1e38, 1e38), high=st.floats(-1e38, 1e38),
+    scheme=st.sampled_from(["asymmetric", "symmetric", "power-of-two"]),
+)  # fmt: skip
+def test_grids_hold_zero_and_their_range(low: float, high: float, scheme: str) -> None:
+    grid = grid_of(min(low, high), max(low, high), scheme)  # type: ignore[arg-type]
+    assert SMALLEST <= grid.scale <= LARGEST and 0 <= grid.zero <= 255
+    assert grid.quantize(np.zeros(1, np.float32))[0] == grid.zero
+    if grid.scale < LARGEST:
+        slack = grid.scale * (1 + 1e-5)
+        assert grid.low <= min(low, high, 0) + slack and grid.high >= max(low, high, 0) - slack
+    if scheme == "power-of-two":
+        assert np.frexp(grid.scale)[0] == 0.5
+
+
+def test_channel_grids_share_their_zero_point() -> None:
+    low, high = np.array([-1.0, -0.01, 0.0]), np.array([3.0, 0.03, 0.0])
+    grid = channel_grid(low, high, np.ones(3), "asymmetric")
+    assert grid is not None and len(grid.scales) == 3
+    steps = np.array(grid.scales)
+    assert (-grid.zero * steps <= low + 1e-5).all()
+    assert ((255 - grid.zero) * steps >= high - 1e-5).all()
+    assert grid.scales[1] < grid.scales[0] / 50
+    assert channel_grid(np.zeros(3), np.zeros(3), np.ones(3), "asymmetric") is None
+
+
+@given(st.integers(0, 1000), st.sampled_from(["max", "mse"]), st.booleans(), st.booleans())
+def test_weights(seed: int, estimate: str, symmetric: bool, per_channel: bool) -> None:
+    r = np.random.default_rng(seed)
+    w = r.normal(size=(4, 3, 3, 3)).astype(np.float32) * 10.0 ** r.integers(-3, 3, (4, 1, 1, 1))
+    w[seed % 4] *= seed % 3 > 0  # some channels without weights
+    w = w.astype(np.float32)
+    made = quantize_weight(
+        w, 0, symmetric=symmetric, per_channel=per_channel, estimate=estimate  # type: ignore
+    )
+    step = made.scale.reshape(-1, 1, 1, 1)
+    reach = 0.51 if estimate == "max" or not symmetric else 70
+    assert np.all(np.abs(made.real() - w) <= reach * step)
+    if symmetric:
+        assert made.integers.min() >= -127
+
+
+def test_mse_weights_have_no_larger_error() -> None:
+    w = np.random.default_rng(0).standard_t(3, size=(8, 200)).astype(np.float32)
+    errors = [
+        np.square(quantize_weight(w, 0, bits=4, estimate=e).real() - w).sum()
+        for e in ("max", "mse")
+    ]
+    assert errors[1] < 0.9 * errors[0]
+
+
+def test_moments_stream() -> None:
+    r = np.random.default_rng(0)
+    parts = [r.normal(size=(n, 3, 4)).astype(np.float32) * (1, 5, 2)[n % 3] for n in (1, 2, 3)]
+    moments = Moments(1)
+    for p in parts:
+        moments.add(p)
+    every = np.concatenate(parts)
+    assert np.allclose(moments.mean, every.mean((0, 2)), atol=1e-6)
+    assert np.allclose(moments.variance, every.var((0, 2)), rtol=1e-5)
+    assert np.allclose(moments.high, every.max((0, 2)))
+
+
+@settings(max_examples=1)
+@given(st.sampled_from([np.nan, np.inf]))
+def test_bad_samples_are_refused_by_name(bad: float) -> None:
+    b = Builder()
+    x = b.input("x", "f32", (1, 2))
+    graph = b.outputs(y=b.gemm(b.relu(x, name="rectified"), np.ones((2, 1), np.float32)))
+    for samples in ([np.array([[1, bad]], np.float32)], []):
+        with pytest.raises(FeedError) as error:
+            PassManager("quantize").run(graph, Context(data=samples))
+        assert "rectified" in str(error.value) or "empty" in str(error.value)

@@ -24,6 +24,7 @@ from .layout import round_up
 from .lower import Lowering
 
 BYTES = (DType.u8, DType.i8)
+LARGEST_JOINED = 1 << 28  # elements
 
 
 @dataclass
@@ -205,6 +206,12 @@ def is_dense(low: Lowering, node: Node, channels: int) -> bool:
     return not depthwise and merged(channels, count, low.isa.lanes) == count
 
 
+def affordable(low: Lowering, weights: Array, groups: int) -> bool:
+    """Whether groups joined with zeros stay small: a strange model could ask for terabytes."""
+    times = merged(len(weights), groups, low.isa.lanes) if groups > 1 else 1
+    return times == 1 or weights.size * times <= LARGEST_JOINED
+
+
 def merged(channels: int, groups: int, lanes: int) -> int:
     """How many neighbouring groups are joined so that each has whole vectors of output channels."""
     per = channels // groups
@@ -309,6 +316,8 @@ def fits_gemm(low: Lowering, node: Node) -> bool:
     if zero is not None and zero.size != 1:
         return False
     if shifted_weights(low, node) is None:
+        return False
+    if not affordable(low, weights, getattr(node.op, "group", 1)):
         return False
     if node.op.name == "conv_integer":
         return x.type.rank in (3, 4)

@@ -14,7 +14,7 @@ import numpy as np
 from ...ir import Array, DType, Node, Value
 from . import generic
 from .generic import Leaf
-from .groups import merged
+from .groups import affordable, merged
 from .images import Geometry, as_pixels, image, lift, node_geometry
 from .kernels import conv as gemm
 from .kernels import depthwise
@@ -283,6 +283,7 @@ def float_fits(low: Lowering, node: Node) -> bool:
     if x is None or w is None or node.type.dtype is not DType.f32 or x.type.rank not in (3, 4):
         return False
     known = bias is None or low.array(bias) is not None
+    known = known and affordable(low, w, node.op.group)  # type: ignore[attr-defined]
     return known and node.type.size > 0 and w.size > 0
 
 

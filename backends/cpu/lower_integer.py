@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,14 +11,13 @@ import numpy as np
 from ...ir import Array, DType, Node, Value
 from . import generic, groups
 from .generic import Leaf
+from .grids import emit_map, grid_words, names_of, pixels_of, target_of
 from .groups import Group
-from .images import Geometry, as_pixels, image, lift, node_geometry
-from .kernels import frame, maps, pool
-from .kernels.frame import PlanarRecord
-from .kernels.grid import LANES, flatten, share
-from .kernels.maps import FloatRecord, MapRecord
+from .images import Geometry, image, lift, node_geometry
+from .kernels import maps, pool
+from .kernels.maps import MapRecord
 from .kernels.pool import PoolRecord
-from .layout import Tensor, round_up
+from .layout import Tensor
 from .lower import GRANULE, GROUP, Lowering, lowers
 from .lower_conv import (
     Layer,
@@ -27,16 +26,10 @@ from .lower_conv import (
     matrix_layer,
     merge_groups,
     reordered,
-    strides,
 )
 from .lower_reduce import pool_words, reduce_step, scale_words
-from .steps import Step, Word, record_words
 
 KINDS = {DType.u8: "u8", DType.i16: "s16", DType.i32: "s32"}
-
-
-def names_of(nodes: tuple[Node, ...]) -> tuple[str, ...]:
-    return tuple(n.name for n in nodes)
 
 
 @lowers(GROUP)
@@ -138,94 +131,7 @@ def _finish(low: Lowering, group: Group, layer: Layer) -> None:
         layer.extra |= {"other_zero": rescale.other_zero, "other_scale": rescale.other_scale}
 
 
-def pixels_of(low: Lowering, value: Value) -> Tensor:
-    """A value as the grid kernels read it: lifted, channels side by side, readable past its end.
-
-    Images are seen as they are; anything else as one row of pixels of its last axis.
-    """
-    t = low.tensor(value)
-    spatial = value in low.spatial and len(t.shape) in (3, 4)
-    if t.buffer.space == "arena":
-        if spatial and t.channels_last:
-            return lift(t)
-        if not spatial and len(t.shape) >= 1:
-            made = row_of_pixels(t)
-            if made is not None:
-                return made
-    copy = low.new(t.dtype, t.shape, spatial=spatial, granule=GRANULE)
-    low.copy(t, copy, (value.node.name,))
-    made = lift(copy) if spatial else row_of_pixels(copy)
-    assert made is not None
-    return made
-
-
-def row_of_pixels(t: Tensor) -> Tensor | None:
-    """(..., k) as one row of pixels of k channels, where strides allow."""
-    if not t.shape:
-        return None
-    flat = t.reshape((math.prod(t.shape[:-1]), t.shape[-1]))
-    if flat is None or (flat.strides[1] != t.item and t.shape[-1] > 1):
-        return None
-    return as_pixels(t)
-
-
-def target_of(low: Lowering, value: Value) -> Tensor:
-    """A new result as the grid kernels write it."""
-    spatial = value in low.spatial and value.type.rank in (3, 4)
-    made = low.result(value, exact=False, granule=GRANULE, rows=not spatial)
-    if spatial:
-        return lift(made)
-    row = row_of_pixels(made)
-    assert row is not None
-    return row
-
-
 # ---- element-wise ------------------------------------------------------------------------------
-
-
-@dataclass
-class Grid:
-    """How the element-wise kernels walk: fields of the record, over these lifted tensors."""
-
-    fields: dict[str, Word]
-
-
-def grid_words(
-    low: Lowering, target: Tensor, operands: dict[str, Tensor], per_channel: bool = False
-) -> dict[str, Word]:
-    """The fields for tensors of one shape (or broadcast to it but for the channels)."""
-    images, channels, rows, width = target.shape
-    whole = [(t.strides[3], t.item) for t in (target, *operands.values())]
-    count = round_up(channels, LANES)
-    if not per_channel:
-        width, count = flatten(width, count, whole)
-    values: dict[str, Word] = {
-        **share(rows, images, low.threads),
-        "rows": rows,
-        "width": width,
-        "channels": count,
-        **strides("target", target),
-    }
-    for name, t in operands.items():
-        values |= strides(name, t)
-    if rows == 1 and images == 1:
-        values |= _long_row(low, target, operands, width, count, per_channel)
-    return values
-
-
-def _long_row(
-    low: Lowering, target: Tensor, operands: dict[str, Tensor], width: int, count: int, by: bool
-) -> dict[str, Word]:
-    """One row is cut into several, so that threads can share it."""
-    pieces = 8 * low.threads
-    if low.threads == 1 or by or width > 1 or count < 64 * pieces or count % (pieces * LANES):
-        return {}
-    piece = count // pieces
-    made: dict[str, Word] = {
-        **share(pieces, 1, low.threads), "rows": pieces, "channels": piece,
-        "target_row": piece * target.item,
-    }  # fmt: skip
-    return made | {f"{n}_row": piece * t.item for n, t in operands.items()}
 
 
 @lowers("requantize")
@@ -299,17 +205,8 @@ def _on_grid(low: Lowering, node: Node, xs: list[Value | None], ms: list[Array |
     kernel = maps.requantize_kernel(
         "_".join(kinds), per_channel=per_channel, out=out, rounding=rounding
     )
-    _emit_map(low, kernel, MapRecord, values, target, list(sources.values()), (node,))
+    emit_map(low, kernel, MapRecord, values, target, list(sources.values()), (node,))
     return True
-
-
-def _emit_map(
-    low: Lowering, kernel: Any, record: Any, values: dict[str, Word], target: Tensor,
-    sources: list[Tensor], nodes: tuple[Node, ...],
-) -> None:  # fmt: skip
-    words = record_words(record, values)
-    reads = [t.buffer for t in sources]
-    low.emit(Step(kernel, words, reads, [target.buffer], names_of(nodes)))
 
 
 @lowers("lookup")
@@ -327,7 +224,7 @@ def lookup(low: Lowering, node: Node) -> bool:
         values = grid_words(low, target, {"a": source})
         whole = table[np.clip(np.arange(256) - start, 0, len(table) - 1)]
         values["table"] = low.constant(whole)
-        _emit_map(low, maps.LOOKUP, MapRecord, values, target, [source], (node,))
+        emit_map(low, maps.LOOKUP, MapRecord, values, target, [source], (node,))
         return True
     kind, size = node.type.dtype.value, table.itemsize
     scalar = low.scalar
@@ -390,7 +287,7 @@ def _product(low: Lowering, group: Group) -> bool:
     if group.table is not None:
         values["table"], out = low.constant(group.table), "lut"
     kernel = maps.multiply_kernel(out)
-    _emit_map(low, kernel, MapRecord, values, target, [first, second], group.nodes)
+    emit_map(low, kernel, MapRecord, values, target, [first, second], group.nodes)
     return True
 
 
@@ -439,7 +336,7 @@ def _sum_pool(low: Lowering, group: Group) -> bool:
         pixels = np.broadcast_to(group.factors, (1, 1, *g.out)).reshape(target.shape[2:])
         scale = scale * pixels
     values |= scale_words(low, scale)
-    _emit_map(low, pool.SUM, PoolRecord, values, target, [source], group.nodes)
+    emit_map(low, pool.SUM, PoolRecord, values, target, [source], group.nodes)
     return True
 
 
@@ -472,143 +369,4 @@ def sum_pool(low: Lowering, node: Node) -> bool:
         low.emit(
             generic.map_step("i32(a0 - a1)", "shift", out, leaves, low.threads, (node.name,))
         )
-    return True
-
-
-# ---- between float and integer -----------------------------------------------------------------
-
-
-@lowers("quantize_linear")
-def quantize(low: Lowering, node: Node) -> bool:
-    """f32 to 8 bits: from planes to pixels, or as a map."""
-    x, scale_value, zero_value = [*low.graph.operands(node), None][:3]
-    assert x is not None
-    op: Any = node.op
-    scale, zero = low.array(scale_value), low.array(zero_value)
-    kind = node.type.dtype
-    if scale is None or x.type.dtype is not DType.f32 or scale.dtype != np.float32:
-        return False
-    if op.block_size or (zero_value is not None and zero is None):
-        return False
-    if kind not in (DType.u8, DType.i8, DType.i16, DType.u16) or node.type.size == 0:
-        return False
-    source = low.tensor(x)
-    if scale.size == 1 and kind is DType.u8 and node[0] in low.spatial \
-            and len(source.shape) in (3, 4) and source.strides[-1] == 4:  # fmt: skip
-        _to_pixels(low, node, source, float(scale.reshape(-1)[0]), zero)
-        return True
-    spread = [1] * node.type.rank
-    if scale.size > 1:
-        spread[op.axis] = scale.size
-    shape = tuple(spread) if scale.size > 1 else ()
-    zeros = np.zeros(scale.shape, np.int32) if zero is None else zero.astype(np.int32)
-    low_, high = kind.bounds
-    leaves = [
-        Leaf(source), Leaf(low.place(scale.reshape(shape))),
-        Leaf(low.place(np.broadcast_to(zeros, scale.shape).reshape(shape))),
-        low.scalar(low_, DType.i32), low.scalar(high, DType.i32),
-    ]  # fmt: skip
-    out = low.result(node[0], exact=True)
-    text = f"{kind.value}(quantize32(a0, a1, a2, a3, a4))"
-    low.emit(generic.map_step(text, "quantize", out, leaves, low.threads, (node.name,)))
-    return True
-
-
-def _to_pixels(
-    low: Lowering, node: Node, source: Tensor, scale: float, zero: Array | None
-) -> None:
-    planes = lift(source)
-    target = low.result(node[0], exact=False)
-    pixels = lift(target)
-    offset = 0 if zero is None else int(zero.reshape(-1)[0])
-    values: dict[str, Word] = {
-        **share(pixels.shape[2], pixels.shape[0], low.threads),
-        "rows": pixels.shape[2],
-        "width": pixels.shape[3],
-        "channels": pixels.room,
-        **strides("target", pixels),
-        "plane": planes.ref,
-        "plane_image": planes.strides[0],
-        "plane_channel": planes.strides[1],
-        "plane_row": planes.strides[2],
-        "planes": planes.shape[1],
-        "scale": scale,
-        "zero": offset,
-    }
-    words = record_words(PlanarRecord, values)
-    kernel = frame.from_planes_kernel("quantize")
-    low.emit(Step(kernel, words, [source.buffer], [target.buffer], (node.name,)))
-
-
-@lowers("dequantize_linear")
-def dequantize(low: Lowering, node: Node) -> bool:
-    """8, 16 or 32 bits to f32."""
-    x, scale_value, zero_value = [*low.graph.operands(node), None][:3]
-    assert x is not None
-    op: Any = node.op
-    scale, zero = low.array(scale_value), low.array(zero_value)
-    if scale is None or scale.dtype != np.float32 or node.type.dtype is not DType.f32:
-        return False
-    if op.block_size or (zero_value is not None and zero is None) or node.type.size == 0:
-        return False
-    if x.type.dtype not in generic.SUPPORTED:
-        return False
-    source = low.tensor(x)
-    if scale.size == 1 and _dequantized_pixels(low, node, x, source, scale, zero):
-        return True
-    spread = [1] * node.type.rank
-    if scale.size > 1:
-        spread[op.axis] = scale.size
-    shape = tuple(spread) if scale.size > 1 else ()
-    zeros = np.zeros(scale.shape, np.int64) if zero is None else zero.astype(np.int64)
-    leaves = [
-        Leaf(source), Leaf(low.place(scale.reshape(shape))),
-        Leaf(low.place(np.broadcast_to(zeros, scale.shape).reshape(shape))),
-    ]  # fmt: skip
-    out = low.result(node[0], exact=True)
-    text = "f32(i64(a0) - a2) * a1"
-    if x.type.dtype is not DType.i32:
-        text = "f32(i32(i64(a0) - a2)) * a1"
-    low.emit(generic.map_step(text, "dequantize", out, leaves, low.threads, (node.name,)))
-    return True
-
-
-def _dequantized_pixels(
-    low: Lowering, node: Node, x: Value, source: Tensor, scale: Array, zero: Array | None
-) -> bool:
-    """u8 pixels to f32 planes or pixels by the vector kernels."""
-    offset = 0 if zero is None else int(zero.reshape(-1)[0])
-    if x.type.dtype is not DType.u8 or source.buffer.space != "arena":
-        return False
-    if x not in low.spatial or len(source.shape) not in (3, 4) or not source.channels_last:
-        return False
-    factor: Word = float(scale.reshape(-1)[0])
-    pixels = lift(source)
-    if node[0] in low.spatial and not low.graph.is_output(node[0]):
-        target = target_of(low, node[0])
-        values = grid_words(low, target, {"a": pixels})
-        values |= {"scale": factor, "zero": offset}
-        _emit_map(low, maps.DEQUANTIZE, FloatRecord, values, target, [pixels], (node,))
-        return True
-    out = low.result(node[0], exact=True)
-    planes = lift(out)
-    if planes.strides[3] != 4:
-        return False
-    values = {
-        **share(pixels.shape[2], pixels.shape[0], low.threads),
-        "rows": pixels.shape[2],
-        "width": pixels.shape[3],
-        "channels": round_up(pixels.shape[1], 4),
-        **strides("target", pixels),
-        "plane": planes.ref,
-        "plane_image": planes.strides[0],
-        "plane_channel": planes.strides[1],
-        "plane_row": planes.strides[2],
-        "planes": planes.shape[1],
-        "scale": factor,
-        "zero": offset,
-    }
-    words = record_words(PlanarRecord, values)
-    kernel = frame.to_planes_kernel("dequantize")
-    low.emit(Step(kernel, words, [source.buffer], [out.buffer], (node.name,)))
     return True

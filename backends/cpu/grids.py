@@ -18,17 +18,19 @@ def names_of(nodes: tuple[Node, ...]) -> tuple[str, ...]:
     return tuple(n.name for n in nodes)
 
 
-def pixels_of(low: Lowering, value: Value) -> Tensor:
-    """A value as the grid kernels read it: lifted, channels side by side, readable past its end.
+def pixels_of(low: Lowering, value: Value, result: Value) -> Tensor:
+    """A value as the grid kernels that make `result` read it: lifted, channels side by side,
+    readable past its end.
 
-    Images are seen as they are; anything else as one row of pixels of its last axis.
+    The result decides the order: images are walked as images, anything else as one row of pixels
+    of its last axis. A value that lies otherwise is copied.
     """
     t = low.tensor(value)
-    spatial = value in low.spatial and len(t.shape) in (3, 4)
+    spatial = result in low.spatial and len(t.shape) in (3, 4)
     if t.buffer.space == "arena":
         if spatial and t.channels_last:
             return lift(t)
-        if not spatial and len(t.shape) >= 1:
+        if not spatial and value not in low.spatial and len(t.shape) >= 1:
             made = row_of_pixels(t)
             if made is not None:
                 return made

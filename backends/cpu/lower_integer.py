@@ -127,7 +127,7 @@ def _finish(low: Lowering, group: Group, layer: Layer) -> None:
         layer.out = "lut"
         layer.extra["table"] = low.constant(group.table)
     if rescale.other is not None:
-        layer.residual = pixels_of(low, rescale.other)
+        layer.residual = pixels_of(low, rescale.other, group.last[0])
         layer.extra |= {"other_zero": rescale.other_zero, "other_scale": rescale.other_scale}
 
 
@@ -189,7 +189,7 @@ def _on_grid(low: Lowering, node: Node, xs: list[Value | None], ms: list[Array |
     fast = op.rounding == "half_even" and wide <= 1 and narrow
     per_channel = any(m is not None and m.size > 1 for m in ms)
     rounding = "fast" if fast else {"half_even": "even", "half_up": "up"}.get(op.rounding, "floor")
-    sources = {name: pixels_of(low, x) for name, x in zip("abc", xs) if x is not None}
+    sources = {name: pixels_of(low, x, node[0]) for name, x in zip("abc", xs) if x is not None}
     target = target_of(low, node[0])
     values = grid_words(low, target, sources, per_channel)
     for name, m, zero in zip("abc", ms, op.zeros(len(xs))):
@@ -219,7 +219,7 @@ def lookup(low: Lowering, node: Node) -> bool:
         return False
     start = node.op.first(x.type.dtype)  # type: ignore[attr-defined]
     if x.type.dtype is DType.u8 and table.dtype == np.uint8 and low.shape(x):
-        source = pixels_of(low, x)
+        source = pixels_of(low, x, node[0])
         target = target_of(low, node[0])
         values = grid_words(low, target, {"a": source})
         whole = table[np.clip(np.arange(256) - start, 0, len(table) - 1)]
@@ -271,7 +271,7 @@ def _product(low: Lowering, group: Group) -> bool:
     if low.shape(a) != shape or not byte or not (same or by_channel) or b in low.known \
             or a in low.known:  # fmt: skip
         return _apart(low, group)
-    first, second = pixels_of(low, a), pixels_of(low, b)
+    first, second = (pixels_of(low, v, group.last[0]) for v in (a, b))
     target = target_of(low, group.last[0])
     if not same:
         n, c = second.shape[:2]

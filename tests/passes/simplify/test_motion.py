@@ -37,10 +37,10 @@ def movements(draw: st.DrawFn) -> Graph:
             c = np.arange(last if isinstance(last, int) else 1, dtype=np.float32)
             x = b.add(x, c)
         elif kind == "other":
-            same = [v for v in values if v.shape == x.shape]
+            same = [v for v in values if v == x or (v.shape == x.shape and None not in x.shape)]
             x = b.mul(x, draw(st.sampled_from(same)))
         elif kind == "concat":
-            same = [v for v in values if v.shape == x.shape]
+            same = [v for v in values if v == x or (v.shape == x.shape and None not in x.shape)]
             axes = [i for i, d in enumerate(x.shape) if isinstance(d, int)]
             if axes:
                 axis = draw(st.sampled_from(axes))

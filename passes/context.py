@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..ir import DEFAULT_LIMITS, DType, FeedError, Graph, Limits
-from ..ir.interpret import bind_feeds
+from ..ir.interpret import Watch, bind_feeds
 from ..ir.op import Array
 from .analysis import Analyses
 
@@ -89,6 +89,8 @@ class Context:
     `data`: sample inputs. `target`: a description of the machine. `budget`: seconds in all.
     `progress(done, total, text)` is called by passes that take long. `watch(rule, node)` sees each
     rewrite. `gate(step, node)` may forbid a step (it counts them for bisection).
+    `runner(graph, feeds, watch)` runs a graph faster than the reference and hands `watch` every
+    result, as `interpret` does (calibration uses it; passes import no backend).
     """
 
     data: Any = None
@@ -99,6 +101,7 @@ class Context:
     limits: Limits = DEFAULT_LIMITS
     watch: Callable[[str, str], None] | None = None
     gate: Gate = _always
+    runner: Callable[[Graph, Mapping[str, Array], Watch], Any] | None = None
     analyses: Analyses = field(default_factory=Analyses)
     rng: np.random.Generator = field(init=False)
     started: float = field(init=False)

@@ -113,9 +113,9 @@ def channel_grid(low: Array, high: Array, weight: Array, scheme: Scheme) -> Grid
     with np.errstate(all="ignore"):
         above = np.where(high > 0, high / (255 - zeros), 0.0)
         below = np.where(low < 0, -low / zeros, 0.0)
-    scales = np.maximum(above, below)
-    scales = np.maximum(scales, scales.max(1, keepdims=True) * LEAST_SHARE)
-    noise = (weight * scales**2).sum(1)
+        scales = np.maximum(above, below)
+        scales = np.maximum(scales, scales.max(1, keepdims=True) * LEAST_SHARE)
+        noise = (weight * scales**2).sum(1)
     best = int(np.argmin(np.where(np.isfinite(noise), noise, np.inf)))
     chosen = tuple(bounded_scale(float(v)) for v in scales[best])
     return Grid(max(chosen), int(zeros[best, 0]), DType.u8, chosen)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from ...ir import FeedError, Graph, Node, Value, interpret
 from ...ir.op import Array
+from ...ir.ops.structure import Input
 from ..context import Context
 from .estimate import Seen
-
-Watch = Callable[[Value, Array], Array | None]
-Runner = Callable[[Graph, Mapping[str, Array], Watch], Any]
 
 
 class Moments:
@@ -57,20 +54,25 @@ class Observer:
     def __init__(self, ranges: Iterable[Value], moments: Mapping[Value, int]) -> None:
         self.seen = {v: Seen() for v in ranges}
         self.moments = {v: Moments(axis) for v, axis in moments.items()}
+        self.unfit: dict[Value, str] = {}
         self.batches = 0
 
     def watch(self, value: Value, array: Array) -> None:
-        """Take in one result. Raises FeedError where it is not finite."""
+        """Take in one result. An input that is not finite raises FeedError; another value that
+        is not is noted in `unfit`, with what it holds.
+        """
         seen = self.seen.get(value)
-        if seen is None:
+        if seen is None or value in self.unfit:
             return
-        if array.size and not np.isfinite(array.sum(dtype=np.float64)):
+        with np.errstate(invalid="ignore"):
+            finite = not array.size or bool(np.isfinite(array.sum(dtype=np.float64)))
+        if not finite:
             kind = "NaN" if np.isnan(array).any() else "an infinity"
-            raise FeedError(
-                f"value {value.node.name!r} holds {kind} on calibration input {self.batches}",
-                node=value.node.name, op=value.node.op.name,
-                hint="look for bad sample inputs, or leave the node out with skip=",
-            )  # fmt: skip
+            if isinstance(value.node.op, Input):
+                raise FeedError(f"calibration input {self.batches} holds {kind}",
+                                node=value.node.name, hint="mend the sample inputs")  # fmt: skip
+            self.unfit[value] = kind
+            return
         seen.add(array)
         moments = self.moments.get(value)
         if moments is not None:
@@ -81,10 +83,9 @@ class Observer:
 
         Raises FeedError for bad or missing samples.
         """
-        runner = getattr(context, "runner", None)
         for feeds in context.feeds(graph, limit):
-            if runner is not None:
-                runner(graph, feeds, self.watch)
+            if context.runner is not None:
+                context.runner(graph, feeds, self.watch)
             else:
                 interpret(graph, feeds, limits=context.limits, watch=self.watch)
             self.batches += 1

@@ -65,7 +65,10 @@ class Calibrate(Pass):
         observer = Observer(placement.shared, {})
         batches = observer.run(prepared, context, self.samples)
         estimator = Estimator(self.method, self.scheme, self.percentile)
-        ranges = {value_key(v): estimator(seen) for v, seen in observer.seen.items()}
+        ranges = {
+            value_key(v): estimator(seen)
+            for v, seen in observer.seen.items() if v not in observer.unfit
+        }  # fmt: skip
         graph.metadata[RANGES] = json.dumps(ranges)
         outcome.count("batches", batches)
         outcome.count("ranges", len(ranges))
@@ -116,17 +119,29 @@ class Quantize(Pass):
     def run(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
         prepare(graph, context, outcome)
-        placement = place(graph, outcome, frozenset(self.skip))
-        products = [n for n, r in placement.roles.items() if r.kind == "product"]
-        if not products:
-            outcome.note("nothing is quantized: no convolution or matrix product can be")
-            return outcome
+        skip = dict.fromkeys(self.skip, "it is named in `skip`")
+        while True:
+            found = Outcome()
+            placement = place(graph, found, skip)
+            products = [n for n, r in placement.roles.items() if r.kind == "product"]
+            if not products:
+                outcome.merge(found)
+                outcome.note("nothing is quantized: no convolution or matrix product can be")
+                return outcome
+            observer = self._observe(graph, context, placement, products)
+            unfit = observer.unfit if isinstance(observer, Observer) else {}
+            if not unfit:
+                break
+            for value, kind in unfit.items():
+                readers = [u.node for u in graph.uses(value) if u.node in placement.roles]
+                why = f"its operand {value.node.name!r} holds {kind} on a sample input"
+                skip |= {n.name: why for n in readers}
+        outcome.merge(found)
         measures = self.bias_correction == "measured" and context.data is not None
         real = graph.copy() if measures else None
-        observer = self._observe(graph, context, placement, products)
         grids = self._grids(graph, placement, observer, outcome)
         chosen = self._weights(graph, products, grids, observer, outcome)
-        found = self._expected(graph, chosen, observer)
+        shifted = self._expected(graph, chosen, observer)
         insert_pairs(graph, placement, grids)
         scales: dict[str, Array] = {}
         for node, (weights, scale) in chosen.items():
@@ -137,9 +152,9 @@ class Quantize(Pass):
                 insert_bias(graph, node, bias, scale)
             outcome.count("quantized")
         if real is not None:
-            found = shifts(real, graph, set(scales), context,
-                           min(CORRECTION_SAMPLES, self.samples), CORRECTION_BYTES)  # fmt: skip
-        for name, shift in found.items():
+            shifted = shifts(real, graph, set(scales), context,
+                             min(CORRECTION_SAMPLES, self.samples), CORRECTION_BYTES)  # fmt: skip
+        for name, shift in shifted.items():
             outcome.count("biases corrected", shift_bias(graph, graph[name], shift, scales[name]))
         outcome.count("grids", len(grids))
         erase_dead(graph, graph.nodes()[::-1])

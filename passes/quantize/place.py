@@ -20,6 +20,7 @@ addition can join the node before it: conv + residual -> relu rounds once, at th
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -167,13 +168,17 @@ def _same(node: Node, operands: list[Value | None]) -> Role | str:
     return Role("same", (0,))
 
 
-def place(graph: Graph, outcome: Outcome, skip: frozenset[str] = frozenset()) -> Placement:
-    """Choose the nodes to quantize; what is left in float is remarked on with the reason."""
+def place(graph: Graph, outcome: Outcome, skip: Mapping[str, str] | None = None) -> Placement:
+    """Choose the nodes to quantize; what is left in float is remarked on with the reason.
+
+    `skip` names nodes to leave, and why.
+    """
+    skip = skip or {}
     roles: dict[Node, Role] = {}
     for node in graph.nodes():
         role = role_of(graph, node)
         if node.name in skip and not isinstance(role, str):
-            outcome.missed(node, "left in float: it is named in `skip`")
+            outcome.missed(node, f"not quantized: {skip[node.name]}")
         elif isinstance(role, Role):
             roles[node] = role
         elif role:

@@ -138,7 +138,8 @@ def _affine(graph: Graph, node: Node, outcome: Outcome) -> None:
         if user is None or following is None or following[0] != last[0]:
             break
         a, b = following[1]
-        scale, shift, last = scale * a, shift * a + b, user
+        with np.errstate(all="ignore"):
+            scale, shift, last = scale * a, shift * a + b, user
         scalars = scalars and a.size == 1
     if scalars or not np.isfinite(scale).all() or not np.isfinite(shift).all():
         return
@@ -172,8 +173,9 @@ def _vector(graph: Graph, node: Node) -> tuple[Value, Vector] | None:
         gamma, beta, mean, var = (cast(Array, a).astype(np.float64) for a in arrays)
         with np.errstate(all="ignore"):
             factor = gamma / np.sqrt(var + node.op.epsilon)
+            shift = beta - mean * factor
         assert operands[0] is not None
-        return operands[0], (factor, beta - mean * factor)
+        return operands[0], (factor, shift)
     if not isinstance(node.op, Mul | Add) or node.type.shape is None:
         return None
     for x, other in (operands, operands[::-1]):

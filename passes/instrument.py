@@ -9,13 +9,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..ir import Array, FeedError, Graph, Limits, PassError, TautError, Value, interpret
+from ..ir import Array, DType, FeedError, Graph, Limits, PassError, TautError, Value, interpret
 from ..ir.interpret import bind_feeds
 from .base import Bound, Changes, Exact, Pass, Within
 from .context import Context, Gate, random_feeds
 from .report import CheckResult
 
 HOLD_BYTES = 1 << 30  # of intermediate values, when a breach is traced to its node
+
+HALVES = {DType.f16: 2.0**-7, DType.bf16: 2.0**-4}
+"""The least relative tolerance of a bound that is not exact: eight roundings of the type."""
 
 Which = bool | Collection[str]
 
@@ -99,6 +102,7 @@ def allowed_error(bound: Bound, before: Array) -> float | None:
         case Within(rtol, atol):
             wide = np.abs(before.astype(np.float64))
             finite = wide[np.isfinite(wide)]
+            rtol = max(rtol, HALVES.get(DType.of(before), 0.0))
             return atol + rtol * float(finite.max(initial=0.0))
         case Changes():
             return None

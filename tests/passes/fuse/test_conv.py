@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from taut.ir import Builder, Graph, TautError, Value, interpret, verify
+from taut.ir import Builder, DType, Graph, TautError, Value, interpret, verify
 from taut.passes import Context, PassManager, random_feeds
 from taut.passes.fuse.conv import ACTIVATIONS
 from taut.passes.fuse.extents import Extents
@@ -155,6 +155,16 @@ def test_batch_norms_in_a_row_and_scaled_sums_all_go() -> None:
         return b.relu(b.add(b.mul(y, random(3, 4, 1, 1)), random(4, 1, 4, 1, 1)))
 
     assert ops(build(make)) == ["fused_conv"]
+
+
+@pytest.mark.parametrize("kind", ["f16", "bf16", "f64"])
+def test_every_float_type(kind: str) -> None:
+    dtype = DType(kind)
+    b = Builder()
+    x = b.input("x", dtype, (2, 4, 6, 6))
+    y = b.mul(b.conv(x, W.astype(dtype.numpy)), np.array(1.7).astype(dtype.numpy))
+    report = PassManager("fuse-conv", check=True).run(b.outputs(y=b.relu(y)))
+    assert ops(report) == ["fused_conv"] and report.graph.outputs[0].type.dtype is dtype
 
 
 def test_the_later_convolution_takes_the_residual() -> None:

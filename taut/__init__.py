@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from taut.comparison import Comparison
     from taut.ir import DEFAULT_LIMITS, DType, Graph, Limits, TautError, TensorType
     from taut.ir.op import Array
+    from taut.passes import Pipeline
 
     from . import backends, frontends, ir, passes, samples, testing
 
@@ -93,15 +94,19 @@ def save(graph: Graph, path: str | os.PathLike[str]) -> None:
             export_onnx(graph, path)
 
 
-def optimize(graph: Graph, pipeline: str = "O2", data: Data | None = None, seed: int = 0) -> Graph:
+def optimize(
+    graph: Graph, pipeline: str | Pipeline = "O2", data: Data | None = None, seed: int = 0
+) -> Graph:
     """A new graph: `graph` after a pipeline text (`fold,fuse-conv,dce`) or preset (`O1`, `O2`).
 
     `data` is what calibrating passes read; `seed` makes passes that draw numbers repeatable.
     Raises ParseError for bad pipeline text and PassError where a pass fails.
     """
     from taut.passes import Context, PassManager
+    from taut.runner import CompiledRunner
 
-    return PassManager(pipeline).run(graph, Context(data=data, seed=seed)).graph
+    context = Context(data=data, seed=seed, runner=CompiledRunner())
+    return PassManager(pipeline).run(graph, context).graph
 
 
 def quantize(
@@ -113,11 +118,9 @@ def quantize(
     Which layers stay in floating point, and why, is in the report of `taut.passes.PassManager`,
     which `taut quantize` prints. Raises ParseError for an unknown option, FeedError for unfit data.
     """
-    from taut.passes import Context, PassManager
     from taut.presets import int8_pipeline
 
-    pipeline = int8_pipeline({"calibrate": calibrate, **options})
-    return PassManager(pipeline).run(graph, Context(data=data, seed=seed)).graph
+    return optimize(graph, int8_pipeline({"calibrate": calibrate, **options}), data, seed)
 
 
 def compile(

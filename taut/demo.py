@@ -99,6 +99,7 @@ def run(
     """
     from taut.passes import Context, PassManager, Pipeline
     from taut.presets import int8_pipeline
+    from taut.runner import CompiledRunner
 
     samples = _samples()
     path = samples.fetch(samples.DEFAULT)
@@ -108,7 +109,8 @@ def run(
     progress(2, 6)
     graph = taut.load(path)
     pipeline = Pipeline.of([SIZES, int8_pipeline({})])
-    report = PassManager(pipeline).run(graph, Context(data=singles(calibration)))
+    context = Context(data=singles(calibration), runner=CompiledRunner(threads))
+    report = PassManager(pipeline).run(graph, context)
     progress(3, 6)
     plain = taut.optimize(graph, f"{SIZES},O2")
     programs = [taut.compile(g, threads=threads) for g in (plain, report.graph)]

@@ -89,12 +89,14 @@ def opt(
 def run(manager: Any, graph: Graph, items: Any, seed: int) -> Report:
     """A manager over a graph, with a progress bar for the passes that tell how far they are."""
     from taut.passes import Context
+    from taut.runner import CompiledRunner
 
     with common.progress("passes") as advance:
         def progress(done: int, total: int | None, text: str) -> None:
             advance(done, total)
 
-        return manager.run(graph, Context(data=items, seed=seed, progress=progress))
+        context = Context(data=items, seed=seed, progress=progress, runner=CompiledRunner())
+        return manager.run(graph, context)
 
 
 def _which(names: list[str] | None) -> bool | list[str]:

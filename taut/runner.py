@@ -1,0 +1,57 @@
+"""Run a graph on compiled kernels while showing every value: what makes calibration quick.
+
+Passes never import a backend, so whoever may (the facade, the command line) hands this to them as
+`Context.runner`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from taut.ir import Array, CompileError, Graph, LimitError, Value, interpret
+from taut.ir.ops.structure import Constant
+
+Watch = Callable[[Value, Array], Array | None]
+
+
+class CompiledRunner:
+    """Call with a graph, feeds and a watch, which sees each result as `ir.interpret` would show
+    it, up to float rounding. The watch may look, not replace.
+
+    The program of the last graph seen is kept. A graph that the cpu target or the memory limit
+    refuses is interpreted.
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.threads = threads
+        self._key: tuple[Graph, int] | None = None
+        self._program: Any = None
+        self._values: list[Value] = []
+
+    def __call__(self, graph: Graph, feeds: Mapping[str, Array], watch: Watch) -> None:
+        try:
+            self._compile(graph)
+            shown = self._program(**feeds)
+        except (CompileError, LimitError):
+            interpret(graph, feeds, watch=watch)
+            return
+        for i, value in enumerate(self._values):
+            watch(value, shown[f"v{i}"])
+
+    def _compile(self, graph: Graph) -> None:
+        from taut.backends.base import compile
+
+        if self._key is not None and self._key[0] is graph and self._key[1] == graph.version:
+            return
+        self._values = [
+            node[i]
+            for node in graph.nodes()
+            if node is not graph.result and not isinstance(node.op, Constant)
+            for i in range(len(node.results))
+        ]
+        twin = graph.copy()
+        twin.set_outputs({f"v{i}": twin[v.node.name][v.index] for i, v in enumerate(self._values)})
+        options = {} if self.threads is None else {"threads": self.threads}
+        self._program = compile(twin, "cpu", **options)
+        self._key = (graph, graph.version)

@@ -32,7 +32,7 @@ from .scales import (
     index_table,
     multipliers,
 )
-from .terms import Accumulators, Sum, Term
+from .terms import Accumulators, Sum, Term, image_size
 
 PRODUCTS = frozenset(("conv", "fused_conv", "gemm", "mat_mul"))
 KNOWN = PRODUCTS | COMBINES | POOLS | SAME
@@ -161,9 +161,8 @@ class Lowering:
             operands[2] = self.graph.constant(padded, f"{node.name}.value", before=place)
         op = node.op
         if node.op.name == "global_max_pool":
-            if not node.type.is_static or not operands[0] or not operands[0].type.is_static:
-                raise Refusal("the size of the image is not known yet")
-            op = MaxPool(kernel_shape=operands[0].type.static_shape[2:])
+            assert operands[0] is not None
+            op = MaxPool(kernel_shape=image_size(operands[0]))
         try:
             made = self.graph.add(op, *operands,
                                   name=f"{node.name}.integers", before=place)  # fmt: skip

@@ -269,10 +269,8 @@ class Accumulators:
         if isinstance(node.op, AveragePool):
             op, count, weights = sum_pool(node.op, x)
         else:
-            if not x.value.type.is_static:
-                raise Refusal("the size of the image is not known yet")
             op = SumPoolInteger(x_zero_point=x.grid.zero)
-            count = math.prod(x.value.type.static_shape[2:])
+            count = math.prod(image_size(x.value))
         # Fewer elements at the border get larger weights: each window's total weight is `count`.
         largest = count * farthest(x)
         if not 0 < largest <= LARGEST:
@@ -298,9 +296,7 @@ def sum_pool(op: AveragePool, x: Integers) -> tuple[SumPoolInteger, int, Array |
     padded = any(op.pads) or op.auto_pad.startswith("SAME") or op.ceil_mode
     if not padded or (op.count_include_pad and not op.ceil_mode):
         return made, full, None
-    if not x.value.type.is_static:
-        raise Refusal("how many elements its windows hold is not known yet")
-    shape = x.value.type.static_shape[2:]
+    shape = image_size(x.value)
     out = cast(tuple[int, ...], op.window_dims(shape, op.kernel_shape, op.ceil_mode))
     if out != op.window_dims(shape, op.kernel_shape):
         raise Refusal("its last window hangs over the border")
@@ -313,6 +309,14 @@ def sum_pool(op: AveragePool, x: Integers) -> tuple[SumPoolInteger, int, Array |
     if common > 1 << 16:
         raise Refusal("its windows hold too many different numbers of elements")
     return made, common, (common // counts).astype(np.int32)
+
+
+def image_size(value: Value) -> tuple[int, ...]:
+    """Spatial dimensions. Raises Refusal where one is not known."""
+    sizes = (value.shape or (None,) * 3)[2:]
+    if not all(isinstance(d, int) for d in sizes):
+        raise Refusal("the size of the image is not known yet (bind the model's dimensions)")
+    return cast(tuple[int, ...], sizes)
 
 
 def operand_term(x: Integers) -> Term:

@@ -25,6 +25,8 @@ Range = tuple[float, float]
 
 MOMENTUM = 0.9
 LEVELS = 256
+ENTROPY_BINS = 2048  # as in TensorRT; with more, every range that is cut far enough looks perfect
+PER_BIN = 200
 
 
 class Seen:
@@ -71,19 +73,33 @@ class Estimator:
                 h = seen.histogram
                 low, high = h.quantile(cut), h.quantile(1.0 - cut)
             case "entropy":
-                low, high = self._search(seen, self._divergence)
+                # Over few values the noise of the counts would pass for structure.
+                bins = min(ENTROPY_BINS, max(LEVELS, seen.histogram.total // PER_BIN))
+                low, high = self._search(seen, self._divergence, bins)
             case "mse":
                 low, high = self._search(seen, self._squared_error)
             case _:
                 low, high = seen.extremes
         return min(low, 0.0), max(high, 0.0)
 
-    def _search(self, seen: Seen, loss: Callable[[Array, Array, Range], float]) -> Range:
-        """The best of shrunk ranges: both ends together first, then each end alone."""
+    def _search(
+        self, seen: Seen, loss: Callable[[Array, Array, Range], float], bins: int = 0
+    ) -> Range:
+        """The best of shrunk ranges: both ends together first, then each end alone. With `bins`
+        the histogram is first merged into that many over the whole range.
+        """
         low, high = min(seen.extremes[0], 0.0), max(seen.extremes[1], 0.0)
         if low == high:
             return low, high
         centres, counts = seen.histogram.filled()
+        if bins:
+            # Zeros are exact on every grid; spread over their level they would swamp the rest.
+            centres, counts = centres[centres != 0], counts[centres != 0]
+            at = np.minimum((centres - low) * (bins / (high - low)), bins - 1).astype(np.int64)
+            counts = np.bincount(at, weights=counts, minlength=bins)
+            filled = np.flatnonzero(counts)
+            centres = low + (filled + 0.5) * ((high - low) / bins)
+            counts = counts[filled]
         best = loss(centres, counts, (low, high))
         chosen = (1.0, 1.0)
         for factors in ((1, 1), (1, 0), (0, 1)):

@@ -32,7 +32,7 @@ class CompiledRunner:
     def __call__(self, graph: Graph, feeds: Mapping[str, Array], watch: Watch) -> None:
         try:
             self._compile(graph)
-            shown = self._program(**feeds)
+            shown = self._program(*(feeds[n.name] for n in graph.inputs))
         except (CompileError, LimitError):
             interpret(graph, feeds, watch=watch)
             return

@@ -37,3 +37,12 @@ def test_a_changed_graph_is_compiled_again():
     run(graph, feeds, lambda v, a: seen.append((v.node.name, a)))
     want = taut.reference(graph, **feeds)["y"]
     np.testing.assert_allclose(dict(seen)["last"], want, rtol=1e-5)
+
+
+def test_any_input_name_will_do():
+    b = taut.ir.Builder()
+    x = b.input("self", "f32", ("n", 3, 4, 4))
+    graph = b.outputs(y=b.relu(b.conv(x, np.ones((2, 3, 1, 1), np.float32))))
+    image = np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype(np.float32)
+    int8 = taut.quantize(graph, [image])
+    assert taut.compare(graph, int8, [image])["y"].sqnr_db > 25

@@ -131,20 +131,22 @@ FORMULAS: dict[str, tuple[str, str, str]] = {
 }
 
 
-def reduce_kernel(isa: Any, how: str, kind: str, out: str):
-    """out[kept axes] = fold of x over the other axes; sums in double precision or int64."""
-    from . import numeric
-
-    wide = "f64" if kind[0] == "f" else "i64"
+def formulas(how: str, kind: str, wide: str, out: str) -> list[str]:
+    """Start, update and end of a fold of `kind`, running in type `wide`, giving `out`."""
+    lowest, highest = bounds(kind)
     start, update, end = (
         t.replace("W(", f"{wide}(").replace("T(", f"{out}(") for t in FORMULAS[how]
     )
-    lowest, highest = bounds(kind)
-    start = start.replace("lowest", lowest).replace("highest", highest)
+    return [start.replace("lowest", lowest).replace("highest", highest), update, end]
+
+
+def row_loop(kept: int) -> list[str]:
+    """The head of a fold's body: reads the record and walks rows, the first `kept` kept axes; `a`
+    is where a row's elements start, `o` where its result goes, `n` how many each folds."""
     lines = [
         "def body(d, chunk):",
         "    rows, per = word(d + 24), word(d + 32)",
-        "    x, y = word(d + 40), word(d + 48)",
+        "    source, target = word(d + 40), word(d + 48)",
     ]
     for k in range(KEPT):
         at = 56 + 24 * k
@@ -153,16 +155,30 @@ def reduce_kernel(isa: Any, how: str, kind: str, out: str):
     for k in range(GONE):
         at = 56 + 24 * KEPT + 16 * k
         lines.append(f"    m{k}, s{k} = word(d + {at}), word(d + {at + 8})")
-    lines += ["    n = m0 * m1 * m2 * m3", "    row = chunk * per"]
-    lines += ["    last = smaller(row + per, rows)", "    while row < last:"]
-    lines += ["        r, a, o = row, x, y"]
-    for k in reversed(range(KEPT)):
+    lines += [
+        "    n = m0 * m1 * m2 * m3",
+        "    row = chunk * per",
+        "    last = smaller(row + per, rows)",
+        "    while row < last:",
+        "        r, a, o = row, source, target",
+    ]
+    for k in reversed(range(kept)):
         lines += [
             f"        i = r % n{k}",
             f"        r = r // n{k}",
             f"        a += i * p{k}",
             f"        o += i * q{k}",
         ]
+    return lines
+
+
+def reduce_kernel(isa: Any, how: str, kind: str, out: str):
+    """out[kept axes] = fold of x over the other axes; sums in double precision or int64."""
+    from . import numeric
+
+    wide = "f64" if kind[0] == "f" else "i64"
+    start, update, end = formulas(how, kind, wide, out)
+    lines = row_loop(KEPT)
     lines += [
         f"        acc = {start}",
         "        for i0 in range(m0):",
@@ -170,8 +186,8 @@ def reduce_kernel(isa: Any, how: str, kind: str, out: str):
         "                for i2 in range(m2):",
         "                    b = a + i0 * s0 + i1 * s1 + i2 * s2",
         "                    for i3 in range(m3):",
-        f"                        x_ = load_{kind}(b, i3 * s3)",
-        f"                        acc = {update.replace('x)', 'x_)').replace('(x,', '(x_,')}",
+        f"                        x = load_{kind}(b, i3 * s3)",
+        f"                        acc = {update}",
         f"        store_{out}(o, 0, {end})",
         "        row += 1",
     ]
@@ -193,33 +209,8 @@ def columns_kernel(isa: Any, how: str, kind: str, out: str):
     the running results in `out` (and of its type)."""
     from . import numeric
 
-    start, update, end = (
-        t.replace("W(", f"{out}(").replace("T(", f"{out}(") for t in FORMULAS[how]
-    )
-    lowest, highest = bounds(kind)
-    start = start.replace("lowest", lowest).replace("highest", highest)
-    lines = [
-        "def body(d, chunk):",
-        "    rows, per = word(d + 24), word(d + 32)",
-        "    x, y = word(d + 40), word(d + 48)",
-    ]
-    for k in range(KEPT):
-        at = 56 + 24 * k
-        lines.append(f"    n{k}, p{k}, q{k} = word(d + {at}), word(d + {at + 8}), "
-                     f"word(d + {at + 16})")  # fmt: skip
-    for k in range(GONE):
-        at = 56 + 24 * KEPT + 16 * k
-        lines.append(f"    m{k}, s{k} = word(d + {at}), word(d + {at + 8})")
-    lines += ["    n = m0 * m1 * m2 * m3", f"    width = n{KEPT - 1}", "    row = chunk * per"]
-    lines += ["    last = smaller(row + per, rows)", "    while row < last:"]
-    lines += ["        r, a, o = row, x, y"]
-    for k in reversed(range(KEPT - 1)):
-        lines += [
-            f"        i = r % n{k}",
-            f"        r = r // n{k}",
-            f"        a += i * p{k}",
-            f"        o += i * q{k}",
-        ]
+    start, update, end = formulas(how, kind, out, out)
+    lines = [*row_loop(KEPT - 1), f"        width = n{KEPT - 1}"]
     item, size = numeric.size(kind), numeric.size(out)
     if how == "sum" and out == "i32":
         update = "acc + x"  # 32 bits that wrap: the store narrows
@@ -243,7 +234,4 @@ def columns_kernel(isa: Any, how: str, kind: str, out: str):
             f"            store_{out}(o, j * {size}, {end})",
         ]
     lines += ["        row += 1"]
-    # `x` is the address above and the element in the innermost loop.
-    text = "\n".join(lines).replace("x, y = word", "source, y = word")
-    text = text.replace("r, a, o = row, x, y", "r, a, o = row, source, y")
-    return numeric.chunked(text, numeric.scope())
+    return numeric.chunked("\n".join(lines), numeric.scope())

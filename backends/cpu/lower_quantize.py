@@ -64,11 +64,21 @@ def _to_pixels(
     target = low.result(node[0], exact=False)
     pixels = lift(target)
     offset = 0 if zero is None else int(zero.reshape(-1)[0])
-    values: dict[str, Word] = {
-        **share(pixels.shape[2], pixels.shape[0], low.threads),
+    values = planar(pixels, planes, pixels.room, scale, offset, low.threads)
+    words = record_words(PlanarRecord, values)
+    kernel = frame.from_planes_kernel("quantize")
+    low.emit(Step(kernel, words, [source.buffer], [target.buffer], (node.name,)))
+
+
+def planar(
+    pixels: Tensor, planes: Tensor, channels: int, scale: Word, zero: int, threads: int
+) -> dict[str, Word]:
+    """The record of a step between planes (NCHW) and pixels (NHWC), both lifted."""
+    return {
+        **share(pixels.shape[2], pixels.shape[0], threads),
         "rows": pixels.shape[2],
         "width": pixels.shape[3],
-        "channels": pixels.room,
+        "channels": channels,
         **strides("target", pixels),
         "plane": planes.ref,
         "plane_image": planes.strides[0],
@@ -76,11 +86,8 @@ def _to_pixels(
         "plane_row": planes.strides[2],
         "planes": planes.shape[1],
         "scale": scale,
-        "zero": offset,
+        "zero": zero,
     }
-    words = record_words(PlanarRecord, values)
-    kernel = frame.from_planes_kernel("quantize")
-    low.emit(Step(kernel, words, [source.buffer], [target.buffer], (node.name,)))
 
 
 @lowers("dequantize_linear")
@@ -137,20 +144,8 @@ def _dequantized_pixels(
     planes = lift(out)
     if planes.strides[3] != 4:
         return False
-    values = {
-        **share(pixels.shape[2], pixels.shape[0], low.threads),
-        "rows": pixels.shape[2],
-        "width": pixels.shape[3],
-        "channels": round_up(pixels.shape[1], 4),
-        **strides("target", pixels),
-        "plane": planes.ref,
-        "plane_image": planes.strides[0],
-        "plane_channel": planes.strides[1],
-        "plane_row": planes.strides[2],
-        "planes": planes.shape[1],
-        "scale": factor,
-        "zero": offset,
-    }
+    channels = round_up(pixels.shape[1], 4)
+    values = planar(pixels, planes, channels, factor, offset, low.threads)
     words = record_words(PlanarRecord, values)
     kernel = frame.to_planes_kernel("dequantize")
     low.emit(Step(kernel, words, [source.buffer], [out.buffer], (node.name,)))

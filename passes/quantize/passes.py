@@ -36,7 +36,6 @@ RANGES = "calibration"
 CORRECTION_BYTES = 512 << 20
 CORRECTION_SAMPLES = 32
 CONCAT_RATIO = 4.0
-HEADROOM = 1.25
 
 
 def value_key(value: Value) -> str:
@@ -227,9 +226,7 @@ class Quantize(Pass):
             assert w is not None and w.array is not None
             rows = np.square(w.array.astype(np.float64)).reshape(moments.low.size, -1)
             power += rows.sum(1)
-        # Room for what the few values of one channel did not show, inside the whole's range.
-        low = np.maximum(moments.low * HEADROOM, whole[0])
-        high = np.minimum(moments.high * HEADROOM, whole[1])
+        low, high = np.maximum(moments.low, whole[0]), np.minimum(moments.high, whole[1])
         made = channel_grid(low, high, power, self.scheme)
         if made is None or made.zero == 0 < -whole[0]:
             return None

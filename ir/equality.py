@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .graph import Graph, Node, Value
+from .graph import Graph, Node
 from .op import Op
 from .ops.structure import Constant
 
@@ -73,6 +73,3 @@ def _op_difference(x: Op, y: Op) -> str | None:
     if isinstance(x, Constant) or not any(s.kind == "graph" for s in x.attributes):
         return None if x.key() == y.key() else f"attributes {dict(x.given())}, {dict(y.given())}"
     return None
-
-
-__all__ = ["Value", "assert_equal", "difference", "equal"]

@@ -16,7 +16,6 @@ import numpy as np
 from .errors import LimitError, ParseError, TautError
 from .graph import Graph, Value
 from .op import Attribute, Op, op_class
-from .ops.structure import Constant
 from .types import DEFAULT_LIMITS, DType, Limits, TensorType
 
 _TOKEN = re.compile(
@@ -418,5 +417,3 @@ class _Parser:
 _RESOURCE = re.compile(
     r'^  @(?P<key>"(?:[^"\\\n]|\\.)*"|[A-Za-z0-9_./]+) = "(?P<data>[A-Za-z0-9+/=]*)"$', re.M
 )
-
-__all__ = ["Constant", "parse"]

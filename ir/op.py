@@ -223,8 +223,11 @@ _KINDS: dict[Any, str] = {
 }  # fmt: skip
 
 
+_Body = type("Graph", (), {})  # stands for graph.Graph, which imports the ops and so comes later
+
+
 def _attributes(cls: type[Op]) -> Iterator[Attribute]:
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, localns={"Graph": _Body})
     for f in dataclasses.fields(cls):
         hint, optional = hints[f.name], False
         if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:

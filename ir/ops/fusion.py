@@ -1,0 +1,43 @@
+"""A group of ops that runs as one kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..op import Abstract, Array, Cost, Inferred, Op, memory_bytes, register
+from ..types import TensorType
+
+if TYPE_CHECKING:
+    from ..graph import Graph
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Fusion(Op):
+    """The results of `body`, whose inputs are the operands by position
+
+    The same numbers as its ops one by one. Intermediates need never be in memory: a backend may
+    compute the body as one loop nest.
+    """
+
+    onnx = None
+    body: Graph
+
+    def infer(self, *operands: Abstract) -> Inferred:
+        from ..bodies import infer_body
+
+        return infer_body(self.body, operands)
+
+    def reference(self, *operands: Array) -> Any:
+        from ..bodies import run_body
+
+        made = run_body(self.body, operands)
+        return made[0] if len(made) == 1 else made
+
+    def cost(self, *operands: Abstract | None, results: tuple[TensorType, ...]) -> Cost:
+        from ..analysis.cost import graph_cost
+        from ..bodies import specialize
+
+        inside = graph_cost(specialize(self.body, [x for x in operands if x is not None]))
+        return Cost(inside.macs, memory_bytes(operands, results))

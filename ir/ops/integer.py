@@ -62,6 +62,22 @@ def shifted(x: Array, zero: Array | None, shape: Sequence[int] = ()) -> Array:
     return values - (offset.reshape(()) if zero.size == 1 else offset.reshape(shape))
 
 
+def integer_conv_dims(
+    op: Convolution, x: Abstract, w: Abstract, x_zero_point: Abstract | None,
+    w_zero_point: Abstract | None, bias: Abstract | None,
+) -> Shape | None:  # fmt: skip
+    """The result's shape of a convolution of integers, its operands checked. Raises VerifyError."""
+    check_narrow(x, "x")
+    check_narrow(w, "the weight")
+    shape = op.conv_dims(x, w)
+    channels = None if shape is None else shape[1]
+    check_zero_point(x_zero_point, x, 1, "x's zero point")
+    check_zero_point(w_zero_point, w, channels, "the weight's zero point")
+    check_accumulator(bias)
+    check_vector(bias, channels, "the bias")
+    return shape
+
+
 @register
 @dataclass(frozen=True)
 class ConvInteger(Convolution):
@@ -81,14 +97,7 @@ class ConvInteger(Convolution):
         w_zero_point: Abstract | None = None,
         bias: Abstract | None = None,
     ) -> Inferred:
-        check_narrow(x, "x")
-        check_narrow(w, "the weight")
-        shape = self.conv_dims(x, w)
-        channels = None if shape is None else shape[1]
-        check_zero_point(x_zero_point, x, 1, "x's zero point")
-        check_zero_point(w_zero_point, w, channels, "the weight's zero point")
-        check_accumulator(bias)
-        check_vector(bias, channels, "the bias")
+        shape = integer_conv_dims(self, x, w, x_zero_point, w_zero_point, bias)
         return TensorType(DType.i32, shape)
 
     def reference(

@@ -17,10 +17,9 @@ from ..types import DType, TensorType
 from .common import check_axis, check_float, check_scalar, check_vector, differs, wide
 from .convolution import Convolution, along_channels, convolve
 from .integer import (
-    check_accumulator,
     check_matrix_zero_point,
     check_narrow,
-    check_zero_point,
+    integer_conv_dims,
     matrix_shifted,
     shifted,
     wrap32,
@@ -239,19 +238,13 @@ class QLinearConv(Convolution):
         y_zero_point: Abstract,
         bias: Abstract | None = None,
     ) -> Inferred:
-        check_narrow(x, "x")
-        check_narrow(w, "the weight")
-        shape = self.conv_dims(x, w)
+        shape = integer_conv_dims(self, x, w, x_zero_point, w_zero_point, bias)
         channels = None if shape is None else shape[1]
-        check_zero_point(x_zero_point, x, 1, "x's zero point")
-        check_zero_point(w_zero_point, w, channels, "the weight's zero point")
         for scale, count in ((x_scale, 1), (w_scale, channels)):
             check_scale(scale)
             if scale.shape not in ((), (1,)):
                 check_vector(scale, count, "a scale")
         _check_result(y_scale, y_zero_point)
-        check_accumulator(bias)
-        check_vector(bias, channels, "the bias")
         return TensorType(y_zero_point.dtype, shape)
 
     def reference(

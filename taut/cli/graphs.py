@@ -79,7 +79,8 @@ def summary(graph: Graph, dims: Sizes) -> dict[str, Any]:
     """Counts by op, with open dimensions bound to `dims` (1 by default) for the costs."""
     from taut.data import bound_type
     from taut.ir import TautError
-    from taut.ir.ops.structure import Constant, Input
+    from taut.ir.analysis.cost import graph_cost
+    from taut.ir.ops.structure import Constant
 
     shapes = [n.type.shape or () for n in graph.inputs if n.name not in dims]
     symbols = {d or "?" for shape in shapes for d in shape if not isinstance(d, int)}
@@ -91,33 +92,21 @@ def summary(graph: Graph, dims: Sizes) -> dict[str, Any]:
                 bound.set_input_type(node, bound_type(node, dims))
     except TautError:
         bound = graph  # sizes that do not fit this graph: count what is known without them
-    ops: dict[str, dict[str, int]] = {}
-    macs = parameters = size = uncounted = 0
-    for node in bound.nodes():
-        if node is bound.result or isinstance(node.op, Input):
-            continue
-        if isinstance(node.op, Constant):
-            parameters += node.op.value.size
-            size += node.op.value.nbytes
-            continue
-        row = ops.setdefault(node.op.name, {"count": 0, "macs": 0, "parameters": 0})
-        row["count"] += 1
-        operands = [v for v in bound.operands(node) if v is not None]
-        row["parameters"] += sum(v.array.size for v in operands if v.array is not None)
-        if all(t.is_static for t in (*node.types, *(v.type for v in operands))):
-            cost = node.op.cost(*bound.abstracts(node), results=node.types).macs
-            row["macs"] += cost
-            macs += cost
-        else:
-            uncounted += 1
+    costs = graph_cost(bound)
+    ops = {
+        op: {"count": int(r.node), "macs": r.macs, "parameters": r.parameters}
+        for op, r in costs.by_op().items()
+    }
+    constants = [n.op.value for n in bound.of(Constant)]  # type: ignore[attr-defined]
     signature = graph.signature
     return {
         "nodes": len(graph) - 1,
         "inputs": {k: str(t) for k, t in signature.inputs.items()},
         "outputs": {k: str(t) for k, t in signature.outputs.items()},
         "open": dict(sorted(uses.items())),
-        "parameters": parameters, "constant_bytes": size, "macs": macs, "uncounted": uncounted,
-        "ops": ops,
+        "parameters": sum(a.size for a in constants),
+        "constant_bytes": sum(a.nbytes for a in constants),
+        "macs": costs.macs, "uncounted": len(costs.unknown), "ops": ops,
     }  # fmt: skip
 
 

@@ -120,6 +120,9 @@ class Graph:
 
     # ---- reading -------------------------------------------------------------------------------
 
+    def __repr__(self) -> str:
+        return f"<graph {self.name!r} of {len(self)} nodes>"
+
     def __len__(self) -> int:
         """Number of nodes, the return included."""
         return len(self.nx)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
-from taut.ir import DType, Op, op_class
+from taut.ir import Builder, DType, Op, op_class
 
 Array = np.ndarray[Any, Any]
 _random = np.random.default_rng(7)
@@ -365,5 +365,13 @@ def _quantized() -> None:
     add("sum_pool_integer", words(np.int8, 1, 2, 5, 6), peer="")
 
 
-for _fill in (_elementwise, _windows, _linear, _shapes, _indices, _quantized):
+def _bodies() -> None:
+    b = Builder()
+    x, y = b.input("x", "f32", ("n", 4)), b.input("y", "f32", (4,))
+    e = b.exp(b.mul(x, y))
+    body = b.outputs(share=b.div(e, b.reduce_sum(e, np.array([1]))), total=b.reduce_sum(e))
+    add("fusion", f(3, 4), f(4), peer="", body=body)
+
+
+for _fill in (_elementwise, _windows, _linear, _shapes, _indices, _quantized, _bodies):
     _fill()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from taut.ir import Builder, DType, FeedError, Graph, TensorType, VerifyError, verify
+from taut.ir import Builder, DType, Graph, TensorType, VerifyError, verify
 from taut.ir.bodies import infer_body, run_body, specialize
 from taut.ir.op import Abstract
 
@@ -44,7 +44,7 @@ def test_operands_that_do_not_fit_are_refused(types: list[TensorType]) -> None:
 def test_an_error_inside_names_the_node_and_the_body() -> None:
     b = Builder()
     body = b.outputs(y=b.reshape(b.input("x", "f32", ("n",)), np.array([2, -1])))
-    with pytest.raises(FeedError, match="in its body"):
+    with pytest.raises(VerifyError, match="in its body"):
         run_body(body, [np.ones(3, np.float32)])
 
 

@@ -82,7 +82,8 @@ def measure(name: str, runners: list[peers.Runner], count: int) -> list[Accuracy
     reference, decisions, rows = np.empty(0), np.empty(0), []
     for runner in [peers.OnnxRuntime(), *runners]:
         runner.prepare(model, threads=2)
-        logits = np.concatenate([np.array(runner.run(x[k : k + 1])[0]) for k in range(count)])
+        feeds = [{model.inputs[0]: x[k : k + 1]} for k in range(count)]
+        logits = np.concatenate([np.array(runner.run(feed)[0]) for feed in feeds])
         found, task = score(logits)
         if not rows:
             reference, decisions = logits, found

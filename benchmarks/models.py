@@ -21,32 +21,53 @@ from onnx import shape_inference
 
 from taut import samples
 
-Draw = Callable[[int, int], np.ndarray]  # (count, seed) -> f32[count, ...]
+Shape = tuple[int, ...]
+Feed = dict[str, np.ndarray]  # what one run gets, by the names of the file's inputs
+Arrays = tuple[np.ndarray, ...]  # the same for many samples: one array an input, in the file's order
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a model eats: the shapes of one sample's inputs, and how to draw `n` samples.
+
+    `draw(n, seed)` gives each input an axis more, which counts the samples. Samples join along it
+    to make a batch, unless `batched` is false: then a run takes one sample as it is.
+    """
+
+    shapes: tuple[Shape, ...]
+    calibration_size: int
+    draw: Callable[[int, int], Arrays]
+    batched: bool = True
 
 
 @dataclass(frozen=True)
 class Model:
-    """A benchmark: its file, its one input, how to draw data for it, its size in MACs."""
+    """A benchmark: its file, its inputs, how to draw data for them, its size in MACs."""
 
     name: str
     path: Path
-    input: str
-    shape: tuple[int, ...]
-    draw: Draw
-    calibration_size: int
+    inputs: tuple[str, ...]
+    batch: int
+    data: Data
     macs: int
 
-    def batches(self, count: int, seed: int) -> list[np.ndarray]:
-        """`count` inputs of the model's own batch size."""
-        batch = self.shape[0]
-        data = self.draw(count * batch, seed)
-        return [np.ascontiguousarray(data[k : k + batch]) for k in range(0, len(data), batch)]
+    def feeds(self, count: int, seed: int) -> list[Feed]:
+        """What `count` runs get, at the model's own batch size."""
+        return _feeds(self.inputs, self.data, self.batch, count, seed)
 
-    def calibration(self) -> list[np.ndarray]:
-        return self.batches(self.calibration_size, seed=1)
+    def calibration(self) -> list[Feed]:
+        return self.feeds(self.data.calibration_size, seed=1)
 
-    def test(self, count: int) -> list[np.ndarray]:
-        return self.batches(count, seed=2)
+    def test(self, count: int) -> list[Feed]:
+        return self.feeds(count, seed=2)
+
+
+def _feeds(inputs: tuple[str, ...], data: Data, batch: int, count: int, seed: int) -> list[Feed]:
+    arrays = data.draw(count * batch, seed)
+    if not data.batched:
+        return [{name: a[k] for name, a in zip(inputs, arrays)} for k in range(count)]
+    starts = range(0, count * batch, batch)
+    return [{name: a[k : k + batch] for name, a in zip(inputs, arrays)} for k in starts]
 
 
 NAMES = (
@@ -77,25 +98,32 @@ def model(name: str, batch: int = 1, logits: bool = False) -> Model:
     if name in samples.LIGHT:
         if batch != 1:
             raise SystemExit(f"{name} has batch 1 written into its graph")
-        shape, size, draw = (3, 224, 224), 64, _noise
+        data = Data(((3, 224, 224),), 64, _noise)
     elif name in _OWN:
-        shape, size, draw = _OWN[name]
+        data = _OWN[name]
     else:
         raise SystemExit(f"no model is called {name!r}; there are: {', '.join(NAMES)}")
     path = folder() / f"{name}-{batch}{'-logits' if logits else ''}.onnx"
     if not path.exists():
         source = _without_last_activation(_source(name)) if logits else _source(name)
-        _write(_fixed(source, (batch, *shape)), path)
+        front = (batch,) if data.batched else ()
+        _write(_fixed(source, [(*front, *shape) for shape in data.shapes]), path)
     proto = onnx.load(path)
-    macs = sum(macs for _, macs in mac_table(proto))
-    return Model(name, path, proto.graph.input[0].name, (batch, *shape), draw, size, macs)
+    inputs = tuple(v.name for v in proto.graph.input)
+    macs = sum(macs for _, macs in mac_table(proto, _feeds(inputs, data, batch, 1, seed=0)[0]))
+    return Model(name, path, inputs, batch, data, macs)
 
 
-_OWN: dict[str, tuple[tuple[int, ...], int, Draw]] = {
-    "efficientnet-lite0": ((3, 224, 224), 200, lambda n, seed: samples.pictures(n, seed)[0]),
-    "orientation": ((3, 48, 192), 300, lambda n, seed: samples.orientation_lines(n, seed)[0]),
-    "ocr-rec": ((3, 48, 320), 200, lambda n, seed: samples.ocr_strings(n, seed)[0]),
-    "ocr-det": ((3, 640, 640), 40, lambda n, seed: samples.ocr_pages(n, seed)[0]),
+def _first(draw: Callable[[int, int], tuple[np.ndarray, object]]) -> Callable[[int, int], Arrays]:
+    """Of samples and their labels, the samples."""
+    return lambda n, seed: draw(n, seed)[:1]
+
+
+_OWN: dict[str, Data] = {
+    "efficientnet-lite0": Data(((3, 224, 224),), 200, _first(samples.pictures)),
+    "orientation": Data(((3, 48, 192),), 300, _first(samples.orientation_lines)),
+    "ocr-rec": Data(((3, 48, 320),), 200, _first(samples.ocr_strings)),
+    "ocr-det": Data(((3, 640, 640),), 40, _first(samples.ocr_pages)),
 }
 
 
@@ -126,22 +154,22 @@ def folder() -> Path:
     return path
 
 
-def _noise(n: int, seed: int) -> np.ndarray:
+def _noise(n: int, seed: int) -> Arrays:
     """Random weights deserve random pictures: smooth noise, as strong at each of three scales."""
     random = np.random.default_rng([seed, 5])
     total = np.zeros((n, 3, 224, 224), np.float32)
     for side in (14, 56, 224):
         coarse = random.normal(size=(n, 3, side, side)).astype(np.float32)
         total += coarse.repeat(224 // side, 2).repeat(224 // side, 3)
-    return total / np.float32(np.sqrt(3))
+    return (total / np.float32(np.sqrt(3)),)
 
 
-def _fixed(proto: onnx.ModelProto, shape: tuple[int, ...]) -> onnx.ModelProto:
-    """Opset 13 or later, with the input's shape written in and all others inferred from it."""
-    dims = proto.graph.input[0].type.tensor_type.shape.dim
-    for dim, size in zip(dims, shape):
-        dim.Clear()
-        dim.dim_value = size
+def _fixed(proto: onnx.ModelProto, shapes: list[Shape]) -> onnx.ModelProto:
+    """Opset 13 or later, with the inputs' shapes written in and all others inferred from them."""
+    for value, shape in zip(proto.graph.input, shapes, strict=True):
+        for dim, size in zip(value.type.tensor_type.shape.dim, shape, strict=True):
+            dim.Clear()
+            dim.dim_value = size
     for output in proto.graph.output:
         output.type.tensor_type.ClearField("shape")
     version = next(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx"))
@@ -157,11 +185,11 @@ def _write(proto: onnx.ModelProto, path: Path) -> None:
     os.replace(stream.name, path)
 
 
-def mac_table(proto: onnx.ModelProto) -> list[tuple[onnx.NodeProto, int]]:
+def mac_table(proto: onnx.ModelProto, feed: Feed) -> list[tuple[onnx.NodeProto, int]]:
     """Each convolution or matrix product with its multiply-accumulates, by the shapes of a run."""
-    products = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+    products = ("Conv", "ConvTranspose", "MatMul", "Gemm", "LSTM")
     nodes = [n for n in proto.graph.node if n.op_type in products]
-    shapes = _run_shapes(proto, {name for n in nodes for name in [*n.input, *n.output]})
+    shapes = _run_shapes(proto, {name for n in nodes for name in [*n.input, *n.output]}, feed)
     table = []
     for node in nodes:
         first, weight, result = (shapes[v] for v in (*node.input[:2], node.output[0]))
@@ -169,6 +197,8 @@ def mac_table(proto: onnx.ModelProto) -> list[tuple[onnx.NodeProto, int]]:
             macs = math.prod(result) * math.prod(weight[1:])
         elif node.op_type == "ConvTranspose":
             macs = math.prod(first) * math.prod(weight[1:])
+        elif node.op_type == "LSTM":
+            macs = math.prod(first[:2]) * (math.prod(weight) + math.prod(shapes[node.input[2]]))
         else:
             transposed = any(a.name == "transA" and a.i for a in node.attribute)
             macs = math.prod(result) * first[0 if transposed else -1]
@@ -176,7 +206,7 @@ def mac_table(proto: onnx.ModelProto) -> list[tuple[onnx.NodeProto, int]]:
     return table
 
 
-def _run_shapes(proto: onnx.ModelProto, names: set[str]) -> dict[str, tuple[int, ...]]:
+def _run_shapes(proto: onnx.ModelProto, names: set[str], feed: Feed) -> dict[str, Shape]:
     shapes = {t.name: tuple(t.dims) for t in proto.graph.initializer}
     shapes |= {
         v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in proto.graph.input
@@ -188,7 +218,6 @@ def _run_shapes(proto: onnx.ModelProto, names: set[str]) -> dict[str, tuple[int,
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(exposed.SerializeToString(), options)
-    source = proto.graph.input[0].name
-    values = session.run(None, {source: np.zeros(shapes[source], np.float32)})
+    values = session.run(None, feed)
     found = [np.asarray(v).shape for v in values]
     return shapes | dict(zip([o.name for o in session.get_outputs()], found))

@@ -24,8 +24,8 @@ class TautFloat(Runner):
     def transform(self, api: Any, graph: Any, model: models.Model) -> Any:
         return api.optimize(graph, "O2")
 
-    def run(self, x: np.ndarray) -> list[np.ndarray]:
-        return list(self.program(x).values())
+    def run(self, feed: models.Feed) -> list[np.ndarray]:
+        return list(self.program(*feed.values()).values())
 
 
 class TautInt8(TautFloat):

@@ -34,8 +34,8 @@ class Runner(ABC):
         """Quantize if need be, compile, be ready to run. May take minutes the first time."""
 
     @abstractmethod
-    def run(self, x: np.ndarray) -> list[np.ndarray]:
-        """All outputs for one input."""
+    def run(self, feed: models.Feed) -> list[np.ndarray]:
+        """All outputs for one feed."""
 
 
 class OnnxRuntime(Runner):
@@ -54,13 +54,12 @@ class OnnxRuntime(Runner):
         self.session = ort.InferenceSession(
             str(self.file(model)), options, providers=["CPUExecutionProvider"]
         )
-        self.input = model.input
 
     def file(self, model: models.Model) -> Path:
         return model.path
 
-    def run(self, x: np.ndarray) -> list[np.ndarray]:
-        return [np.asarray(v) for v in self.session.run(None, {self.input: x})]
+    def run(self, feed: models.Feed) -> list[np.ndarray]:
+        return [np.asarray(v) for v in self.session.run(None, feed)]
 
 
 class OnnxRuntimeInt8(OnnxRuntime):
@@ -104,11 +103,10 @@ def _reader(model: models.Model) -> Any:
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self.rows: Iterator[np.ndarray] = iter(model.calibration())
+            self.feeds: Iterator[models.Feed] = iter(model.calibration())
 
-        def get_next(self) -> dict[str, np.ndarray] | None:  # type: ignore[override]
-            row = next(self.rows, None)
-            return None if row is None else {model.input: row}
+        def get_next(self) -> models.Feed | None:  # type: ignore[override]
+            return next(self.feeds, None)
 
     return Reader()
 
@@ -162,8 +160,9 @@ class OpenVino(Runner):
     def file(self, model: models.Model) -> Path:
         return model.path
 
-    def run(self, x: np.ndarray) -> list[np.ndarray]:
-        results = self.request.infer([x], share_inputs=True, share_outputs=True)
+    def run(self, feed: models.Feed) -> list[np.ndarray]:
+        inputs = list(feed.values())
+        results = self.request.infer(inputs, share_inputs=True, share_outputs=True)
         return [results[k] for k in range(len(results))]
 
 
@@ -187,7 +186,7 @@ class OpenVinoInt8(OpenVino):
         import openvino as ov
 
         logging.getLogger("nncf").setLevel(logging.ERROR)
-        rows = model.calibration()
+        rows = [list(feed.values()) for feed in model.calibration()]
         quantized = nncf.quantize(
             ov.Core().read_model(str(cached(model, f"fused{ort.__version__}", ".onnx", fuse))),
             nncf.Dataset(rows),

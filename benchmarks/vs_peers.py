@@ -44,19 +44,19 @@ def machine_roof(threads: int) -> float | None:
 
 
 def time_in_turn(
-    runners: list[peers.Runner], x: np.ndarray, repeats: int, warm_up: int
+    runners: list[peers.Runner], feed: models.Feed, repeats: int, warm_up: int
 ) -> dict[str, list[float]]:
     """Seconds of each counted call, by runner."""
     for runner in runners:
         for _ in range(warm_up):
-            runner.run(x)
+            runner.run(feed)
     taken: dict[str, list[float]] = {r.name: [] for r in runners}
     for _ in range(-(-repeats // PER_VISIT)):
         for runner in runners:
             settle()
             for visit in range(2 * PER_VISIT):
                 start = time.perf_counter()
-                runner.run(x)
+                runner.run(feed)
                 if visit >= PER_VISIT:
                     taken[runner.name].append(time.perf_counter() - start)
     return taken
@@ -69,7 +69,7 @@ def bench(
     rows: dict[str, dict[str, Any]] = {}
     ready: list[peers.Runner] = []
     for name in names:
-        row = rows[name] = {"model": model.name, "runner": name, "batch": model.shape[0]}
+        row = rows[name] = {"model": model.name, "runner": name, "batch": model.batch}
         try:
             runner = make(name)
             start = time.perf_counter()
@@ -105,7 +105,7 @@ def make(name: str) -> peers.Runner:
 
 
 def show(console: Console, model: models.Model, rows: list[dict[str, Any]]) -> None:
-    size = f"{2 * model.macs / 1e9:.2f} GOP, batch {model.shape[0]}"
+    size = f"{2 * model.macs / 1e9:.2f} GOP, batch {model.batch}"
     table = Table(title=f"{model.name} ({size})")
     table.add_column("runner")
     for heading in ("median ms", "best ms", "quartiles", "of roof", "theirs/ours"):

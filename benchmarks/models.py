@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import efficientnet
@@ -23,7 +24,7 @@ from taut import samples
 
 Shape = tuple[int, ...]
 Feed = dict[str, np.ndarray]  # what one run gets, by the names of the file's inputs
-Arrays = tuple[np.ndarray, ...]  # the same for many samples: one array an input, in the file's order
+Arrays = tuple[np.ndarray, ...]  # the same for many samples, an array an input
 
 
 @dataclass(frozen=True)
@@ -42,32 +43,38 @@ class Data:
 
 @dataclass(frozen=True)
 class Model:
-    """A benchmark: its file, its inputs, how to draw data for them, its size in MACs."""
+    """A benchmark: its file, its inputs, how to draw data for them."""
 
     name: str
     path: Path
     inputs: tuple[str, ...]
     batch: int
     data: Data
-    macs: int
+
+    @cached_property
+    def macs(self) -> int:
+        """Multiply-accumulates of one run. The first look runs the model."""
+        return sum(macs for _, macs in mac_table(onnx.load(self.path), self.feeds(1, seed=0)[0]))
 
     def feeds(self, count: int, seed: int) -> list[Feed]:
         """What `count` runs get, at the model's own batch size."""
-        return _feeds(self.inputs, self.data, self.batch, count, seed)
+        arrays = self.data.draw(count * self.batch, seed)
+        if not self.data.batched:
+            return [{name: a[k] for name, a in zip(self.inputs, arrays)} for k in range(count)]
+        starts = range(0, count * self.batch, self.batch)
+        return [
+            {name: a[k : k + self.batch] for name, a in zip(self.inputs, arrays)} for k in starts
+        ]
 
     def calibration(self) -> list[Feed]:
-        return self.feeds(self.data.calibration_size, seed=1)
+        """The same number of samples, whatever the batch size."""
+        count = self.data.calibration_size
+        if self.data.batched:
+            count = max(1, count // self.batch)
+        return self.feeds(count, seed=1)
 
     def test(self, count: int) -> list[Feed]:
         return self.feeds(count, seed=2)
-
-
-def _feeds(inputs: tuple[str, ...], data: Data, batch: int, count: int, seed: int) -> list[Feed]:
-    arrays = data.draw(count * batch, seed)
-    if not data.batched:
-        return [{name: a[k] for name, a in zip(inputs, arrays)} for k in range(count)]
-    starts = range(0, count * batch, batch)
-    return [{name: a[k : k + batch] for name, a in zip(inputs, arrays)} for k in starts]
 
 
 NAMES = (
@@ -108,10 +115,8 @@ def model(name: str, batch: int = 1, logits: bool = False) -> Model:
         source = _without_last_activation(_source(name)) if logits else _source(name)
         front = (batch,) if data.batched else ()
         _write(_fixed(source, [(*front, *shape) for shape in data.shapes]), path)
-    proto = onnx.load(path)
-    inputs = tuple(v.name for v in proto.graph.input)
-    macs = sum(macs for _, macs in mac_table(proto, _feeds(inputs, data, batch, 1, seed=0)[0]))
-    return Model(name, path, inputs, batch, data, macs)
+    inputs = tuple(v.name for v in onnx.load(path).graph.input)
+    return Model(name, path, inputs, batch, data)
 
 
 def _first(draw: Callable[[int, int], tuple[np.ndarray, object]]) -> Callable[[int, int], Arrays]:

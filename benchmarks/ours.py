@@ -1,12 +1,15 @@
-"""Taut as one more runner."""
+"""Taut as one more runner. Its transformed graph is kept, as the peers' quantized files are."""
 
 from __future__ import annotations
 
+import hashlib
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import models
 import numpy as np
-from peers import Runner
+from peers import Runner, cached
 
 import taut
 
@@ -18,8 +21,15 @@ class TautFloat(Runner):
 
     def prepare(self, model: models.Model, threads: int) -> None:
         api: Any = taut
-        self.graph = self.transform(api, api.load(model.path), model)
+        self.graph = api.load(self.file(model))
         self.program = api.compile(self.graph, target="cpu", threads=threads)
+
+    def file(self, model: models.Model) -> Path:
+        return cached(model, f"{self.name}-{_passes()}", ".taut", self.write)
+
+    def write(self, model: models.Model, path: Path) -> None:
+        api: Any = taut
+        api.save(self.transform(api, api.load(model.path), model), path)
 
     def transform(self, api: Any, graph: Any, model: models.Model) -> Any:
         return api.optimize(graph, "O2")
@@ -36,6 +46,17 @@ class TautInt8(TautFloat):
 
     def transform(self, api: Any, graph: Any, model: models.Model) -> Any:
         return api.quantize(graph, data=model.calibration(), calibrate=self.calibrate)
+
+
+@cache
+def _passes() -> str:
+    """A digest of what a transformed graph depends on: our sources but the backends'."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parents[1]
+    for folder in ("ir", "passes", "frontends", "taut"):
+        for path in sorted((root / folder).rglob("*.py")):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 OURS: dict[str, type[Runner]] = {r.name: r for r in (TautFloat, TautInt8)}

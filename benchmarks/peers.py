@@ -29,9 +29,13 @@ class Runner(ABC):
 
     name: str
 
+    def file(self, model: models.Model) -> Path:
+        """The file that it loads; made, which may take minutes, when it is first asked for."""
+        return model.path
+
     @abstractmethod
     def prepare(self, model: models.Model, threads: int) -> None:
-        """Quantize if need be, compile, be ready to run. May take minutes the first time."""
+        """Load `file(model)`, compile, be ready to run."""
 
     @abstractmethod
     def run(self, feed: models.Feed) -> list[np.ndarray]:
@@ -54,9 +58,6 @@ class OnnxRuntime(Runner):
         self.session = ort.InferenceSession(
             str(self.file(model)), options, providers=["CPUExecutionProvider"]
         )
-
-    def file(self, model: models.Model) -> Path:
-        return model.path
 
     def run(self, feed: models.Feed) -> list[np.ndarray]:
         return [np.asarray(v) for v in self.session.run(None, feed)]
@@ -156,9 +157,6 @@ class OpenVino(Runner):
         core = ov.Core()
         self.compiled = core.compile_model(core.read_model(str(self.file(model))), "CPU", config)
         self.request = self.compiled.create_infer_request()
-
-    def file(self, model: models.Model) -> Path:
-        return model.path
 
     def run(self, feed: models.Feed) -> list[np.ndarray]:
         inputs = list(feed.values())

@@ -63,4 +63,4 @@ def write(kind: str, rows: list[dict[str, Any]], **settings: Any) -> Path:
 
 
 def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
-    return row["model"], row.get("batch"), row["runner"]
+    return tuple(row.get(key) for key in ("model", "batch", "threads", "load", "runner"))

@@ -56,7 +56,8 @@ def __dir__() -> list[str]:
 
 
 def load(path: str | os.PathLike[str], *, limits: Limits | None = None) -> Graph:
-    """Read a model: `.onnx`, `.taut` (container) or `.ir` (text), verified.
+    """Read a model: `.onnx`, `.taut` (container) or `.ir` (text), verified; or a BERT-like encoder
+    by its `config.json` (or their folder) with `model.safetensors` beside it.
 
     Raises one of the TautError family that names the file: StorageError (cannot be read),
     ModelError (damaged), UnsupportedError (every unsupported op by node name), VerifyError,
@@ -65,6 +66,10 @@ def load(path: str | os.PathLike[str], *, limits: Limits | None = None) -> Graph
     from taut.ir import DEFAULT_LIMITS, load_container, load_text
 
     limits = DEFAULT_LIMITS if limits is None else limits
+    if Path(path).suffix.lower() == ".json" or os.path.isdir(path):
+        from taut.frontends.transformers import load_bert
+
+        return load_bert(path, limits=limits)
     match _suffix(path):
         case ".taut":
             return load_container(path, limits)

@@ -12,7 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from ...ir import DEFAULT_LIMITS, Array, CompileError, Graph, Limits, TensorType, interpret
+from ...ir import (
+    DEFAULT_LIMITS,
+    Array,
+    CompileError,
+    FeedError,
+    Graph,
+    Limits,
+    TensorType,
+    VerifyError,
+    interpret,
+)
 from ...ir.interpret import bind_feeds
 from ..base import KernelTime
 from . import arena, codegen, jit, sync
@@ -97,7 +107,11 @@ class Program:
 
     def _make(self, shapes: Shapes) -> Plan | Interpreted:
         types = [TensorType(n.type.dtype, s) for n, s in zip(self.graph.inputs, shapes)]
-        bound = bind(self.graph, types)
+        try:
+            bound = bind(self.graph, types)
+        except VerifyError as error:
+            raise FeedError(f"inputs of these sizes do not fit: {error.message}",
+                            node=error.node, op=error.op) from error  # fmt: skip
         if bound is None:
             return Interpreted(self.graph, self._limits)
         lowering = Lowering(bound, self._isa, self.target.threads, self._constants)

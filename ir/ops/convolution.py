@@ -8,10 +8,11 @@ from typing import cast
 
 import numpy as np
 
-from ..errors import UnsupportedError, VerifyError
-from ..op import Abstract, Array, Cost, Inferred, Op, memory_bytes, op_class, register
+from ..errors import VerifyError
+from ..op import Abstract, Array, Cost, Inferred, Op, memory_bytes, register
 from ..types import Dim, Shape, TensorType, broadcast
 from .common import check_float, check_same, check_vector, differs, in_wide
+from .epilogue import activate, activation_op
 from .windows import (
     Window,
     Windowed,
@@ -146,8 +147,8 @@ class Conv(Convolution):
 class FusedConv(Conv):
     """activation(conv(x, weight, bias) + residual)
 
-    `activation` names an element-wise op of one operand (or `clip` with params low, high); "" is
-    none. `params` are that op's attributes in declared order.
+    `activation` names an element-wise op of one operand and `params` are its attributes in declared
+    order; see epilogue.py for clip and gelu. "" is none.
     """
 
     onnx = None
@@ -164,10 +165,7 @@ class FusedConv(Conv):
     ) -> Inferred:
         made = super().infer(x, weight, bias)
         assert isinstance(made, TensorType)
-        if self.activation != "clip":
-            self.activation_op()
-        elif len(self.params) != 2:
-            raise VerifyError("the activation clip wants params [low, high]")
+        self.activation_op()
         if residual is not None:
             check_same(x, residual)
             joint = broadcast(made.shape, residual.shape)
@@ -177,20 +175,7 @@ class FusedConv(Conv):
 
     def activation_op(self) -> Op | None:
         """The activation as an op; None for none and for clip, whose bounds are operands."""
-        if self.activation in ("", "clip"):
-            if self.params and not self.activation:
-                raise VerifyError("params are given without an activation")
-            return None
-        try:
-            cls = op_class(self.activation)
-        except UnsupportedError as error:
-            raise VerifyError(f"activation {self.activation!a} is no op") from error
-        names = [a.name for a in cls.attributes]
-        one_float = [o.name for o in cls.operands] == ["x"] and "x[...]" in cls.axes
-        kinds = {a.kind for a in cls.attributes}
-        if not one_float or not kinds <= {"float"} or len(self.params) > len(names):
-            raise VerifyError(f"activation {self.activation!a} does not take {self.params}")
-        return cls(**dict(zip(names, self.params)))
+        return activation_op(self.activation, self.params)
 
     def reference(
         self,
@@ -207,11 +192,7 @@ class FusedConv(Conv):
         y = self._run(x, weight, bias)
         if residual is not None:
             y = y + residual
-        if self.activation == "clip":
-            low, high = np.asarray(self.params, y.dtype)
-            return np.minimum(np.maximum(y, low), high)
-        op = self.activation_op()
-        return y if op is None else op.reference(y)
+        return activate(y, self.activation, self.params)
 
 
 @register

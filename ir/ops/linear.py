@@ -11,7 +11,16 @@ import numpy as np
 from ..errors import VerifyError
 from ..op import Abstract, Array, Cost, Inferred, Op, memory_bytes, register
 from ..types import Dim, Shape, TensorType, broadcast, unify
-from .common import check_number, check_rank, check_same, differs, in_wide
+from .common import (
+    check_float,
+    check_number,
+    check_rank,
+    check_same,
+    check_vector,
+    differs,
+    in_wide,
+)
+from .epilogue import activate, activation_op
 
 
 def matmul_shape(a: Shape | None, b: Shape | None) -> Shape | None:
@@ -100,6 +109,72 @@ def _matrix(x: Abstract, transposed: bool) -> tuple[Dim, Dim]:
         return None, None
     a, b = x.shape
     return (b, a) if transposed else (a, b)
+
+
+@register
+@dataclass(frozen=True)
+class FusedMatMul(Op):
+    """activation(alpha * a' @ b' + bias + residual), where transA and transB swap the last two
+    axes
+
+    The axes before those broadcast, as in MatMul. bias is a vector of the result's last axis,
+    residual broadcasts to the result. `activation` and `params` are as in FusedConv.
+    """
+
+    onnx = None
+    axes = "a[...,m,k] b[...,k,n] bias[n] residual[...,m,n] -> y[...,m,n]"
+    alpha: float = 1.0
+    transA: bool = False
+    transB: bool = False
+    activation: str = ""
+    params: tuple[float, ...] = ()
+
+    def infer(
+        self,
+        a: Abstract,
+        b: Abstract,
+        bias: Abstract | None = None,
+        residual: Abstract | None = None,
+    ) -> Inferred:
+        check_float(a)
+        dtype = check_same(a, b, bias, residual)
+        activation_op(self.activation, self.params)
+        left, right = _turned(a, self.transA, "a"), _turned(b, self.transB, "b")
+        made = TensorType(dtype, matmul_shape(left, right))
+        check_vector(bias, None if right is None else right[-1], "the bias")
+        if residual is not None:
+            joint = broadcast(made.shape, residual.shape)
+            if joint is not None and not made.accepts(TensorType(dtype, joint)):
+                raise VerifyError(f"the residual {residual.type} does not fit the result {made}")
+        return made
+
+    def reference(
+        self, a: Array, b: Array, bias: Array | None = None, residual: Array | None = None
+    ) -> Array:
+        return in_wide(self._run, a, b, bias, residual)
+
+    def _run(self, a: Array, b: Array, bias: Array | None, residual: Array | None) -> Array:
+        y = np.matmul(
+            a.swapaxes(-1, -2) if self.transA else a, b.swapaxes(-1, -2) if self.transB else b
+        )
+        if self.alpha != 1.0:
+            y = y * y.dtype.type(self.alpha)
+        for term in (bias, residual):
+            y = y if term is None else y + term
+        return activate(y, self.activation, self.params)
+
+    def cost(self, *operands: Abstract | None, results: tuple[TensorType, ...]) -> Cost:
+        assert operands[0] is not None
+        inner = operands[0].type.static_shape[-2 if self.transA else -1]
+        return Cost(results[0].size * inner, memory_bytes(operands, results))
+
+
+def _turned(x: Abstract, transposed: bool, what: str) -> Shape | None:
+    if x.shape is None:
+        return None
+    if len(x.shape) < 2:
+        raise VerifyError(f"{what} is {x.type}, which should have rank 2 or more")
+    return (*x.shape[:-2], x.shape[-1], x.shape[-2]) if transposed else x.shape
 
 
 _EQUATION = re.compile(r"[A-Za-z.]*(,[A-Za-z.]*)*(->[A-Za-z.]*)?\Z")

@@ -190,6 +190,12 @@ def _linear() -> None:
     add("gemm", f(3, 4), f(4, 5))
     add("gemm", f(4, 3), f(5, 4), f(5), transA=True, transB=True, alpha=0.5, beta=2.0)
     add("gemm", f(3, 4), f(4, 5), f(3, 1), beta=0.0)
+    for kind, params in [("", ()), ("relu", ()), ("clip", (0.0, 6.0)), ("leaky_relu", (0.1,)),
+                         ("gelu", ()), ("gelu_tanh", ()), ("swish", ())]:  # fmt: skip
+        add("fused_mat_mul", f(2, 3, 4), f(4, 5), f(5), f(2, 3, 5), activation=kind,
+            params=params, peer="")  # Taut's own  # fmt: skip
+    add("fused_mat_mul", f(2, 4, 3), f(3, 1, 5, 4), None, f(3, 1, 1, 5), transA=True,
+        transB=True, alpha=0.5, peer="")  # fmt: skip
     add("einsum", f(2, 3, 4), f(2, 4, 5), equation="bij,bjk->bik")
     add("einsum", f(2, 3, 3), equation="...ii->...i")
     add("einsum", f(2, 3), f(3), equation=" ij , j ")
@@ -208,6 +214,27 @@ def _linear() -> None:
     add("lrn", f(2, 7, 4, 5), size=3, alpha=0.1)
     # The reference evaluator does only as many channels as there are images.
     add("lrn", f(7, 7, 4, 5), size=4, alpha=0.1, peer="ref")
+
+
+def _attention() -> None:
+    q, k, v = f(2, 4, 3, 8), f(2, 2, 5, 8), f(2, 2, 5, 6)
+    past = f(2, 2, 4, 8), f(2, 2, 4, 6)
+    # onnxruntime has the op, but masks in another way; the reference evaluator does it all.
+    add("attention", q, k, v, peer="ref")
+    add("attention", q, k, v, bools(3, 5), peer="ref", is_causal=True, outputs=4,
+        qk_matmul_output_mode=3)  # fmt: skip
+    add("attention", q, k, v, f(2, 1, 3, 7), *past, peer="ref", softcap=2.0, outputs=4,
+        qk_matmul_output_mode=2, softmax_precision=DType.f64, scale=0.3)  # fmt: skip
+    add("attention", q, k, v, None, *past, peer="ref", is_causal=True, outputs=3,
+        left_window_size=2)  # fmt: skip
+    add("attention", q, k, v, None, None, None, i(5, 2), peer="ref", is_causal=True,
+        right_window_size=0)  # fmt: skip
+    add("attention", f(2, 3, 32), f(2, 5, 16), f(2, 5, 12), peer="ref", q_num_heads=4,
+        kv_num_heads=2, outputs=4)  # fmt: skip
+    add("rotary_embedding", q, f(2, 3, 4), f(2, 3, 4), peer="ref")
+    add("rotary_embedding", q, f(9, 2), f(9, 2), integers(0, 9, 2, 3), peer="ref",
+        rotary_embedding_dim=4, interleaved=True)  # fmt: skip
+    add("rotary_embedding", f(2, 3, 32), f(2, 3, 4), f(2, 3, 4), peer="ref", num_heads=4)
 
 
 def _shapes() -> None:
@@ -373,5 +400,5 @@ def _bodies() -> None:
     add("fusion", f(3, 4), f(4), peer="", body=body)
 
 
-for _fill in (_elementwise, _windows, _linear, _shapes, _indices, _quantized, _bodies):
+for _fill in (_elementwise, _windows, _linear, _attention, _shapes, _indices, _quantized, _bodies):
     _fill()

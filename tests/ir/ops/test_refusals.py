@@ -176,7 +176,7 @@ CASES: list[tuple[str, dict[str, Any], list[Any], str]] = [
     ("scaled_mat_mul", {}, ["u8[2,3]", "i8[3,4]", "f32[]", s(0.0)], "finite positive"),
     ("scaled_mat_mul", {}, ["u8[2,3]", "i8[3,4]", "f64[]", "f32[4]"], "not f32"),
     ("scaled_mat_mul", {}, ["u8[2,3]", "i8[3,4]", "f32[]", "f32[4]", "i8[]"], "differs in type"),
-    ("scaled_mat_mul", {}, ["u8[2,3]", "i8[3,4]", "f32[]", "f32[4]", None, None, "f32[3]"],
+    ("scaled_mat_mul", {}, ["u8[2,3]", "i8[3,4]", "f32[]", "f32[4]", None, None, "f64[4]"],
      "the bias"),
     ("scaled_mat_mul", {}, ["u8[2,3]", "i8[3,4]", "f32[]", "f32[4]", None, None, None,
                             "f32[2,2,4]"], "the residual"),

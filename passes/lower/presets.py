@@ -8,3 +8,4 @@ register_preset(
     "fixed-point",
     "O2,quantize{scheme=power-of-two},lower-integer{multipliers=power-of-two},cse,dce",
 )
+register_preset("int8-dynamic", "O2,quantize-dynamic,cse,dce")

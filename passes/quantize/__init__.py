@@ -1,3 +1,4 @@
 """Post-training quantization."""
 
+from . import dynamic as dynamic
 from . import passes as passes

@@ -371,6 +371,18 @@ def _quantized() -> None:
             words(dtype, 4), tol=0)  # fmt: skip
     add("mat_mul_integer", words(np.uint8, 5, 9), words(np.int8, 9, 4), words(np.uint8, 5), None,
         words(np.int32, 4), peer="", tol=0)  # the bias is Taut's  # fmt: skip
+    for symmetric in (True, False):
+        for x in (f(2, 3, 7, scale=9), np.zeros((2, 4), np.float32), f(3, 20) + 9, f(5),
+                  np.array([[np.nan, 1], [np.inf, 1], [3e38, -3e38], [1e-40, 0]], np.float32)):
+            add("quantize_rows", x, peer="", symmetric=symmetric)
+    rows = (words(np.uint8, 2, 5, 9), words(np.int8, 9, 4), positive(2, 5, 1), positive(4))
+    add("scaled_mat_mul", *rows, peer="")
+    add("scaled_mat_mul", *rows, words(np.uint8, 2, 5, 1), None, f(4), f(2, 5, 4), peer="",
+        activation="gelu")  # fmt: skip
+    add("scaled_mat_mul", *rows[:2], scalar(0.5), positive(4), scalar(9, np.uint8),
+        words(np.int8, 4), peer="", activation="clip", params=(-1.0, 60.0))  # fmt: skip
+    add("scaled_mat_mul", words(np.uint8, 2, 5, 9), words(np.uint8, 2, 9, 4), positive(5),
+        positive(2, 1, 4), scalar(128, np.uint8), words(np.uint8, 2, 1, 4), peer="")  # fmt: skip
     add("conv_integer", words(np.uint8, 1, 4, 9, 9), words(np.uint8, 6, 2, 3, 3),
         scalar(9, np.uint8), scalar(3, np.uint8), group=2, pads=(1, 1, 0, 1), strides=(2, 1),
         tol=0)  # fmt: skip

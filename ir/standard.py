@@ -65,7 +65,9 @@ def _default(proto: AttributeProto) -> Any:
         return shortest(value)
     if isinstance(value, bytes):
         return value.decode()
-    return tuple(value) if isinstance(value, list) else value
+    if isinstance(value, list):
+        return tuple(v.decode() if isinstance(v, bytes) else v for v in value)
+    return value
 
 
 def shortest(value: float) -> float:

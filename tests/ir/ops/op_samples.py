@@ -412,5 +412,40 @@ def _bodies() -> None:
     add("fusion", f(3, 4), f(4), peer="", body=body)
 
 
-for _fill in (_elementwise, _windows, _linear, _attention, _shapes, _indices, _quantized, _bodies):
+def _recurrent() -> None:
+    t, n, i_, h = 4, 3, 5, 6
+
+    def layer(name: str, ways: int, *rest: Array | None, layout: int = 0, **at: Any) -> None:
+        rows = {"rnn": 1, "gru": 3, "lstm": 4}[name] * h
+        x = f(n, t, i_) if layout else f(t, n, i_)
+        at = {"outputs": 3 if name == "lstm" else 2, "hidden_size": h, "layout": layout, **at}
+        add(name, x, f(ways, rows, i_), f(ways, rows, h), *rest, **at)
+
+    def b(rows: int, ways: int = 1) -> Array:
+        return f(ways, 2 * rows * h)
+
+    lengths = np.array([4, 1, 3], np.int32)
+    for name, rows in (("rnn", 1), ("gru", 3), ("lstm", 4)):
+        start = [f(1, n, h)] * (1 + (name == "lstm"))
+        layer(name, 1, outputs=1)
+        layer(name, 1, b(rows), None, *start, direction="reverse", clip=0.5)
+        layer(name, 2, b(rows, 2), lengths, direction="bidirectional")
+        layer(name, 1, b(rows), np.array([0, 4, 2], np.int32), *start)
+        layer(name, 1, b(rows), layout=1, peer="ref", hidden_size=None)
+        layer(name, 2, b(rows, 2), lengths, *[f(n, 2, h)] * len(start), layout=1, peer="",
+              direction="bidirectional")  # no peer has both  # fmt: skip
+    for name in words_of("Relu Tanh Sigmoid Softsign Softplus LeakyRelu Elu HardSigmoid"):
+        layer("rnn", 1, b(1), activations=(name,))
+    layer("rnn", 1, b(1), activations=("ThresholdedRelu",), peer="")  # ort's default is 0, not 1
+    for name in ("Affine", "ScaledTanh", "Elu", "LeakyRelu", "ThresholdedRelu"):
+        layer("rnn", 1, b(1), activations=(name,), activation_alpha=(0.7,), activation_beta=(0.2,))
+    layer("gru", 1, b(3), linear_before_reset=True, clip=0.7)
+    layer("lstm", 1, b(4), None, f(1, n, h), f(1, n, h), f(1, 3 * h), clip=0.4)
+    layer("lstm", 1, b(4), None, f(1, n, h), f(1, n, h), f(1, 3 * h), input_forget=True)
+    layer("lstm", 1, activations=("HardSigmoid", "ScaledTanh", "Affine"),
+          activation_alpha=(0.3, 1.5, 0.5), activation_beta=(0.4, 0.5, 0.1))  # fmt: skip
+
+
+for _fill in (_elementwise, _windows, _linear, _attention, _shapes, _indices, _quantized, _bodies,
+              _recurrent):  # fmt: skip
     _fill()

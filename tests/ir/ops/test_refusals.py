@@ -46,6 +46,9 @@ def s(value: float, dtype: Any = np.float32) -> np.ndarray[Any, Any]:
 
 
 X, W = "f32[1,4,9,9]", "f32[6,4,3,3]"
+XT = ["f32[4,3,5]", "f32[1,24,5]", "f32[1,24,6]"]  # an LSTM's first operands, and others'
+GRU = ["f32[4,3,5]", "f32[1,18,5]", "f32[1,18,6]"]
+RNN = ["f32[4,3,5]", "f32[1,6,5]", "f32[1,6,6]"]
 CASES: list[tuple[str, dict[str, Any], list[Any], str]] = [
     ("conv", {"group": 0}, [X, W], "group is 0"),
     ("conv", {"group": -1}, [X, W], "group is -1"),
@@ -204,6 +207,27 @@ CASES: list[tuple[str, dict[str, Any], list[Any], str]] = [
     ("lookup", {}, ["i32[4]", "u8[9]"], "not of 8 or 16 bits"),
     ("mul_integer", {"a_zero_point": 200}, ["i8[4]", "i8[4]"], "zero point 200"),
     ("sum_pool_integer", {"pads": (1, 1)}, ["u8[1,1,4]"], "over the whole image"),
+    ("lstm", {"direction": "back"}, XT, "direction 'back' is none of"),
+    ("lstm", {"layout": 2}, XT, "layout is 0 or 1"),
+    ("lstm", {"outputs": 4}, XT, "outputs 1 to 3"),
+    ("gru", {"outputs": 0}, GRU, "outputs 1 to 2"),
+    ("lstm", {"clip": -1.0}, XT, "clip is -1.0"),
+    ("lstm", {"hidden_size": 0}, XT, "hidden_size is 0"),
+    ("lstm", {"hidden_size": 7}, XT, "but hidden_size is 7"),
+    ("lstm", {"activations": ("Tanh",)}, XT, "activations has 1 names, which should be 3"),
+    ("rnn", {"activations": ("Cube",)}, RNN, "activation 'Cube' is none of"),
+    ("rnn", {"activations": ("Affine",)}, RNN, "Affine has no alpha"),
+    ("lstm", {}, ["i32[4,3,5]", *XT[1:]], "is not a float type"),
+    ("lstm", {}, ["f64[4,3,5]", *XT[1:]], "differ in element type"),
+    ("lstm", {}, ["f32[4,5]", *XT[1:]], "x is .* should have rank 3"),
+    ("lstm", {}, ["f32[4,3,7]", *XT[1:]], r"x is .* should be \[4,3,5\]"),
+    ("lstm", {"direction": "bidirectional"}, XT, r"w is .* should be \[2,24,\?\]"),
+    ("lstm", {}, [XT[0], "f32[1,18,5]", XT[2]], r"w is .* should be \[1,24,\?\]"),
+    ("lstm", {}, [*XT, "f32[1,24]"], r"b is .* should be \[1,48\]"),
+    ("lstm", {}, [*XT, None, "i64[3]"], "lengths are .* should be i32"),
+    ("lstm", {}, [*XT, None, "i32[4]"], "lengths is .* should be a vector of 3"),
+    ("lstm", {}, [*XT, None, None, "f32[3,1,6]"], "initial state is"),
+    ("lstm", {}, [*XT, None, None, None, None, "f32[1,6]"], r"p is .* should be \[1,18\]"),
 ]  # fmt: skip
 
 
@@ -231,6 +255,8 @@ RUNS: list[tuple[str, dict[str, Any], list[Any], type[Exception]]] = [
     ("gather_nd", {}, [i(1, 2), np.array([[-3]])], FeedError),
     ("scatter_elements", {}, [i(1, 2), i(2), i(2)], FeedError),
     ("requantize", {}, [s(1, np.int32), s(-1, np.int32)], FeedError),
+    ("rnn", {}, [np.ones((2, 1, 1), np.float32), *[np.ones((1, 1, 1), np.float32)] * 2, None,
+                 np.array([3], np.int32)], FeedError),
     ("conv_transpose", {"strides": (2**20,), "output_shape": (1,)},
      [np.ones((1, 1, 10000), np.float32), np.ones((1, 1, 1), np.float32)], LimitError),
     ("max_pool", {"kernel_shape": (2**20, 2**20), "pads": (2**19,) * 4, "strides": (2**20,) * 2},

@@ -135,7 +135,12 @@ class _Writer:
                 self.names[value] = name
         for node in self.graph.nodes():
             for i in range(len(node.results)):
-                if (value := Value(node, i)) not in self.names:
+                value = Value(node, i)
+                if value in self.names:
+                    continue
+                if i == 0 and node.name in self.taken and not self.graph.use_count(value):
+                    self.names[value] = ""  # unread, and a later result has the node's name
+                else:
                     self.names[value] = self.fresh(node.name if i == 0 else f"{node.name}.{i}")
         return aliases
 

@@ -213,9 +213,9 @@ def affordable(low: Lowering, weights: Array, groups: int) -> bool:
 
 
 def merged(channels: int, groups: int, lanes: int) -> int:
-    """How many neighbouring groups are joined so that each has whole vectors of output channels."""
+    """How many neighbouring groups are joined so that each has a vector of output channels."""
     per = channels // groups
-    fitting = (m for m in range(1, groups + 1) if groups % m == 0 and per * m % lanes == 0)
+    fitting = (m for m in range(1, groups + 1) if groups % m == 0 and per * m >= lanes)
     return next(fitting, groups)
 
 

@@ -121,8 +121,8 @@ def first_tap(t: Tensor, g: Geometry) -> dict[str, Word]:
 
 
 def merge_groups(layer: Layer, lanes: int) -> Layer:
-    """Join neighbouring groups, with zeros for what they do not share, until each has whole
-    vectors of output channels."""
+    """Join neighbouring groups, with zeros for what they do not share, until each has a vector of
+    output channels."""
     n, kh, kw, c = layer.weights.shape
     per = n // layer.groups
     times = merged(n, layer.groups, lanes)

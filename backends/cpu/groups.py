@@ -4,9 +4,10 @@
                                      [-> dequantize_linear]
     mul_integer | sum_pool_integer   -> requantize [-> lookup, after mul_integer]
 
-A channel shuffle (reshape, transpose, reshape) after a convolution that the kernels compute densely
-joins its group too: it is another order of the weights. So does depth_to_space: each place in
-the block is a convolution of its own, with its part of the channels, that writes every b-th pixel.
+A channel shuffle (reshape, transpose, reshape) after a convolution joins its group too: where the
+kernels compute it densely it is another order of the weights, else a step behind. So does
+depth_to_space: each place in the block is a convolution of its own, with its part of the channels,
+that writes every b-th pixel.
 
 A group is lowered where its last node stands, when all its operands are there.
 """
@@ -61,7 +62,7 @@ class Group:
     dequantize: Array | None = None  # float32 factors, [1] or [channels]
     factors: Array | None = None  # int64, of each output pixel's sum (sum_pool_integer)
     blocks: list[Array] | None = None  # depth_to_space: the channels of each place in the block
-    order: Array | None = None  # output channel i is the convolution's order[i]
+    deal: int = 0  # channel shuffle: so many groups of channels are dealt out in turn
     nodes: tuple[Node, ...] = ()
 
 
@@ -82,7 +83,7 @@ def find(low: Lowering) -> None:
                 group = Group(node, rest[-1], group.rescale, factors=group.factors, nodes=rest)
         elif node.op.name in ("conv", "fused_conv"):
             group = shuffled(low, Group(node, node, nodes=(node,)))
-            if group.order is None:
+            if not group.deal:
                 continue
         else:
             continue
@@ -150,7 +151,7 @@ def _grown(low: Lowering, node: Node) -> Group:
 
 
 def shuffled(low: Lowering, group: Group) -> Group:
-    """The group with the channel shuffle that follows it, where that costs nothing."""
+    """The group with the channel shuffle that follows it."""
     node, value = group.first, group.last[0]
     rescale = group.rescale
     if rescale is not None and rescale.other is not None:
@@ -168,14 +169,14 @@ def shuffled(low: Lowering, group: Group) -> Group:
         if user is None or user.op.name != name or low.graph.operands(user)[0] is None:
             return group
         chain.append(user)
-    n, c, *rest = value.type.static_shape
+    n, _, *rest = value.type.static_shape
     inner, perm = chain[0].type.static_shape, chain[1].op.perm  # type: ignore[attr-defined]
     swap = (0, 2, 1, *range(3, 3 + len(rest)))
     if len(inner) != len(rest) + 3 or inner[0] != n or list(inner[3:]) != rest or perm != swap:
         return group
-    if chain[2].type.static_shape != value.type.static_shape or not is_dense(low, node, c):
+    if chain[2].type.static_shape != value.type.static_shape or value.type.rank not in (3, 4):
         return group
-    group.order = np.arange(c).reshape(inner[1], inner[2]).T.reshape(-1)
+    group.deal = inner[1]
     group.last, group.nodes = chain[2], (*group.nodes, *chain)
     return group
 
@@ -188,7 +189,7 @@ def spread(low: Lowering, group: Group) -> Group:
         return group
     c = value.type.static_shape[1]
     residual = rescale is not None and rescale.other is not None
-    if residual or group.order is not None or value.type.rank != 4 or not is_dense(low, node, c):
+    if residual or group.deal or value.type.rank != 4 or not is_dense(low, node, c):
         return group
     op: Any = user.op
     places, channels = op.blocksize**2, np.arange(c)
@@ -213,9 +214,9 @@ def affordable(low: Lowering, weights: Array, groups: int) -> bool:
 
 
 def merged(channels: int, groups: int, lanes: int) -> int:
-    """How many neighbouring groups are joined so that each has whole vectors of output channels."""
+    """How many neighbouring groups are joined so that each has a vector of output channels."""
     per = channels // groups
-    fitting = (m for m in range(1, groups + 1) if groups % m == 0 and per * m % lanes == 0)
+    fitting = (m for m in range(1, groups + 1) if groups % m == 0 and per * m >= lanes)
     return next(fitting, groups)
 
 

@@ -17,10 +17,11 @@ from .generic import Leaf
 from .groups import affordable, merged
 from .images import Geometry, as_pixels, image, lift, node_geometry
 from .kernels import conv as gemm
-from .kernels import depthwise
+from .kernels import depthwise, shuffle
 from .kernels.conv import ConvRecord
 from .kernels.depthwise import DepthwiseRecord
 from .kernels.grid import LANES, share
+from .kernels.shuffle import ShuffleRecord
 from .layout import Halo, Ref, Tensor, round_up
 from .lower import GRANULE, Lowering, lowers
 from .steps import Step, Word, record_words
@@ -121,8 +122,8 @@ def first_tap(t: Tensor, g: Geometry) -> dict[str, Word]:
 
 
 def merge_groups(layer: Layer, lanes: int) -> Layer:
-    """Join neighbouring groups, with zeros for what they do not share, until each has whole
-    vectors of output channels."""
+    """Join neighbouring groups, with zeros for what they do not share, until each has a vector of
+    output channels."""
     n, kh, kw, c = layer.weights.shape
     per = n // layer.groups
     times = merged(n, layer.groups, lanes)
@@ -142,6 +143,40 @@ def reordered(layer: Layer, order: Array) -> Layer:
     assert layer.groups == 1
     scale = None if layer.scale is None else layer.scale[order]
     return replace(layer, weights=layer.weights[order], bias=layer.bias[order], scale=scale)
+
+
+def emit_dealt(
+    low: Lowering, layer: Layer, deal: int, source: Tensor, target: Tensor, g: Geometry
+) -> None:
+    """The steps of a layer whose output channels, in `deal` groups, are dealt out in turn: by the
+    order of its weights where it is dense."""
+    whole = layer if layer.is_depthwise else merge_groups(layer, low.isa.lanes)
+    per = target.shape[1] // deal
+    if whole.groups == 1:
+        order = np.arange(deal * per).reshape(deal, per).T.reshape(-1)
+        emit_layer(low, reordered(whole, order), source, target, g)
+        return
+    made = low.new(target.dtype, target.shape, spatial=True, names=layer.nodes)
+    emit_layer(low, layer, source, made, g)
+    if per < LANES or deal > shuffle.MOST or target.item not in (1, 4):
+        n, _, h, w = target.shape
+        a, c, *rest = made.strides
+        seen = made.view((n, per, deal, h, w), (a, c, c * per, *rest))
+        a, c, *rest = target.strides
+        low.copy(seen, target.view((n, per, deal, h, w), (a, c * deal, c, *rest)), layer.nodes)
+        return
+    values = {
+        **share(target.shape[2], target.shape[0], low.threads),
+        "rows": target.shape[2],
+        "width": target.shape[3],
+        "channels": per,
+        **strides("target", target),
+        **strides("source", made),
+        "group": per * made.item,
+    }
+    words = record_words(ShuffleRecord, values)
+    kernel = shuffle.kernel(deal, target.item)
+    low.emit(Step(kernel, words, [made.buffer], [target.buffer], layer.nodes))
 
 
 def _depthwise(
@@ -224,9 +259,9 @@ def float_conv(low: Lowering, node: Node) -> bool:
     """Convolutions of one or two spatial axes in f32 with known weights."""
     group = low.groups.get(node)
     result = node[0]
-    order = None
+    deal = 0
     if group is not None:
-        node, order = group.first, group.order
+        node, deal = group.first, group.deal
     x, weight, bias, residual = [*low.graph.operands(node), None, None][:4]
     assert x is not None and weight is not None
     ending, b = _ending(node.op), low.array(bias)
@@ -251,9 +286,10 @@ def float_conv(low: Lowering, node: Node) -> bool:
         weights, np.zeros(len(weights), np.float32) if b is None else b, op.group, "float", None,
         ending.activation, other, {"low": ending.low, "high": ending.high}, (node.name,),
     )  # fmt: skip
-    if order is not None:
-        layer = reordered(merge_groups(layer, low.isa.lanes), order)
-    emit_layer(low, layer, lift(source), lift(target), g.lifted())
+    if deal:
+        emit_dealt(low, layer, deal, lift(source), lift(target), g.lifted())
+    else:
+        emit_layer(low, layer, lift(source), lift(target), g.lifted())
     _finish_by_map(low, target, ending, after, node)
     return True
 

@@ -21,6 +21,7 @@ from .layout import Tensor
 from .lower import GRANULE, GROUP, Lowering, lowers
 from .lower_conv import (
     Layer,
+    emit_dealt,
     emit_layer,
     float_conv,
     matrix_layer,
@@ -74,8 +75,6 @@ def _gemm(low: Lowering, group: Group) -> None:
         nodes=names_of(group.nodes),
     )  # fmt: skip
     _finish(low, group, layer)
-    if group.order is not None:
-        layer = reordered(merge_groups(layer, low.isa.lanes), group.order)
     if not conv:
         value = _as_u8(low, x) if x.type.dtype is DType.i8 else x
         matrix_layer(low, group.last[0], value, layer)
@@ -86,6 +85,9 @@ def _gemm(low: Lowering, group: Group) -> None:
     target = low.result(group.last[0], exact=False, granule=GRANULE)
     if group.blocks is not None:
         _by_places(low, merge_groups(layer, low.isa.lanes), source, target, g, group.blocks)
+        return
+    if group.deal:
+        emit_dealt(low, layer, group.deal, lift(source), lift(target), g.lifted())
         return
     emit_layer(low, layer, lift(source), lift(target), g.lifted())
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,6 +39,8 @@ class ConvRecord(Header):
     chunk_pixels, pixel_chunks, chunk_panels, panel_chunks, panels   how work is split
     group_panels, group_source   the panels of one group, and the bytes from a group's input
                 channels to the next one's (one group: panels, 0)
+    group_channels, group_last   'ragged': output channels from one group to the next, and where in
+                this part of a group the last vector starts
     weights     address of packed weights (64-byte aligned); panel_bytes each panel's size
     bias        address of int32[panels * lanes * vectors]
                 (float: float32)
@@ -65,6 +68,8 @@ class ConvRecord(Header):
     panels: int
     group_panels: int
     group_source: int
+    group_channels: int
+    group_last: int
     weights: int
     panel_bytes: int
     bias: int
@@ -95,6 +100,7 @@ def conv(
     residual: bool,
     activation: str,
     bounded: bool,
+    ragged: bool,
 ):
     """Build a convolution kernel.
 
@@ -106,17 +112,19 @@ def conv(
                'float': add other before the activation
     activation of 'float': 'clamp' to [low, high], or 'hardswish'
     bounded    'u8': every rescaled sum is known to fit 32 bits (see `is_bounded`)
+    ragged     the channels of a group are no whole panels
     """
     from .. import vector as v
     from .tile import Tile
 
-    tile = v.emitted(isa, 7, Tile(isa, pixels, vectors, out, residual, activation, bounded).emit)
+    shape = Tile(isa, pixels, vectors, out, residual, activation, bounded, ragged)
+    tile = v.emitted(isa, 7, shape.emit)
     word, smaller = v.load_i64, v.smaller
     at = {name: 8 * ConvRecord.at(name) for name in ConvRecord.__dataclass_fields__}
     panel_chunks_, pixel_chunks_ = at["panel_chunks"], at["pixel_chunks"]
     chunk_panels_, chunk_pixels_ = at["chunk_panels"], at["chunk_pixels"]
     panels_, pixels_, width_ = at["panels"], at["pixels"], at["width"]
-    group_panels_, group_source_ = at["group_panels"], at["group_source"]
+    group_panels_ = at["group_panels"]
 
     @v.inline
     def body(d, chunk):
@@ -132,7 +140,7 @@ def conv(
         top = first // width
         start = first - top * width
         while panel < end:
-            group = panel // word(d + group_panels_) * word(d + group_source_)
+            group = panel // word(d + group_panels_)
             left = last - first
             y, x = top, start
             while left > 0:
@@ -154,6 +162,7 @@ def kernel(
     residual: bool = False,
     activation: str = "clamp",
     bounded: bool = False,
+    ragged: bool = False,
 ) -> Kernel:
     """The convolution kernel with this tile and epilogue; see `conv`."""
     return Kernel.of(
@@ -164,6 +173,7 @@ def kernel(
         residual=residual,
         activation=activation,
         bounded=bounded and out == "u8",
+        ragged=ragged,
     )
 
 
@@ -218,8 +228,8 @@ def prepare(
     row, pixel   bytes between rows and pixels of the input buffer (not times the stride)
     size      output height and width
     other_scale   the record's, if residual; not given, the slower unbounded epilogue is chosen
-    The result covers N rounded up to whole vectors: with groups, N / groups must be such a
-    multiple or `merge_groups` must have been applied.
+    The result covers N rounded up to whole vectors; with groups N exactly, each of which needs a
+    vector's channels at least (see `merge_groups`).
     """
     n, height, width, channels = weights.shape
     item = weights.dtype.itemsize
@@ -232,11 +242,11 @@ def prepare(
     bounded = known and is_bounded(factors, other_scale or 0.0)
     pixels = size[0] * size[1]
     parts = []
-    for channel, count, shape in choose(n, pixels, groups, isa, tile, out == "float"):
+    for share in choose(n, pixels, groups, isa, tile, out == "float"):
+        shape, rows = share.tile, share.rows
         wide = shape[1] * isa.lanes
-        panels = -(-count // wide)
-        chosen = slice(channel, channel + count)
-        packed = pack_weights(flat[chosen], shape[1], isa)
+        panels = -(-len(rows) // wide)
+        packed = pack_weights(flat[rows], shape[1], isa)
         tiles = -(-pixels // shape[0])
         chunk_tiles, chunk_panels = split(
             tiles, images, panels, threads, shape[0] * pixel, packed.size // panels
@@ -256,20 +266,32 @@ def prepare(
             "panels": panels,
             "group_panels": panels // groups,
             "group_source": channels * item if groups > 1 else 0,
+            "group_channels": n // groups,
+            "group_last": n // groups - isa.lanes - share.channel,
             "panel_bytes": packed.size // panels,
         }
         parts.append(
             Part(
-                kernel(*shape, out, residual, activation, bounded),
-                channel,
+                kernel(*shape, out, residual, activation, bounded, share.ragged),
+                share.channel,
                 packed,
-                _padded(bias[chosen], panels * wide, np.int32 if item == 1 else np.float32),
-                _padded(factors[chosen], panels * wide, np.float32 if out == "f32" else np.float64),
+                _padded(bias[rows], panels * wide, np.int32 if item == 1 else np.float32),
+                _padded(factors[rows], panels * wide, np.float32 if out == "f32" else np.float64),
                 taps,
                 fields,
             )
         )
     return parts
+
+
+class Share(NamedTuple):
+    """The output channels that one part computes: `rows` in the order of its panels' lanes, the
+    first of them `channel`."""
+
+    channel: int
+    rows: np.ndarray
+    tile: tuple[int, int]
+    ragged: bool = False
 
 
 def choose(
@@ -279,22 +301,33 @@ def choose(
     isa: Isa,
     tile: tuple[int, int] | None = None,
     real: bool = False,
-) -> list[tuple[int, int, tuple[int, int]]]:
-    """(first channel, channels, tile) of each part of a layer, whole tiles first."""
+) -> list[Share]:
+    """The parts of a layer, whole tiles first."""
     tiles = isa.float_tiles if real else isa.tiles
-    lanes = isa.lanes
-    vectors = -(-channels // groups // lanes)
+    lanes, per = isa.lanes, channels // groups
+    vectors = -(-per // lanes)
     tile = tile or best_tile(pixels, vectors, tiles)
-    if groups > 1:
-        fitting = [t for t in tiles if vectors % t[1] == 0 and (t[0] > 1 or pixels == 1)]
-        single = [t for t in tiles if t[1] == 1]
-        return [(0, channels, tile if vectors % tile[1] == 0 else [*fitting, *single][0])]
-    whole = vectors // tile[1] * tile[1] * lanes
-    if whole >= channels:
-        return [(0, channels, tile)]
-    rest = next(t for t in tiles if t[1] == 1)
-    head = [(0, whole, tile)] if whole else []
-    return [*head, (whole, channels - whole, rest)]
+    single = next(t for t in tiles if t[1] == 1)
+    whole = vectors // tile[1] * tile[1]
+    parts = []
+    for start, stop, shape in ((0, whole, tile), (whole, vectors, single)):
+        if start == stop:
+            continue
+        if groups == 1:
+            rows = np.arange(start * lanes, min(channels, stop * lanes))
+        else:
+            rows = overlapped(groups, per, start, stop, lanes)
+        ragged = groups > 1 and (per % lanes != 0 or stop - start < vectors)
+        parts.append(Share(start * lanes, rows, shape, ragged))
+    return parts
+
+
+def overlapped(groups: int, per: int, start: int, stop: int, lanes: int) -> np.ndarray:
+    """The channels in vectors start..stop of every group, `per` to a group; the last vector ends
+    with the group and repeats channels of the one before."""
+    first = np.minimum(np.arange(start, stop) * lanes, per - lanes)
+    rows = np.arange(groups)[:, None, None] * per + first[:, None] + np.arange(lanes)
+    return rows.reshape(-1)
 
 
 def best_tile(pixels: int, vectors: int, tiles: tuple[tuple[int, int], ...]) -> tuple[int, int]:

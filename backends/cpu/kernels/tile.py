@@ -28,20 +28,23 @@ class Tile:
     residual: bool
     activation: str
     bounded: bool
+    ragged: bool
 
     def emit(self, e: Emit, d: Value, image: Value, panel: Value, group: Value, *place: Any):
         """Emit the tile at `place` (y, x, left) of `image`, for one panel of output channels.
 
-        group: what the panel's group adds to input addresses.
+        group: which group of the input's channels the panel reads.
         """
         spot = _Spot(e, d, image, group, place, self.pixels)
         names = ["source", "target", *(["other"] if self.residual else [])]
         addresses = spot.addresses(names)
         first = e.mul(panel, self.vectors * e.n)
         accs = self._dots(e, spot, addresses["source"], panel, self._start(e, spot, first))
-        at = e.mul(first, BYTES[self.out])
-        targets = [e.add(address, at) for address in addresses["target"]]
-        others = addresses.get("other", [])
+        channels = self._channels(e, spot, panel, first)
+        targets, others = (
+            [[e.add(at, e.mul(c, BYTES[self.out])) for c in channels] for at in addresses[name]]
+            if name in addresses else [] for name in ("target", "other")
+        )  # fmt: skip
         if self.packs(e):
             self._packed(e, spot, accs, first, targets, others)
             return
@@ -51,15 +54,28 @@ class Tile:
             store = emit(j)
             for i in range(self.pixels):
                 value = store(accs[i * self.vectors + j], i)
-                place = e.add(targets[i], BYTES[self.out] * e.n * j)
                 if self.out == "lut":
-                    e.lookup(spot.field("table"), value, place)
+                    e.lookup(spot.field("table"), value, targets[i][j])
                 else:
-                    e.store(value, place)
+                    e.store(value, targets[i][j])
 
     def packs(self, e: Emit) -> bool:
         """Does the epilogue narrow four vectors at a time (AVX-512)?"""
         return self.out == "u8" and self.bounded and e.isa.lanes == 16
+
+    def _channels(self, e: Emit, spot: _Spot, panel: Value, first: Value) -> list[Value]:
+        """The first output channel of each vector; a group's last vector overlaps the one before
+        where its channels are no whole vectors."""
+        if not self.ragged:
+            return [e.add(first, e.n * j) for j in range(self.vectors)]
+        within = e.b.sub(panel, e.mul(spot.group, spot.field("group_panels")))
+        start, last = e.mul(within, self.vectors * e.n), spot.field("group_last")
+        base = e.mul(spot.group, spot.field("group_channels"))
+        channels = []
+        for j in range(self.vectors):
+            c = e.add(start, e.n * j)
+            channels.append(e.add(base, e.b.select(e.b.icmp_signed("<", c, last), c, last)))
+        return channels
 
     def _start(self, e: Emit, spot: _Spot, first: Value) -> list[Value]:
         """The accumulators begin at the bias."""
@@ -110,13 +126,11 @@ class Tile:
 
     def _float(self, e, spot, first, others) -> Emission:
         low, high = (e.splat(e.b.fptrunc(spot.field(f, F64), F32)) for f in ("low", "high"))
-        at = e.mul(first, 4)
 
         def emit(j: int) -> Callable[[Value, int], Value]:
             def store(acc: Value, i: int) -> Value:
                 if self.residual:
-                    place = e.add(others[i], e.add(at, 4 * e.n * j))
-                    acc = e.b.fadd(acc, e.load(place, vec(F32, e.n)))
+                    acc = e.b.fadd(acc, e.load(others[i][j], vec(F32, e.n)))
                 if self.activation == "hardswish":
                     return e.hard_swish(acc)
                 return e.clamp_float(acc, low, high)
@@ -164,9 +178,11 @@ class Tile:
                 i, j = four[k]
                 run = 1  # how many of the vectors lie side by side: 1, 2 or 4
                 while run < 4 and [(i, j + q) for q in range(2 * run)] == four[k : k + 2 * run]:
+                    if self.ragged:
+                        break
                     run *= 2
                 part = e.shuffle(packed, packed, range(16 * k, 16 * (k + run)))
-                e.store(part, e.add(targets[i], 16 * j))
+                e.store(part, targets[i][j])
                 k += run
 
     def _terms(self, e, spot, first, others) -> Terms:
@@ -182,7 +198,7 @@ class Tile:
             def scaled(acc: Value, i: int) -> list[Any]:
                 if not self.residual:
                     return [(acc, m)]
-                byte = e.load(e.add(others[i], e.add(first, n * j)), vec(I8, n))
+                byte = e.load(others[i][j], vec(I8, n))
                 byte = e.b.sub(e.b.zext(byte, vec(I32, n)), other_zero)
                 return [(acc, m), (byte, (other_scale, other_scale))]
 
@@ -222,7 +238,7 @@ class _Spot:
             rows[name], pixels[name] = self.field(f"{name}_row"), self.field(f"{name}_pixel")
             at = e.add(self.field(name), e.mul(self.image, self.field(f"{name}_image")))
             if name == "source":
-                at = e.add(at, self.group)
+                at = e.add(at, e.mul(self.group, self.field("group_source")))
             offset = e.add(e.mul(self.y, rows[name]), e.mul(self.x, pixels[name]))
             starts[name] = e.add(at, offset)
         if self.pixels == 1:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import ISAS, Arena, accumulate, requantize, wrap
-from taut.backends.cpu.kernels import depthwise, frame, grid, maps, pool
+from taut.backends.cpu.kernels import depthwise, frame, grid, maps, pool, shuffle
 
 every_isa = pytest.mark.parametrize("isa", ISAS, ids=lambda i: i.name)
 few = settings(max_examples=15, deadline=None)
@@ -301,3 +301,29 @@ def test_halo(isa):
     expected = np.full_like(x, 200)
     expected[:, 1:5, 1:7] = 5
     np.testing.assert_array_equal(x, expected)
+
+
+@every_isa
+@few
+@given(
+    size=sizes,
+    groups=st.integers(2, shuffle.MOST),
+    per=st.sampled_from([16, 17, 30, 48]),
+    kind=st.sampled_from([np.uint8, np.float32]),
+    nt=threads,
+)
+def test_shuffle(isa, size, groups, per, kind, nt):
+    arena, channels = Arena(nt), groups * per
+    shape, item = (*size, channels), np.dtype(kind).itemsize
+    x = arena.empty(shape, kind, np.random.default_rng(0).integers(0, 200, shape))
+    # Room for one more channel: nothing may be written to it.
+    room = arena.empty((*size, channels + 1), kind)
+    room[...] = 77
+    record = shuffle.ShuffleRecord(
+        sync=arena.sync, **grid.share(size[1], size[0], nt), rows=size[1], width=size[2],
+        channels=per, **strides(room, "target"), **strides(x, "source"), group=per * item,
+    )  # fmt: skip
+    arena.run(isa, (shuffle.kernel(groups, item), record))
+    dealt = x.reshape(*size, groups, per).swapaxes(-1, -2).reshape(shape)
+    np.testing.assert_array_equal(room[..., :channels], dealt)
+    assert (room[..., channels] == 77).all()

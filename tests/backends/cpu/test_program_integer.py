@@ -131,7 +131,7 @@ class Maker:
                 return self.rescale(acc, 20000.0)
             case "shuffle":
                 groups = self.pick(1, 2, 4)
-                y = self.conv(self.conv(x, 8 * groups, 1), groups * self.pick(3, 16), 1,
+                y = self.conv(self.conv(x, 8 * groups, 1), groups * self.pick(3, 16, 17), 1,
                               group=groups, table=self.pick(False, True))  # fmt: skip
                 n, c, *rest = y.shape
                 y = self.b.reshape(y, np.array([n, groups, c // groups, *rest]))

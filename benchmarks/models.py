@@ -91,6 +91,9 @@ NAMES = (
     "bvlc_alexnet",
     "vgg19",
     "zfnet512",
+    "magika",
+    "silero-vad",
+    "silero-vad-32",
 )
 DEFAULT = NAMES[:5]
 TRAINED = ("efficientnet-lite0", "orientation", "ocr-det", "ocr-rec")
@@ -124,11 +127,25 @@ def _first(draw: Callable[[int, int], tuple[np.ndarray, object]]) -> Callable[[i
     return lambda n, seed: draw(n, seed)[:1]
 
 
+def _speech(windows: int) -> Data:
+    """Windows of 32 ms at once (a live stream has one), and the two states of the LSTM."""
+    state = (1, 1, 128)
+
+    def draw(n: int, seed: int) -> Arrays:
+        states = np.random.default_rng([seed, 8]).normal(0, 0.3, (2, n, *state))
+        return (samples.speech(n, windows, seed), *states.astype(np.float32))
+
+    return Data(((windows, 576), state, state), 100, draw, batched=False)
+
+
 _OWN: dict[str, Data] = {
     "efficientnet-lite0": Data(((3, 224, 224),), 200, _first(samples.pictures)),
     "orientation": Data(((3, 48, 192),), 300, _first(samples.orientation_lines)),
     "ocr-rec": Data(((3, 48, 320),), 200, _first(samples.ocr_strings)),
     "ocr-det": Data(((3, 640, 640),), 40, _first(samples.ocr_pages)),
+    "magika": Data(((2048,),), 200, lambda n, seed: (samples.file_bytes(n, seed),)),
+    "silero-vad": _speech(1),
+    "silero-vad-32": _speech(32),
 }
 
 
@@ -137,7 +154,7 @@ def _source(name: str) -> onnx.ModelProto:
         return samples.light_model(name)
     if name == "efficientnet-lite0":
         return onnx.load(efficientnet.onnx_path(None))
-    return onnx.load(samples.fetch(name))
+    return onnx.load(samples.fetch("silero-vad" if name.startswith("silero-vad") else name))
 
 
 def _without_last_activation(proto: onnx.ModelProto) -> onnx.ModelProto:

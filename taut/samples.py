@@ -26,6 +26,7 @@ from onnx import numpy_helper
 from taut.ir.errors import TautError
 
 from .drawing import decode, ocr_pages, ocr_strings, orientation_lines
+from .recordings import file_bytes, speech
 
 __all__ = [
     "DEFAULT",
@@ -36,12 +37,14 @@ __all__ = [
     "characters",
     "decode",
     "fetch",
+    "file_bytes",
     "imagenet_pictures",
     "light_model",
     "ocr_pages",
     "ocr_strings",
     "orientation_lines",
     "pictures",
+    "speech",
 ]
 
 

@@ -9,6 +9,7 @@ from . import lower_conv as lower_conv
 from . import lower_elementwise as lower_elementwise
 from . import lower_integer as lower_integer
 from . import lower_quantize as lower_quantize
+from . import lower_recurrent as lower_recurrent
 from . import lower_reduce as lower_reduce
 from . import lower_rows as lower_rows
 from . import lower_shape as lower_shape

@@ -24,6 +24,7 @@ from .isa import Isa
 from .kernels import frame
 from .layout import Buffer, Constants, Halo, Ref, Tensor, channels_last, round_up, row_major
 from .steps import AnyStep, PythonStep, Step, Word, record_words
+from .team import aligned
 
 if TYPE_CHECKING:
     from .groups import Group
@@ -79,6 +80,7 @@ class Lowering:
     outputs: list[Tensor] = field(default_factory=list)
     fallbacks: list[Node] = field(default_factory=list)
     live: set[Node] = field(default_factory=set)
+    faults: list[tuple[str, Array]] = field(default_factory=list)
 
     # ---- reading -------------------------------------------------------------------------------
 
@@ -130,6 +132,13 @@ class Lowering:
         """Copy elements between views of one shape and type."""
         if out.size:
             self.emit(generic.map_step("a0", "copy", out, [Leaf(source)], self.threads, nodes))
+
+    def fault(self, message: str) -> Ref:
+        """An int64 that a kernel sets where it meets data that the reference refuses: the call
+        then raises FeedError with this message."""
+        word = aligned(8).view(np.int64)
+        self.faults.append((message, word))
+        return Ref(Buffer("constant", 8, data=word.view(np.uint8)))
 
     def buffer(self) -> Buffer:
         return Buffer("arena", 0)

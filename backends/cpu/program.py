@@ -180,6 +180,7 @@ class Plan:
         check_size(size, limits.model_bytes)
         self._arena = aligned(size + SLACK, 4096)
         self._sync = aligned(sync.sync_bytes(workers.nt))
+        self._faults = lowering.faults
         self.constants = [b for b in buffers if b.space == "constant"]  # kept alive
         self._write_table()
         for segment in self.segments:
@@ -260,7 +261,16 @@ class Plan:
                     self.team.run(address, self._base, self._keep)
                 else:
                     bridge(given, made)
+            self._check_faults()
         return dict(zip(self.names, made))
+
+    def _check_faults(self) -> None:
+        """Raise FeedError if a kernel met data that the reference refuses."""
+        found = [message for message, word in self._faults if word[0]]
+        for _, word in self._faults:
+            word[0] = 0
+        if found:
+            raise FeedError(found[0])
 
     def time(self, given: Sequence[Array]) -> list[KernelTime]:
         """One call, step by step, each timed."""

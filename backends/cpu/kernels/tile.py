@@ -8,6 +8,7 @@ from typing import Any
 
 from ..emit import F32, F64, I8, I16, I32, I64, MAGIC, Emit, Value, vec
 from ..isa import Isa
+from . import functions
 from .conv import ConvRecord
 
 WORDS = {name: i for i, name in enumerate(ConvRecord.__dataclass_fields__)}
@@ -133,7 +134,7 @@ class Tile:
                     acc = e.b.fadd(acc, e.load(others[i][j], vec(F32, e.n)))
                 if self.activation == "hardswish":
                     return e.hard_swish(acc)
-                return e.clamp_float(acc, low, high)
+                return functions.most(e, functions.least(e, acc, low), high)
 
             return store
 

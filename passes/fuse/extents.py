@@ -81,6 +81,8 @@ class Extents:
                 [joined if i == along else t for i, t in enumerate(first)]  # fmt: skip
         if isinstance(op, Windowed) and first is not None and len(first) == rank:
             return self._windows(node, op, first, rank)
+        if op.name == "attention" and first is not None:
+            return [*first[:2], first[2] if rank == 4 else None, None][:rank]
         if op.name in ("softmax", "log_softmax", "layer_normalization", "dropout"):
             return None if first is None else list(first)
         return self._by_axes(op, operands, rank)

@@ -89,7 +89,7 @@ class ReshapeTwice(Rewrite):
 
 
 class NoReshape(Rewrite):
-    """reshape(x) -> x;  expand(x) -> x, where the shape stays"""
+    """reshape(x) -> x;  expand(x) -> x, where the shape stays (and no more is known of it)"""
 
     def pattern(self, p: PatternBuilder, x: Any, s: Any) -> Pattern:
         return p.any_of(p.reshape(x, s), p.expand(x, s))
@@ -98,7 +98,9 @@ class NoReshape(Rewrite):
         out = m.root.type.shape
         if not isinstance(m.root.op, Reshape):
             return m.x.type == m.root.type and out is not None and None not in out
-        return same_shape(m.x.shape, out)
+        x = m.x.shape
+        tells_more = x and out and any(d is None and e is not None for d, e in zip(x, out))
+        return same_shape(x, out) and not tells_more
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
         return m.x

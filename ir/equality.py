@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 from .errors import LimitError
 from .graph import Graph, Node, Value
 from .op import Op
-from .ops.structure import Constant, Input
+from .ops.structure import Input
 
 
 def difference(a: Graph, b: Graph, *, names: bool = False) -> str | None:

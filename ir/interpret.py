@@ -138,7 +138,7 @@ def run_node(
         for made_type in _concrete_types(node, operands):
             limits.check(made_type)
         with np.errstate(all="ignore"):
-            made = op.run(operands, limits)
+            made = op.evaluate(operands, limits)
     except TautError as error:
         raise error.with_context(node=node.name, op=op.name)
     except RecursionError as error:

@@ -140,7 +140,7 @@ class Op:
     def reference(self, *operands: Any) -> Any:
         raise NotImplementedError
 
-    def run(self, operands: Sequence[Array | None], limits: Limits) -> Any:
+    def evaluate(self, operands: Sequence[Array | None], limits: Limits) -> Any:
         """The reference on these operands; ops that carry bodies hold them to `limits`."""
         return self.reference(*operands)
 

@@ -16,8 +16,8 @@ from ..types import Shape, TensorType
 
 class CostRow(NamedTuple):
     """One node. `parameters` are elements of constants, each counted at its first reader, those of
-    bodies at the node that carries them; `bytes` are those of all operands and results. `known` is False where a shape is not known: then macs
-    and bytes are 0.
+    bodies at the node that carries them; `bytes` are those of all operands and results. `known` is
+    False where a shape is not known: then macs and bytes are 0.
     """
 
     node: str

@@ -57,7 +57,7 @@ class ControlFlow(Op):
         """The results, with `call` to run a body."""
         raise NotImplementedError
 
-    def run(self, operands: Sequence[Array | None], limits: Limits) -> Any:
+    def evaluate(self, operands: Sequence[Array | None], limits: Limits) -> Any:
         from ..bodies import run_body
 
         def call(name: str, arrays: Sequence[Array]) -> Sequence[Array]:
@@ -66,7 +66,7 @@ class ControlFlow(Op):
         return self.execute(operands, call, limits)
 
     def reference(self, *operands: Array | None) -> Any:
-        return self.run(operands, DEFAULT_LIMITS)
+        return self.evaluate(operands, DEFAULT_LIMITS)
 
     def refined(self, *operands: Abstract | None) -> Self:
         """The same op, its bodies typed as closely as the operands' types allow. A body that

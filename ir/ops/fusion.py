@@ -30,13 +30,13 @@ class Fusion(Op):
 
         return infer_body(self.body, operands)
 
-    def run(self, operands: Sequence[Array | None], limits: Limits) -> Any:
+    def evaluate(self, operands: Sequence[Array | None], limits: Limits) -> Any:
         from ..bodies import run_body
 
         return run_body(self.body, [x for x in operands if x is not None], limits)
 
     def reference(self, *operands: Array) -> Any:
-        return self.run(operands, DEFAULT_LIMITS)
+        return self.evaluate(operands, DEFAULT_LIMITS)
 
     def cost(self, *operands: Abstract | None, results: tuple[TensorType, ...]) -> Cost:
         from ..analysis.cost import graph_cost

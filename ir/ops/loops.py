@@ -146,8 +146,9 @@ class Loop(ControlFlow):
         """Of the iterations where their number is known, else of one."""
         given = (*operands, None, None)
         count = self._count(given[0], given[1])
-        macs = body_macs(self.body, self.settled(*operands))
-        return Cost(macs * (count if isinstance(count, int) else 1), memory_bytes(operands, results))
+        times = count if isinstance(count, int) else 1
+        macs = times * body_macs(self.body, self.settled(*operands))
+        return Cost(macs, memory_bytes(operands, results))
 
 
 def _is_true(x: Abstract) -> bool:
@@ -258,7 +259,8 @@ class Scan(ControlFlow):
         types = [v.type for v in scans]
         if not length:
             inputs = [Abstract(TensorType.of(s).with_shape(s.shape[1:])) for s in slices]
-            _, outputs = settle(self.body, (), known_types(states), [*inputs, *known_types(captures)], 0)
+            rest = [*inputs, *known_types(captures)]
+            _, outputs = settle(self.body, (), known_types(states), rest, 0)
             types = [x.type for x in outputs[self.states :]]
         axes = self._per(self.scan_output_axes, len(stacks), "scan output axes")
         ways = self._per(self.scan_output_directions, len(stacks), "scan output directions")
@@ -268,5 +270,6 @@ class Scan(ControlFlow):
     def cost(self, *operands: Abstract | None, results: tuple[TensorType, ...]) -> Cost:
         _, scanned, _ = self._split(present(operands))
         _, count = self._slices(scanned)
-        macs = body_macs(self.body, self.settled(*operands))
-        return Cost(macs * (count if isinstance(count, int) else 1), memory_bytes(operands, results))
+        times = count if isinstance(count, int) else 1
+        macs = times * body_macs(self.body, self.settled(*operands))
+        return Cost(macs, memory_bytes(operands, results))

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from .graph import Graph, Node
+import hashlib
+from weakref import WeakKeyDictionary
+
+from .errors import LimitError
+from .graph import Graph, Node, Value
 from .op import Op
-from .ops.structure import Constant
+from .ops.structure import Input
 
 
 def difference(a: Graph, b: Graph, *, names: bool = False) -> str | None:
     """The first difference in words, or None if the graphs are equal.
 
     Nodes are matched from the outputs backwards, so that order and dead code do not matter. With
-    `names`, node names count too. Input and output names always count.
+    `names`, node names count too. Input and output names always count, but not those of bodies,
+    whose inputs and outputs are matched by position.
     """
     if a.signature != b.signature or list(a.signature.inputs) != list(b.signature.inputs):
         return f"signatures differ: {a.signature} and {b.signature}"
+    return _difference(a, b, names)
+
+
+def _body_difference(a: Graph, b: Graph) -> str | None:
+    ours = [[n.type for n in a.inputs], [v.type for v in a.outputs]]
+    theirs = [[n.type for n in b.inputs], [v.type for v in b.outputs]]
+    if ours != theirs:
+        return f"types differ: {ours} and {theirs}"
+    return _difference(a, b, False)
+
+
+def _difference(a: Graph, b: Graph, names: bool) -> str | None:
     pairs: dict[Node, Node] = dict(zip(a.inputs, b.inputs))
     taken = set(pairs.values())
     pending = list(zip(a.outputs, b.outputs))
@@ -64,12 +81,55 @@ def _node_difference(x: Node, y: Node, names: bool) -> str | None:
 
 
 def _op_difference(x: Op, y: Op) -> str | None:
+    bodies: set[str] = set()
     for spec in x.attributes:
         u, v = getattr(x, spec.name), getattr(y, spec.name)
         if spec.kind == "graph" and u is not None and v is not None:
-            reason = difference(u, v)
+            bodies.add(spec.name)
+            reason = _body_difference(u, v)
             if reason is not None:
                 return f"body {spec.name}: {reason}"
-    if isinstance(x, Constant) or not any(s.kind == "graph" for s in x.attributes):
-        return None if x.key() == y.key() else f"attributes {dict(x.given())}, {dict(y.given())}"
-    return None
+    if not bodies:
+        same = x.key() == y.key()
+    else:
+        plain = [s.name for s in x.attributes if s.name not in bodies]
+        same = all(getattr(x, name) == getattr(y, name) for name in plain)
+    return None if same else f"attributes {dict(x.given())}, {dict(y.given())}"
+
+
+_digests: WeakKeyDictionary[Graph, tuple[int, bytes]] = WeakKeyDictionary()
+
+
+def digest(graph: Graph) -> bytes:
+    """A hash of what a body computes from its inputs by position: names, order and dead code do
+    not count, nor whether two equal pure nodes are one. Remembered while the graph is as it is.
+    """
+    version, made = _digests.get(graph, (-1, b""))
+    if version != graph.version:
+        try:
+            made = _digest(graph)
+        except RecursionError as error:
+            raise LimitError("bodies are nested too deep") from error
+        _digests[graph] = graph.version, made
+    return made
+
+
+def _digest(graph: Graph) -> bytes:
+    inputs = {node: place for place, node in enumerate(graph.inputs)}
+    hashes: dict[Node, bytes] = {}
+
+    def read(value: Value | None) -> object:
+        return None if value is None else (hashes[value.node], value.index)
+
+    for node in graph.nodes():
+        what: object = node.op.key()
+        if isinstance(node.op, Input):
+            what = inputs[node]
+        elif not node.op.pure and node is not graph.result:
+            what = (what, node.name)
+        elif node is graph.result:
+            what = "return"
+        operands = [read(v) for v in graph.operands(node)]
+        parts = (what, [str(t) for t in node.types], operands)
+        hashes[node] = hashlib.blake2b(repr(parts).encode(), digest_size=32).digest()
+    return hashes[graph.result]

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, cast
 import networkx as nx
 import numpy as np
 
-from .errors import TautError, VerifyError
+from .errors import LimitError, TautError, VerifyError
 from .op import Abstract, Array, Op
 from .ops.structure import Constant, Input, Return
 from .types import Shape, TensorType
@@ -507,6 +507,8 @@ def infer(op: Op, operands: Sequence[Abstract | None], name: str) -> tuple[Abstr
         return out
     except TautError as error:
         raise error.with_context(node=name, op=op.name)
+    except RecursionError as error:
+        raise LimitError("its bodies are nested too deep", node=name, op=op.name) from error
     except (IndexError, KeyError, ValueError, TypeError, OverflowError, AttributeError) as error:
         what = f"{type(error).__name__}: {error}"
         raise VerifyError(f"types cannot be inferred ({what})", node=name, op=op.name) from error

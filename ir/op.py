@@ -20,14 +20,14 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from .errors import UnsupportedError, VerifyError
-from .types import DType, Shape, TensorType
+from .types import DType, Limits, Shape, TensorType
 
 Array = np.ndarray[Any, Any]
 
@@ -140,6 +140,10 @@ class Op:
     def reference(self, *operands: Any) -> Any:
         raise NotImplementedError
 
+    def evaluate(self, operands: Sequence[Array | None], limits: Limits) -> Any:
+        """The reference on these operands; ops that carry bodies hold them to `limits`."""
+        return self.reference(*operands)
+
     def dims(self, *operands: Any) -> Shape | None:
         """Contents of an integer result as (symbolic) dimensions, where operands tell them."""
         return None
@@ -169,6 +173,11 @@ def memory_bytes(
     """Bytes of all operands and results; unknown dimensions make a tensor count as nothing."""
     all_types = [o.type for o in operands if o is not None] + list(results)
     return sum(t.nbytes for t in all_types if t.is_static)
+
+
+def has_body(op: Op) -> bool:
+    """Whether an op carries a graph."""
+    return any(a.kind == "graph" for a in op.attributes)
 
 
 T = typing.TypeVar("T", bound=type[Op])
@@ -275,10 +284,14 @@ def _coerce(a: Attribute, value: Any) -> Any:
 
 
 def _hashable(value: Any) -> Any:
+    if hasattr(value, "nx"):
+        from .equality import digest
+
+        return digest(value)
     if isinstance(value, np.ndarray):
         return (str(value.dtype), value.shape, hashlib.blake2b(value.tobytes()).digest())
     if isinstance(value, float):
         return (value.hex(), "float")  # NaN equals itself, 0.0 differs from -0.0
     if isinstance(value, tuple):
         return tuple(_hashable(v) for v in value)
-    return value if not hasattr(value, "nx") else id(value)
+    return value

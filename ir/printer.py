@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .errors import VerifyError
+from .errors import LimitError, VerifyError
 from .graph import Graph, Node, Value
 from .ops.structure import Constant, Input
 from .types import DType, TensorType
@@ -37,7 +37,10 @@ def print_graph(graph: Graph, *, resources: Resources = "inline") -> str:
     with `inline` follow in a resources section (base64, little endian).
     """
     lines: list[str] = []
-    _print_body(graph, lines, "")
+    try:
+        _print_body(graph, lines, "")
+    except RecursionError as error:
+        raise LimitError("bodies are nested too deep to print") from error
     if resources == "inline":
         stored = [f"  @{quote(k)} = {json.dumps(encode(v))}" for k, v in constants(graph)]
         if stored:

@@ -223,6 +223,7 @@ class Limits:
     model_bytes: int = 8 << 30
     nodes: int = 2_000_000
     depth: int = 64  # of nested bodies and functions
+    iterations: int = 1 << 20  # of one loop, those of loops inside it counted too
 
     def check(self, type: TensorType, what: str = "a tensor") -> None:
         """Raise LimitError if a static tensor of this type is larger than `tensor_bytes`."""

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-from .errors import LimitError, VerifyError
+from .bodies import walk
+from .errors import LimitError, TautError, VerifyError
 from .graph import Graph, Node, infer
 from .ops.structure import Constant, Input, Return
 from .types import DEFAULT_LIMITS, Limits
 
 
 def verify(graph: Graph, limits: Limits = DEFAULT_LIMITS) -> None:
-    """Check names, edges, order, types and limits; each op checks its own operands.
+    """Check names, edges, order, types and limits, of bodies too; each op checks its own operands.
 
     Raises VerifyError (or LimitError) that names the first bad node. Linear in the graph's size.
     """
     if len(graph) > limits.nodes:
         raise LimitError(f"the graph has {len(graph)} nodes, over the limit of {limits.nodes}")
+    total = 0
+    for inside, path, _ in list(walk(graph, limits)):
+        try:
+            total += _verify_one(inside, limits)
+        except TautError as error:
+            if path:
+                error.message = f"in the body {path[:200]!a}: {error.message}"
+            raise
+    if total > limits.model_bytes:
+        raise LimitError(f"constants take {total} bytes, over the limit of {limits.model_bytes}")
+
+
+def _verify_one(graph: Graph, limits: Limits) -> int:
+    """Check one graph, without its bodies. Returns the bytes of its constants."""
     names: set[str] = set()
     total = 0
     for node in graph.nodes():
@@ -34,9 +49,8 @@ def verify(graph: Graph, limits: Limits = DEFAULT_LIMITS) -> None:
                     node=node.name, op=node.op.name, hint="call graph.reinfer() after a change",
                 )  # fmt: skip
             limits.check(stored.type, f"node {node.name!r}")
-    if total > limits.model_bytes:
-        raise LimitError(f"constants take {total} bytes, over the limit of {limits.model_bytes}")
     _verify_boundary(graph)
+    return total
 
 
 def _verify_place(graph: Graph, node: Node, names: set[str]) -> None:

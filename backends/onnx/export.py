@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    ValueInfoProto,
+    helper,
+)
 
 from ...ir import (
     Array,
@@ -29,6 +37,7 @@ from ...ir import (
     UnsupportedError,
     Value,
 )
+from ...ir.bodies import walk
 from ...ir.files import write_atomic
 from ...ir.op import Attribute, op_class
 from ...ir.ops.structure import Constant, Input
@@ -57,6 +66,7 @@ def export_onnx(
     newest = onnx.defs.onnx_opset_version()
     if not OLDEST <= opset <= newest:
         raise UnsupportedError(f"opset {opset} cannot be written: {OLDEST} to {newest} can")
+    list(walk(graph))  # bodies are nested no deeper than the limit
     writer = _Writer(graph, opset)
     model = writer.model()
     if sum(a.nbytes for a in writer.arrays.values()) > external_bytes:
@@ -76,7 +86,8 @@ def export_onnx(
 
 @dataclass
 class _Writer:
-    """Writes one graph; `names` has what each value is called in the file."""
+    """Writes one graph; `names` has what each value is called in the file. Names are unique over
+    the whole file, and constants of bodies stand with the model's own, which bodies may read."""
 
     graph: Graph
     opset: int
@@ -84,8 +95,35 @@ class _Writer:
     taken: set[str] = field(default_factory=set)
     nodes: list[NodeProto] = field(default_factory=list)
     arrays: dict[str, Array] = field(default_factory=dict)
+    returned: tuple[str, ...] = ()  # the outputs' names
 
     def model(self) -> ModelProto:
+        for node in self.graph.inputs:
+            self.names[Value(node)] = node.name
+        self.taken.update(self.names.values())
+        self.returned = self.graph.output_names
+        proto = self.proto(self.graph.inputs)
+        imports = [helper.make_opsetid("", self.opset)]
+        # The oldest file version that this opset may stand in: older runtimes refuse newer ones.
+        version = helper.find_min_ir_version_for(imports)
+        model = helper.make_model(
+            proto, opset_imports=imports, ir_version=version, producer_name="taut"
+        )
+        helper.set_model_props(model, dict(self.graph.metadata))
+        return model
+
+    def body(self, body: Graph, captures: Sequence[str]) -> GraphProto:
+        """A body, its last inputs named as what they capture (and so no inputs in the file)."""
+        inner = _Writer(body, self.opset, taken=self.taken, arrays=self.arrays)
+        own = body.inputs[: len(body.inputs) - len(captures)]
+        for node, name in zip(body.inputs[len(own) :], captures):
+            inner.names[Value(node)] = name
+        for node in own:
+            inner.names[Value(node)] = self.fresh(node.name)
+        inner.returned = tuple(self.fresh(name) for name in body.output_names)
+        return inner.proto(own)
+
+    def proto(self, inputs: Sequence[Node]) -> GraphProto:
         aliases = self._name_values()
         for node in self.graph.nodes():
             if node is self.graph.result or isinstance(node.op, Input):
@@ -96,36 +134,26 @@ class _Writer:
                 self._node(node)
         for name, value in aliases:
             self.nodes.append(helper.make_node("Identity", [self.names[value]], [name]))
-        proto = helper.make_graph(
+        return helper.make_graph(
             self.nodes,
             self.graph.name,
-            [self._info(n.name, n.type, n) for n in self.graph.inputs],
+            [self._info(self.names[Value(n)], n.type, n) for n in inputs],
             [self._info(name, v.type, v.node) for name, v in self._outputs()],
         )
-        imports = [helper.make_opsetid("", self.opset)]
-        # The oldest file version that this opset may stand in: older runtimes refuse newer ones.
-        version = helper.find_min_ir_version_for(imports)
-        model = helper.make_model(
-            proto, opset_imports=imports, ir_version=version, producer_name="taut"
-        )
-        helper.set_model_props(model, dict(self.graph.metadata))
-        return model
 
     # ---- names ---------------------------------------------------------------------------------
 
     def _outputs(self) -> Iterator[tuple[str, Value]]:
-        return zip(self.graph.output_names, self.graph.outputs)
+        return zip(self.returned, self.graph.outputs)
 
     def _name_values(self) -> list[tuple[str, Value]]:
         """Name every value; returns outputs that must be copies of a value named otherwise."""
-        for node in self.graph.inputs:
-            self.names[Value(node)] = node.name
-        self.taken.update(self.names.values())
         aliases: list[tuple[str, Value]] = []
+        inputs = {self.names[Value(n)] for n in self.graph.inputs}
         for name, value in self._outputs():
             if self.names.get(value) == name:
                 continue
-            if name in self.taken:
+            if name in inputs:
                 raise UnsupportedError(f"ONNX cannot name an output {name!a} like another value",
                                        node=value.node.name, hint="rename the output")  # fmt: skip
             self.taken.add(name)
@@ -161,7 +189,7 @@ class _Writer:
     def _constant(self, array: Array, name: str, node: Node) -> None:
         """An initializer, or a Constant node where it is an output."""
         _onnx_type(node.type, self.opset, node)
-        if name in self.graph.output_names:
+        if name in self.returned:
             proto = helper.make_node("Constant", [], [name], name=node.name)
             proto.attribute.append(AttributeProto(
                 name="value", type=AttributeProto.TENSOR, t=_tensor(name, array)
@@ -286,7 +314,26 @@ def _expand_biased(w: _Writer, node: Node, operands: list[str], results: list[st
     w.nodes.append(helper.make_node("Add", [inner, bias], results, name=node.name))
 
 
+def _expand_bodies(w: _Writer, node: Node, operands: list[str], results: list[str]) -> None:
+    """A node with bodies: what it captures is no operand in ONNX; bodies read it by name."""
+    op: Any = node.op
+    start = op.places.captures
+    plain = [a for a in op.attributes if a.kind != "graph" and a.name not in ("carried", "states")]
+    given: dict[str, Any] = {a.name: getattr(op, a.name) for a in plain}
+    given = {k: v for k, v in given.items() if v != ()}
+    given |= {name: w.body(body, operands[start:]) for name, body in op.bodies.items()}
+    names = operands[:start]
+    while names and not names[-1]:
+        names.pop()
+    w.nodes.append(
+        helper.make_node(op.onnx, names, results, name=w.graph_name(node, results), **given)
+    )
+
+
 _EXPANSIONS: dict[str, Expansion] = {
+    "if": _expand_bodies,
+    "loop": _expand_bodies,
+    "scan": _expand_bodies,
     "fused_conv": _expand_fused_conv,
     "conv_integer": _expand_biased,
     "mat_mul_integer": _expand_biased,

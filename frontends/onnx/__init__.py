@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 
+from onnx import ModelProto
+
 from ...ir import DEFAULT_LIMITS, Graph, LimitError, Limits, TautError, verify
 from .functions import local_functions
 from .importer import Importer
+from .nested import all_graphs
 from .read import Source, opsets, properties, read_model
 from .survey import Unsupported, UnsupportedOps, survey
 from .tensors import TensorReader
@@ -28,7 +31,7 @@ def load_onnx(source: Source, *, limits: Limits = DEFAULT_LIMITS) -> Graph:
         model, folder = read_model(source, limits)
         versions = opsets(model.opset_import)
         functions = local_functions(model)
-        _check_size(len(model.graph.node), limits)
+        _check_size(model, limits)
         found = survey(model.graph, versions, functions)
         if found:
             raise UnsupportedOps(found)
@@ -47,12 +50,17 @@ def unsupported_ops(source: Source, *, limits: Limits = DEFAULT_LIMITS) -> list[
     """Every node and input of a model that cannot be imported, and why; empty if all can."""
     try:
         model, _ = read_model(source, limits)
+        _check_size(model, limits)
         return survey(model.graph, opsets(model.opset_import), local_functions(model))
     except TautError as error:
         raise error.with_context(file=_label(source))
 
 
-def _check_size(nodes: int, limits: Limits) -> None:
+def _check_size(model: ModelProto, limits: Limits) -> None:
+    """Count the nodes of all graphs and look how deep they are nested."""
+    nodes = len(model.graph.node)
+    for top in (model.graph.node, *(f.node for f in model.functions)):
+        nodes += sum(len(g.node) for g in all_graphs(top, limits))
     if nodes > limits.nodes:
         raise LimitError(f"the model has {nodes} nodes, over the limit of {limits.nodes}")
 

@@ -11,6 +11,7 @@ from ...ir import LimitError, Limits, ModelError, TensorType
 from ...ir.errors import show_name
 from ...ir.standard import ONNX_TYPES, schema
 from .calls import Call, node_proto
+from .nested import all_nodes
 from .read import domain_name
 from .tensors import text
 
@@ -48,11 +49,11 @@ def check_expansion(
     size: dict[Key, int] = {}
     depth: dict[Key, int] = {}
     open_calls: set[Key] = set()
-    top = list(nodes)
+    top = list(all_nodes(nodes))
     pending: list[tuple[Key, bool]] = [(k, False) for k in _calls(top, functions)]
     while pending:
         key, finished = pending.pop()
-        body = functions[key].node
+        body = list(all_nodes(functions[key].node))
         if finished:
             open_calls.discard(key)
             inner = [k for k in map(key_of, body) if k in functions]

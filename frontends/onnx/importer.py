@@ -1,13 +1,12 @@
-"""The importer: one pass over the nodes, functions expanded on the way, nothing recursive."""
+"""The importer: one pass over the nodes, functions and bodies on the way, nothing recursive."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, ValueInfoProto
 
 from ...ir import (
     Graph,
@@ -27,6 +26,8 @@ from ...ir.standard import dtype_of
 from ...ir.types import Dim, symbol
 from .adapters import ADAPTERS, Emit
 from .calls import Call, attribute_protos, op_attributes, read_attributes
+from .control import bodies_of, finish, input_type, takes_bodies
+from .frames import Frame, Job, Scope
 from .functions import (
     Key,
     builtin,
@@ -35,28 +36,14 @@ from .functions import (
     key_of,
     opset_imports,
 )
+from .nested import all_nodes
 from .order import in_order, op_name
 from .survey import node_name, op_reason
 from .tensors import MAX_RANK, TensorReader, refuse_sparse, text
 
 _LONGEST_PREFIX = 200
-
-
-@dataclass
-class Frame:
-    """A graph or function body being imported: what its names stand for and what is left."""
-
-    nodes: Iterator[NodeProto]
-    values: dict[str, Value | None]
-    versions: Mapping[str, int]
-    renamed: dict[str, str]
-    prefix: str = ""
-    attributes: Mapping[str, AttributeProto] | None = None  # None for the graph's own
-    returns: Sequence[tuple[str, str]] = ()  # (name in here, name in the caller)
-
-    def local_name(self, name: str) -> str:
-        """An inner value's name in the graph."""
-        return self.renamed.get(name) or self.prefix + name
+RETRIES = 64
+"""Bodies that are imported again because they do not take the types around them."""
 
 
 class Importer:
@@ -71,72 +58,90 @@ class Importer:
         limits: Limits,
     ) -> None:
         self.proto, self.functions, self.reader, self.limits = proto, functions, reader, limits
-        self.graph = Graph(text(proto.name, "the graph's name") or "main")
         self.versions = versions
-        self.initializers: dict[str, TensorProto] = {}
-        self.stated: dict[str, TensorType] = {}
         self.symbols: dict[str, str] = {}
         self.stack: list[Frame] = []
-        self.serial = 0
+        self.serial = self.retries = self.made = 0
 
     def run(self) -> Graph:
         """Raises TautErrors that name the node."""
         check_expansion(self.proto.node, self.functions, self.limits)
-        values = self._boundary()
-        self._state_types()
-        nodes = in_order(self.proto.node, values)
-        self.stack = [Frame(iter(nodes), values, self.versions, {})]
-        top = self.stack[0]
+        scope = Scope(Graph(text(self.proto.name, "the graph's name") or "main"))
+        top = self._open(self.proto, scope, self.versions)
+        self.stack = [top]
         while self.stack:
             frame = self.stack[-1]
             node = next(frame.nodes, None)
-            if node is None:
-                self._leave(self.stack.pop())
-                continue
             try:
-                self._node(node, frame)
+                if node is None:
+                    self._leave(self.stack.pop())
+                else:
+                    self._node(node, frame)
             except TautError as error:
-                raise error.with_context(node=node_name(node), op=op_name(node))
-            if len(self.graph) > self.limits.nodes:
+                if node is not None:
+                    error.with_context(node=node_name(node), op=op_name(node))
+                self._retry(frame, error)
+            self.made += 1
+            if self.made > self.limits.nodes:
                 raise LimitError(f"the graph has over {self.limits.nodes} nodes")
-        self._set_outputs(top)
-        return self.graph
+        if not self.proto.output:
+            raise ModelError("the graph has no outputs")
+        self._set_outputs(self.proto, top)
+        return scope.graph
 
     # ---- the boundary --------------------------------------------------------------------------
 
-    def _boundary(self) -> dict[str, Value | None]:
-        """Add inputs; initializers wait until something reads them."""
-        refuse_sparse(self.proto.sparse_initializer)
-        for tensor in self.proto.initializer:
+    def _open(
+        self,
+        proto: GraphProto,
+        scope: Scope,
+        versions: Mapping[str, int],
+        outer: Frame | None = None,
+        job: Job | None = None,
+    ) -> Frame:
+        """A frame for a graph: its inputs are added, initializers wait until something reads
+        them."""
+        refuse_sparse(proto.sparse_initializer)
+        for tensor in proto.initializer:
             name = text(tensor.name, "an initializer's name")
-            if not name or name in self.initializers:
+            if not name or name in scope.initializers:
                 raise ModelError(f"initializer {show_name(name)} has no name of its own")
-            self.initializers[name] = tensor
-        values: dict[str, Value | None] = {}
-        seen: set[str] = set()
-        for info in self.proto.input:
-            name = text(info.name, "an input's name")
-            if not name or name in seen:
-                raise ModelError(f"input {show_name(name)} has no name of its own")
-            seen.add(name)
-            if name in self.initializers:
-                continue  # a default value: the input is taken as the constant
-            type = self._stated_type(info)
-            if type is None:
-                raise ModelError("an input has no type", node=name)
-            self.limits.check(type, f"input {show_name(name)}")
-            values[name] = Value(self.graph.add_input(name, type))
-        for name in self.initializers:
-            values[name] = None  # read when used
-        return values
+            scope.initializers[name] = tensor
+        attributes = None if outer is None else outer.attributes
+        frame = Frame(
+            scope, iter(()), {}, versions, attributes=attributes, outer=outer, job=job
+        )  # fmt: skip
+        for place, info in enumerate(proto.input):
+            self._add_input(frame, place, info)
+        for name in scope.initializers:
+            frame.values.setdefault(name, None)  # read when used
+        self._state_types(proto, scope)
+        frame.nodes = iter(in_order(proto.node, frame.values, frame.around))
+        return frame
 
-    def _state_types(self) -> None:
-        for info in [*self.proto.value_info, *self.proto.output]:
+    def _add_input(self, frame: Frame, place: int, info: ValueInfoProto) -> None:
+        scope, job = frame.scope, frame.job
+        name = text(info.name, "an input's name")
+        if not name or name in frame.values:
+            raise ModelError(f"input {show_name(name)} has no name of its own")
+        if name in scope.initializers and job is None:
+            frame.values[name] = None  # a default value: the input is taken as the constant
+            return
+        type = self._stated_type(info)
+        if job is not None:
+            type = input_type(job, job.bodies[len(job.done)], place, type)
+        if type is None:
+            raise ModelError("an input has no type", node=name)
+        self.limits.check(type, f"input {show_name(name)}")
+        frame.values[name] = Value(scope.graph.add_input(scope.graph.fresh(name), type))
+
+    def _state_types(self, proto: GraphProto, scope: Scope) -> None:
+        for info in [*proto.value_info, *proto.output]:
             name = text(info.name, "a value's name")
             type = self._stated_type(info)
             if type is None:
                 continue
-            before = self.stated.setdefault(name, type)
+            before = scope.stated.setdefault(name, type)
             if not before.accepts(type):
                 raise ModelError(f"is typed {before} and {type}", node=name)
 
@@ -181,24 +186,24 @@ class Importer:
             self.symbols[name] = made
         return self.symbols[name]
 
-    def _set_outputs(self, top: Frame) -> None:
+    def _set_outputs(self, proto: GraphProto, frame: Frame) -> None:
+        """What the graph returns. A body may return a value twice, under any names."""
         outputs: dict[str, Value] = {}
-        for info in self.proto.output:
+        for info in proto.output:
             name = text(info.name, "an output's name")
-            if name in outputs:
+            if name in outputs and frame.job is None:
                 raise ModelError("an output is named twice", node=name)
-            if name not in top.values:
+            if name not in frame.values and not frame.around(name):
                 raise ModelError("an output is computed by no node", node=name)
-            value = self._read(name, top)
-            assert value is not None
-            self._check_stated(name, value)
-            outputs[name] = value
-        if not outputs:
-            raise ModelError("the graph has no outputs")
-        self.graph.set_outputs(outputs)
+            value = self._read(name, frame)
+            if value is None:
+                raise ModelError("an output has no value", node=name)
+            self._check_stated(name, value, frame.scope)
+            outputs[name if name not in outputs else f"{name}.{len(outputs)}"] = value
+        frame.scope.graph.set_outputs(outputs)
 
-    def _check_stated(self, name: str, value: Value) -> None:
-        stated = self.stated.get(name)
+    def _check_stated(self, name: str, value: Value, scope: Scope) -> None:
+        stated = scope.stated.get(name)
         if stated is not None and not stated.accepts(value.type):
             raise VerifyError(
                 f"the file types {show_name(name)} {stated}, but it is {value.type}",
@@ -209,20 +214,12 @@ class Importer:
     # ---- nodes ---------------------------------------------------------------------------------
 
     def _read(self, name: str, frame: Frame) -> Value | None:
-        """The value of a name; an initializer becomes a constant at its first use."""
-        if not name:
-            return None
-        if name not in frame.values:
-            raise ModelError(f"reads {show_name(name)}, which nothing defines")
-        value = frame.values[name]
-        if value is None and frame.attributes is None and name in self.initializers:
-            try:
-                array = self.reader.read(self.initializers[name])
-            except TautError as error:
-                error.message = f"initializer {show_name(name)}: {error.message}"
-                raise
-            value = frame.values[name] = self.graph.constant(array, name)
-            self._check_stated(name, value)
+        known = frame.values.get(name)
+        if known is not None:
+            return known
+        value = frame.read(name, self.reader)
+        if value is not None and not frame.function:
+            self._check_stated(name, value, frame.scope)
         return value
 
     def _node(self, node: NodeProto, frame: Frame) -> None:
@@ -240,10 +237,14 @@ class Importer:
         protos = attribute_protos(node, frame.attributes)
         call = Call(key[1], key[0], version, inputs, [o and frame.local_name(o) for o in outputs])
         if call.op == "Constant" and not call.domain:
-            made: Sequence[Value] = [self.graph.constant(_constant(protos, self.reader), call.name)]
+            array = _constant(protos, self.reader)
+            made: Sequence[Value] = [frame.scope.graph.constant(array, call.name)]
+        elif takes_bodies(call):
+            self._start(call, frame, node, protos)
+            return
         else:
             call.attributes = read_attributes(protos, self.reader)
-            results = self._import(call)
+            results = self._import(call, frame.scope.graph)
             if results is None:
                 body = builtin(call, [None if v is None else v.type for v in inputs])
                 if body is None:
@@ -253,6 +254,11 @@ class Importer:
                 self._enter(body, frame, inputs, outputs, {**defaults, **protos})
                 return
             made = results
+        self._define_all(call, made, outputs, frame)
+
+    def _define_all(
+        self, call: Call, made: Sequence[Value], outputs: Sequence[str], frame: Frame
+    ) -> None:
         if call.outputs_used() > len(made):
             raise UnsupportedError(f"its output {len(made)} is not supported: Taut has {len(made)}")
         for name, value in zip(outputs, made):
@@ -262,7 +268,7 @@ class Importer:
     def _survey_builtin(self, body: FunctionProto, frame: Frame) -> None:
         """ONNX's own definitions may depend on types, so that the survey could not look inside."""
         versions = opset_imports(body, frame.versions)
-        for domain, op, _ in map(key_of, body.node):
+        for domain, op, _ in map(key_of, all_nodes(body.node)):
             reason = op_reason(op, versions.get(domain), domain)
             if reason is not None:
                 raise UnsupportedError(f"its definition by other ops needs {op}: {reason}")
@@ -271,14 +277,14 @@ class Importer:
         if name in frame.values and frame.values[name] is not None:
             raise ModelError(f"{show_name(name)} is defined twice")
         frame.values[name] = value
-        if value is not None and frame.attributes is None:
-            self._check_stated(name, value)
+        if value is not None and not frame.function:
+            self._check_stated(name, value, frame.scope)
 
-    def _import(self, call: Call) -> Sequence[Value] | None:
+    def _import(self, call: Call, graph: Graph) -> Sequence[Value] | None:
         """The call's results by an adapter or a declaration; None if neither knows it."""
         if call.domain:
             raise UnsupportedError(f"domain {show_name(call.domain)} is not supported")
-        emit = Emit(self.graph, call.name)
+        emit = Emit(graph, call.name)
         opset = call.version
         for before, adapter in ADAPTERS.get(call.op, ()):
             if opset < before:
@@ -289,7 +295,7 @@ class Importer:
         if cls is None:
             return None
         op = make_op(cls, call)
-        node = self.graph.add(op, *call.inputs, name=call.name)
+        node = graph.add(op, *call.inputs, name=call.name)
         return [Value(node, i) for i in range(len(node.results))]
 
     # ---- functions -----------------------------------------------------------------------------
@@ -319,8 +325,9 @@ class Importer:
         versions = opset_imports(function, frame.versions)
         prefix = self._prefix(frame, outputs)
         self.stack.append(
-            Frame(iter(nodes), values, versions, renamed, prefix, attributes, returns)
-        )
+            Frame(frame.scope, iter(nodes), values, versions, renamed, prefix, attributes, returns,
+                  function=True)
+        )  # fmt: skip
 
     def _prefix(self, frame: Frame, outputs: Sequence[str]) -> str:
         """What names the values inside a call: the call's own name, while that stays short."""
@@ -331,13 +338,65 @@ class Importer:
         return f"function_{self.serial}/"
 
     def _leave(self, frame: Frame) -> None:
-        if not self.stack:
+        if frame.job is not None:
+            self._end_body(frame, frame.job)
+        elif self.stack:
+            caller = self.stack[-1]
+            for inner, outer in frame.returns:
+                if inner not in frame.values:
+                    raise ModelError(f"a function does not compute its result {show_name(inner)}")
+                self._define(outer, frame.values[inner], caller)
+
+    # ---- bodies --------------------------------------------------------------------------------
+
+    def _start(
+        self, call: Call, frame: Frame, node: NodeProto, protos: Mapping[str, AttributeProto]
+    ) -> None:
+        """Go on with a node's first body before what follows the node."""
+        graphs = {k: a.g for k, a in protos.items() if a.type == AttributeProto.GRAPH}
+        plain = {k: a for k, a in protos.items() if k not in graphs}
+        call.attributes = read_attributes(plain, self.reader)
+        self._open_body(Job(call, frame, node, bodies_of(call, graphs)))
+
+    def _open_body(self, job: Job) -> None:
+        if len(self.stack) > 2 * self.limits.depth:
+            raise LimitError(f"bodies and functions are nested deeper than {self.limits.depth}")
+        body = job.bodies[len(job.done)]
+        name = text(body.proto.name, "a graph's name") or body.attribute
+        scope = Scope(Graph(name), job.loose)
+        for value in job.done[-1].captures if job.done else ():
+            scope.capture(value)
+        self.stack.append(self._open(body.proto, scope, job.frame.versions, job.frame, job))
+
+    def _end_body(self, frame: Frame, job: Job) -> None:
+        self._set_outputs(job.bodies[len(job.done)].proto, frame)
+        job.done.append(frame.scope)
+        if len(job.done) < len(job.bodies):
+            self._open_body(job)
             return
-        caller = self.stack[-1]
-        for inner, outer in frame.returns:
-            if inner not in frame.values:
-                raise ModelError(f"a function does not compute its result {show_name(inner)}")
-            self._define(outer, frame.values[inner], caller)
+        try:
+            made = finish(job)
+        except TautError as error:
+            raise error.with_context(node=node_name(job.node), op=op_name(job.node))
+        outputs = [text(o) for o in job.node.output]
+        self._define_all(job.call, made, outputs, job.frame)
+
+    def _retry(self, frame: Frame, error: TautError) -> None:
+        """Import the innermost body's node again with less known of its types, or raise."""
+        job = frame.job
+        if frame.function:
+            job = next((f.job for f in reversed(self.stack) if not f.function), None)
+        if job is None or isinstance(error, LimitError):
+            raise error
+        job.first_error = job.first_error or error
+        self.retries += 1
+        if not isinstance(error, VerifyError) or job.loose == 2 or self.retries > RETRIES:
+            raise job.first_error
+        while self.stack[-1] is not job.frame:
+            self.stack.pop()
+        job.loose += 1
+        job.done.clear()
+        self._open_body(job)
 
 
 def make_op(cls: type[Op], call: Call) -> Op:

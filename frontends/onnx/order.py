@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from onnx import NodeProto
 
 from ...ir import ModelError
 from ...ir.errors import show_name
+from .nested import reads
 from .survey import node_name
 from .tensors import text
 
 
-def in_order(nodes: Sequence[NodeProto], defined: Mapping[str, Any]) -> Sequence[NodeProto]:
+def in_order(
+    nodes: Sequence[NodeProto],
+    defined: Mapping[str, Any],
+    around: Callable[[str], bool] = lambda name: False,
+) -> Sequence[NodeProto]:
     """Nodes so that each follows what it reads; the file's own order where that does already.
+    `around` tells which names a body may take from the graphs around it.
 
     Raises ModelError for names that are defined twice or never, and for cycles. Linear, but for a
     heap over the nodes that are ready at one time.
@@ -23,8 +29,8 @@ def in_order(nodes: Sequence[NodeProto], defined: Mapping[str, Any]) -> Sequence
     producer: dict[str, int] = {}
     sorted_already = True
     for k, node in enumerate(nodes):
-        for name in node.input:
-            if name and name not in defined and name not in producer:
+        for name in reads(node):
+            if name not in defined and name not in producer and not around(name):
                 sorted_already = False
         for name in node.output:
             if not name:
@@ -36,7 +42,7 @@ def in_order(nodes: Sequence[NodeProto], defined: Mapping[str, Any]) -> Sequence
             raise ModelError("a node has no outputs", node=node_name(node), op=op_name(node))
     if sorted_already:
         return nodes
-    needs = [_producers(n, producer, defined) for n in nodes]
+    needs = [_producers(n, producer, defined, around) for n in nodes]
     users: dict[int, list[int]] = {}
     for k, found in enumerate(needs):
         for p in found:
@@ -58,17 +64,20 @@ def in_order(nodes: Sequence[NodeProto], defined: Mapping[str, Any]) -> Sequence
 
 
 def _producers(
-    node: NodeProto, producer: Mapping[str, int], defined: Mapping[str, Any]
+    node: NodeProto,
+    producer: Mapping[str, int],
+    defined: Mapping[str, Any],
+    around: Callable[[str], bool],
 ) -> set[int]:
     found = set()
-    for name in node.input:
-        if name and name not in defined:
-            if name not in producer:
-                raise ModelError(
-                    f"reads {show_name(text(name))}, which nothing defines",
-                    node=node_name(node), op=op_name(node),
-                )  # fmt: skip
+    for name in reads(node):
+        if name in producer:
             found.add(producer[name])
+        elif name not in defined and not around(name):
+            raise ModelError(
+                f"reads {show_name(text(name))}, which nothing defines",
+                node=node_name(node), op=op_name(node),
+            )  # fmt: skip
     return found
 
 

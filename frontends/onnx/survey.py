@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import onnx
-from onnx import FunctionProto, GraphProto, NodeProto, TypeProto
+from onnx import FunctionProto, GraphProto, NodeProto, TypeProto, ValueInfoProto
 
 from ...ir import TautError, UnsupportedError, op_for_onnx
 from ...ir.errors import show_name
 from ...ir.standard import dtype_of, schema
 from .adapters import NOW
 from .functions import Key, has_builtin, key_of, opset_imports, static_builtin
+from .nested import all_graphs, all_nodes
 from .tensors import text
 
 _SHOWN = 8
@@ -53,14 +54,14 @@ def survey(
     """Everything unsupported, in order. Raises ModelError for broken names."""
     found = [
         Unsupported(text(i.name), "input", reason)
-        for i in [*graph.input, *graph.output]
+        for i in _boundaries(graph)
         if (reason := _type_reason(i.type)) is not None
     ]
     found += _of_nodes(graph.node, versions, functions, None)
     if not functions:
         return found
     seen: set[Key] = set()
-    pending = [k for k in map(key_of, graph.node) if k in functions]
+    pending = [k for k in map(key_of, all_nodes(graph.node)) if k in functions]
     while pending:
         key = pending.pop()
         if key in seen:
@@ -68,8 +69,13 @@ def survey(
         seen.add(key)
         body = functions[key]
         found += _of_nodes(body.node, opset_imports(body, versions), functions, key[1])
-        pending += [k for k in map(key_of, body.node) if k in functions]
+        pending += [k for k in map(key_of, all_nodes(body.node)) if k in functions]
     return found
+
+
+def _boundaries(graph: GraphProto) -> Iterable[ValueInfoProto]:
+    for g in (graph, *all_graphs(graph.node)):
+        yield from (*g.input, *g.output)
 
 
 def _type_reason(type: TypeProto) -> str | None:
@@ -93,7 +99,7 @@ def _of_nodes(
     functions: Mapping[Key, FunctionProto],
     inside: str | None,
 ) -> Iterable[Unsupported]:
-    for node in nodes:
+    for node in all_nodes(nodes):
         key = key_of(node)
         if key in functions:
             continue
@@ -131,7 +137,7 @@ def op_reason(op: str, version: int | None, domain: str) -> str | None:
     if body is None:
         return None  # its definition depends on types: known when it is reached
     inner_versions = opset_imports(body, {"": version})
-    for node in body.node:
+    for node in all_nodes(body.node):
         _, inner, _ = key_of(node)
         reason = op_reason(inner, inner_versions.get(""), "")
         if reason is not None:

@@ -6,16 +6,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ..bodies import bodies_of, walk
 from ..errors import VerifyError
 from ..graph import Graph, Node
+from ..op import has_body
 from ..ops.structure import Constant, Input
 from ..types import Shape, TensorType
 
 
 class CostRow(NamedTuple):
-    """One node. `parameters` are elements of constants, each counted at its first reader; `bytes`
-    are those of all operands and results. `known` is False where a shape is not known: then macs
-    and bytes are 0.
+    """One node. `parameters` are elements of constants, each counted at its first reader, those of
+    bodies at the node that carries them; `bytes` are those of all operands and results. `known` is
+    False where a shape is not known: then macs and bytes are 0.
     """
 
     node: str
@@ -117,6 +119,10 @@ def _row(graph: Graph, node: Node, counted: set[Node]) -> CostRow:
             if value.node not in counted:
                 parameters += value.node.op.value.size
             counted.add(value.node)
+    for _, body in bodies_of(node.op) if has_body(node.op) else ():
+        for place in walk(body):
+            ops = (n.op for n in place.graph.nodes())
+            parameters += sum(op.value.size for op in ops if isinstance(op, Constant))
     operands = graph.abstracts(node)
     types = [o.type for o in operands if o is not None] + list(node.types)
     if not all(t.is_static for t in types):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..op import Abstract, Array, Cost, Inferred, Op, memory_bytes, register
-from ..types import TensorType
+from ..types import DEFAULT_LIMITS, Limits, TensorType
 
 if TYPE_CHECKING:
     from ..graph import Graph
@@ -29,11 +30,13 @@ class Fusion(Op):
 
         return infer_body(self.body, operands)
 
-    def reference(self, *operands: Array) -> Any:
+    def evaluate(self, operands: Sequence[Array | None], limits: Limits) -> Any:
         from ..bodies import run_body
 
-        made = run_body(self.body, operands)
-        return made[0] if len(made) == 1 else made
+        return run_body(self.body, [x for x in operands if x is not None], limits)
+
+    def reference(self, *operands: Array) -> Any:
+        return self.evaluate(operands, DEFAULT_LIMITS)
 
     def cost(self, *operands: Abstract | None, results: tuple[TensorType, ...]) -> Cost:
         from ..analysis.cost import graph_cost

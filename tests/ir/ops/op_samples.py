@@ -410,6 +410,34 @@ def _bodies() -> None:
     e = b.exp(b.mul(x, y))
     body = b.outputs(share=b.div(e, b.reduce_sum(e, np.array([1]))), total=b.reduce_sum(e))
     add("fusion", f(3, 4), f(4), peer="", body=body)
+    b = Builder()
+    x, y = b.input("x", "f32", ("n", 4)), b.input("y", "f32", (4,))
+    other = b.outputs(share=b.mul(x, y), total=b.reduce_max(x))
+    for cond in (True, False):
+        add("if", np.array(cond), f(3, 4), f(4), peer="", then_branch=body, else_branch=other)
+    b = Builder()
+    b.input("i", "i64")
+    cond = b.input("cond", "bool")
+    v, y = b.input("v", "f32", (None, 4)), b.input("y", "f32", (4,))
+    body = b.outputs(cond=b.identity(cond), v=b.mul(v, y), seen=b.reduce_sum(v, np.array([0])))
+    trip = np.array(3, np.int64)
+    add("loop", trip, None, f(2, 4), f(4), peer="", carried=1, body=body)
+    add("loop", np.array([2]), np.array(True), f(2, 4), f(4), peer="", carried=1, body=body)
+    b = Builder()
+    b.input("i", "i64")
+    b.input("cond", "bool")
+    v = b.input("v", "f32", (None,))
+    goes_on = b.less(b.squeeze(b.shape(v)), np.int64(5))
+    body = b.outputs(cond=goes_on, v=b.concat(v, v, axis=0))
+    add("loop", np.array(9), np.array(True), f(2), peer="", data=True, carried=1, body=body)
+    b = Builder()
+    state, x, y = b.input("h", "f32", (4,)), b.input("x", "f32", (4,)), b.input("y", "f32", (4,))
+    made = b.add(b.mul(state, y), x)
+    body = b.outputs(h=made, y=made, s=b.reduce_sum(x))
+    add("scan", f(4), f(3, 4), f(4), peer="", states=1, num_scan_inputs=1, body=body)
+    add("scan", f(4), f(4, 3), f(4), peer="", states=1, num_scan_inputs=1, body=body,
+        scan_input_axes=(-1,), scan_input_directions=(1,), scan_output_axes=(1, 0),
+        scan_output_directions=(0, 1))  # fmt: skip
 
 
 def _recurrent() -> None:

@@ -114,11 +114,12 @@ class _Open:
         self.phase = Phase([])
         self.shared: set[Buffer] = set()  # written by tasks that several threads work on
         self.alone: set[Buffer] = set()  # written by the task that runs alone
+        self.read: set[Buffer] = set()
         self.load = 0.0  # nanoseconds of that task
 
     def add(self, step: Step, threads: int) -> bool:
         """Put the step into this phase, if it may run beside what is there or, small, behind it."""
-        if any(b in self.shared for b in step.reads):
+        if any(b in self.shared for b in step.reads) or any(b in self.read for b in step.writes):
             return False
         took = nanoseconds(step)
         single = next((t for t in self.phase.tasks if t.alone), None)
@@ -138,6 +139,7 @@ class _Open:
             self.load += took
         else:
             self.shared.update(step.writes)
+        self.read.update(step.reads)
         return True
 
 

@@ -10,20 +10,26 @@ from .isa import Isa
 from .steps import Segment
 
 
-def source(segment: Segment) -> str:
+def source(segment: Segment, threads: int) -> str:
     """Python source of `entry(tid, nt, base)`; `base` is the table's address, word 0 its sync."""
     lines = ["def entry(tid, nt, base):", "    sync = load_i64(base)"]
     for phase in segment.phases:
-        for step in phase.steps:
-            lines.append(f"    {step.kernel.name}(tid, nt, base + {8 * step.at})")
-        lines.append("    barrier(tid, nt, sync)")
+        for task in phase.tasks:
+            call = "    {}(tid, nt, base + {})".format
+            calls = [call(step.kernel.name, 8 * step.at) for step in task.steps]
+            if threads > 1 and task.alone:
+                lines += [call("alone", 8 * task.at), *(f"    # {c.strip()}" for c in calls)]
+            else:
+                lines += calls
+        if threads > 1:
+            lines.append("    barrier(tid, nt, sync)")
     return "\n".join(lines) + "\n"
 
 
-def compile_segment(segment: Segment, isa: Isa) -> None:
+def compile_segment(segment: Segment, isa: Isa, threads: int) -> None:
     """Fill in the segment's source and the address of its native code."""
     kernels = {step.kernel.name: step.kernel for phase in segment.phases for step in phase.steps}
-    segment.source = source(segment)
+    segment.source = source(segment, threads)
     segment.address = jit.build_entry(
-        segment.source, {"barrier": sync.BARRIER, **kernels}, isa
+        segment.source, {"alone": sync.ALONE, "barrier": sync.BARRIER, **kernels}, isa
     ).address

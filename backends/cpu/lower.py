@@ -128,10 +128,16 @@ class Lowering:
             leaf = self.scalar(value, out.dtype)
             self.emit(generic.map_step("a0", "fill", out, [leaf], self.threads, nodes))
 
-    def copy(self, source: Tensor, out: Tensor, nodes: tuple[str, ...] = ()) -> None:
-        """Copy elements between views of one shape and type."""
+    def copy(
+        self, source: Tensor, out: Tensor, nodes: tuple[str, ...] = (), *, over: bool = False
+    ) -> None:
+        """Copy elements between views of one shape and type; `over` what an earlier step wrote
+        there, which the copy then waits for."""
         if out.size:
-            self.emit(generic.map_step("a0", "copy", out, [Leaf(source)], self.threads, nodes))
+            step = generic.map_step("a0", "copy", out, [Leaf(source)], self.threads, nodes)
+            if over:
+                step.reads.append(out.buffer)
+            self.emit(step)
 
     def fault(self, message: str) -> Ref:
         """An int64 that a kernel sets where it meets data that the reference refuses: the call

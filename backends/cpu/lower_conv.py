@@ -373,7 +373,7 @@ def transposed_conv(low: Lowering, node: Node) -> bool:
                    halo=Halo(before, after))  # fmt: skip
     low.fill(made, 0.0, (node.name,))
     steps = (*made.strides[:2], *(a * s for a, s in zip(made.strides[2:], window.strides)))
-    low.copy(low.tensor(x), made.view(low.shape(x), steps), (node.name,))
+    low.copy(low.tensor(x), made.view(low.shape(x), steps), (node.name,), over=True)
     layer.weights = np.ascontiguousarray(weights[:, ::-1, ::-1])
     if w.ndim == 3:
         layer.weights = np.ascontiguousarray(weights[:, :, ::-1])

@@ -29,7 +29,7 @@ from . import arena, codegen, jit, sync
 from .isa import Isa, find
 from .layout import SLACK, Buffer, Constants, Ref, Tensor
 from .lower import Lowering, bind, check_size
-from .steps import HEADER, PythonStep, Step, bits, schedule
+from .steps import HEADER, PythonStep, Step, Task, bits, schedule
 from .team import Team, aligned, team
 
 PLANS = 8  # input signatures for which plans are kept
@@ -172,7 +172,7 @@ class Plan:
         self.team, self.isa = workers, lowering.isa
         self.lock = threading.Lock()
         self.names = lowering.graph.output_names
-        self.segments = schedule(lowering.steps)
+        self.segments = schedule(lowering.steps, workers.nt)
         self.fallbacks = [n.name for n in lowering.fallbacks]
         self._outputs = [(t.shape, t.dtype.numpy) for t in lowering.outputs]
         buffers = {b: None for s in lowering.steps for b in (*s.reads, *s.writes)}
@@ -185,7 +185,7 @@ class Plan:
         self._write_table()
         for segment in self.segments:
             if segment.python is None:
-                codegen.compile_segment(segment, lowering.isa)
+                codegen.compile_segment(segment, lowering.isa, workers.nt)
         self._calls = [
             (s.address, None) if s.python is None else (0, _Bridge(self, s.python))
             for s in self.segments
@@ -195,17 +195,26 @@ class Plan:
     def _write_table(self) -> None:
         steps = [s for seg in self.segments for phase in seg.phases for s in phase.steps]
         at = 1
+        heads: list[tuple[int, Task]] = []
         for segment in self.segments:
             for phase in segment.phases:
-                for slot, step in enumerate(phase.steps):
-                    step.at = at
-                    step.words[0] = self._sync.ctypes.data
-                    step.words[1] = slot
-                    at += len(step.words)
+                for slot, task in enumerate(phase.tasks):
+                    if task.alone:
+                        task.at = at
+                        heads.append((slot, task))
+                        at += HEADER + 1 + 2 * len(task.steps)
+                    for step in task.steps:
+                        step.at = at
+                        step.words[:2] = self._sync.ctypes.data, 0 if task.alone else slot
+                        at += len(step.words)
         raw = aligned(8 * at)
         self._table = raw.view(np.int64)
         self._base = raw.ctypes.data
         self._table[0] = self._sync.ctypes.data
+        for slot, task in heads:
+            calls = [w for s in task.steps for w in (self._native(s), self._base + 8 * s.at)]
+            record = [self._sync.ctypes.data, slot, 1, len(task.steps), *calls]
+            self._table[task.at : task.at + len(record)] = record
         self._keep = (self._table, self._sync)  # what a late thread of the team may still read
         patches: list[tuple[int, Buffer, int]] = []
         for step in steps:

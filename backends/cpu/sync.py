@@ -8,9 +8,9 @@ program by the chunk that it holds, at most, and a sleeping one not at all.
 A *sync block* is zeroed memory of `sync_bytes(nt)`, 64-byte aligned, of one program. Words:
 
     0          zero
-    8          the op number at which the running call began
     64, 72     epoch: the number of the running op; sleepers
-    128        chunks done: (op << 24) + count, all kernels since the last barrier together
+    80         chunks done: (op << 24) + count, all kernels since the last barrier together (beside
+               the epoch: who counts the last chunk then owns the line that the epoch is in)
     192 + 64 t  thread t: SLOTS work counters, (op << 24) + chunks taken of thread t's share;
                its own op number; (op << 24) + chunks that it knows this op to have
 
@@ -37,14 +37,15 @@ FUTEX = _FUTEX.get(host_architecture(), 0) if sys.platform == "linux" else 0
 
 # Turns of waiting: pauses, then yields, then sleep.
 SPINS = 400
-YIELDS = 20
+YIELDS = 300
 IDLE_SPINS = 2000
 
 COUNT_BITS = 24
 
-# The team's block: generation, sleepers; then two jobs by the generation's parity; then a line a
-# thread: the generation it has seen, the one it is working on (0: none), who sleeps for that.
-GENERATION, SLEEPERS, JOBS, STOP, LINES = 0, 8, 64, 96, 128
+# The team's block: generation, sleepers; then two jobs by the generation's parity (function, base,
+# the op number it begins at); then a line a thread: the generation it has seen, the one it is
+# working on (0: none), who sleeps for that.
+GENERATION, SLEEPERS, JOBS, STOP, LINES = 0, 8, 64, 112, 128
 
 
 def sync_bytes(nt: int) -> int:
@@ -69,7 +70,7 @@ def barrier(isa: Isa):
         store(mine + 32, op + 1)
         turns = 0
         while load(sync + 64) == op:
-            if goal == op << 24 or load(sync + 128) == goal:
+            if goal == op << 24 or load(sync + 80) == goal:
                 if swap(sync + 64, op, op + 1):
                     wake(sync + 64, sync + 72)
                 return
@@ -96,12 +97,14 @@ def team_worker(isa: Isa):
                 if turns < 0:
                     return
             generation = load(block)
-            # First say what will be used, then look whether it is still there.
+            # First say what will be used, then look whether it is still there. All that a job is
+            # comes out of its place: the program's own first op number may be the next job's.
             store(mine + 8, generation)
-            job = block + 64 + 16 * (generation & 1)
+            job = block + 64 + 24 * (generation & 1)
             function = load(job)
             base = load(job + 8)
-            if load(block + 96) != 0:
+            begin = load(job + 16)
+            if load(block + 112) != 0:
                 return
             if load(block) == generation:
                 store(mine, generation)
@@ -109,7 +112,7 @@ def team_worker(isa: Isa):
                     sync = load(base)
                     if sync == 0:
                         sync = base
-                    store(sync + 192 + 64 * tid + 32, load(sync + 8))
+                    store(sync + 192 + 64 * tid + 32, begin)
                     invoke(function, tid, nt, base)
             store(mine + 8, 0)
             wake(mine + 8, mine + 16)
@@ -131,9 +134,9 @@ def team_run(isa: Isa):
 
     def kernel(wait, nt, block):
         generation = load(block) + 1
-        job = block + 64 + 16 * (generation & 1)
+        job = block + 64 + 24 * (generation & 1)
         base = load(job + 8)
-        if load(block + 96) == 0:
+        if load(block + 112) == 0:
             sync = load(base)
             if sync == 0:
                 sync = base
@@ -149,11 +152,11 @@ def team_run(isa: Isa):
             # A new op number: whatever an earlier call left behind is old.
             op = load(sync + 64) + 1
             store(sync + 64, op)
-            store(sync + 8, op)
+            store(job + 16, op)
             store(sync + 192 + 32, op)
         store(block, generation)
         wake(block, block + 8)
-        if load(block + 96) == 0:
+        if load(block + 112) == 0:
             invoke(load(job), 0, nt, base)
             if wait != 0:
                 store(job, 0)
@@ -166,6 +169,27 @@ def team_run(isa: Isa):
     return kernel
 
 
+def alone(isa: Isa):
+    """`alone(tid, nt, record)`: whoever comes first runs a few kernels, one after the other.
+
+    The record: sync, slot, 1, how many; then for each its function and its record's address.
+    """
+    from . import vector as v
+
+    load = v.load_i64
+    invoke = v.invoke()
+
+    @v.inline
+    def body(d, chunk):
+        at = d + 32
+        for _ in range(load(d + 24)):
+            invoke(load(at), 0, 1, load(at + 8))
+            at += 16
+
+    return v.driver(body)
+
+
 BARRIER = Kernel.of(barrier)
+ALONE = Kernel.of(alone)
 TEAM_WORKER = Kernel.of(team_worker)
 TEAM_RUN = Kernel.of(team_run)

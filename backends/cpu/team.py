@@ -80,7 +80,7 @@ class Team:
 
     def _job(self, function: int, base: int) -> None:
         self._generation += 1
-        at = sync.JOBS // 8 + 2 * (self._generation & 1)
+        at = sync.JOBS // 8 + 3 * (self._generation & 1)
         self._words[at] = function
         self._words[at + 1] = base
 

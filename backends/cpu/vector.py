@@ -161,23 +161,31 @@ def waiting(spins: int):
     return spin, wake
 
 
-def driver(body):
-    """A kernel that calls `body(d, chunk)` for every chunk of a record once, over all threads.
+@cache
+def sharing():
+    """(expect, take, finish): how threads share the chunks of an op; see `sync`.
 
-    `body` is an intrinsic or an `njit(inline="always")` function. Records begin with the words
-    sync, slot, chunks (see `records.Header`; how chunks are taken: `sync`).
+    expect(tid, sync, chunks) says that the running op has so many chunks more; then
+    take(tid, nt, record) hands out chunks of the record until it is -1, and each one taken is
+    reported by finish(tid, sync) when it is done.
     """
     load, store, _ = atomics()
     swap = compare_and_swap()
     word = load_i64
 
-    def kernel(tid, nt, d):
-        sync = word(d)
-        chunks = word(d + 16)
+    @njit(inline="always")
+    def expect(tid, sync, chunks):
         mine = sync + 192 + 64 * tid
         op = load(mine + 32)
         known = load(mine + 40)
         store(mine + 40, (known if known >> 24 == op else op << 24) + chunks)
+
+    @njit(inline="always")
+    def take(tid, nt, d):
+        sync = word(d)
+        chunks = word(d + 16)
+        mine = sync + 192 + 64 * tid
+        op = load(mine + 32)
         counter = sync + 192 + 8 * word(d + 8)
         thread = tid
         for _ in range(nt):
@@ -186,20 +194,54 @@ def driver(body):
             while first < last:
                 taken = load(counter + 64 * thread)
                 if taken >> 24 > op:
-                    return  # this op has long been over
+                    return -1  # this op has long been over
                 fresh = taken if taken >> 24 == op else op << 24
                 chunk = first + fresh - (op << 24)
                 if chunk >= last:
                     break
                 if swap(counter + 64 * thread, taken, fresh + 1):
-                    body(d, chunk)
-                    while True:
-                        done = load(sync + 128)
-                        fresh = done if done >> 24 == op else op << 24
-                        if swap(sync + 128, done, fresh + 1):
-                            break
+                    return chunk
             thread += 1
             if thread == nt:
                 thread = 0
+        return -1
+
+    @njit(inline="always")
+    def finish(tid, sync):
+        op = load(sync + 192 + 64 * tid + 32)
+        while True:
+            done = load(sync + 80)
+            fresh = done if done >> 24 == op else op << 24
+            if swap(sync + 80, done, fresh + 1):
+                return
+
+    return expect, take, finish
+
+
+def driver(body):
+    """A kernel `f(tid, nt, d)` that calls `body(d, chunk)` for every chunk of a record once, over
+    all threads. With nt == 1 one thread runs all of them, with nt == 0 only chunk number `tid`;
+    both leave the sync block alone.
+
+    `body` is an intrinsic or an `njit(inline="always")` function. Records begin with the words
+    sync, slot, chunks (see `records.Header`; how chunks are taken: `sync`).
+    """
+    expect, take, finish = sharing()
+    word = load_i64
+
+    def kernel(tid, nt, d):
+        chunk = tid if nt == 0 else 0
+        end = chunk + 1 if nt == 0 else word(d + 16)
+        if nt > 1:
+            expect(tid, word(d), end)
+        while True:  # `body` is large: it stands here once, for both ways
+            if nt > 1:
+                chunk = take(tid, nt, d)
+            if chunk < 0 or chunk >= end:
+                return
+            body(d, chunk)
+            chunk += 1
+            if nt > 1:
+                finish(tid, word(d))
 
     return kernel

@@ -364,3 +364,68 @@ def test_a_process_ends_with_its_threads(change):
         timeout=120, env={**os.environ, "TAUT_CACHE": "0"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def begin(chain, op: int) -> None:
+    """Put the sync block where a call that begins at op `op` puts it."""
+    words = np.ctypeslib.as_array((ctypes.c_int64 * 40).from_address(chain.arena.sync))
+    words[8] = words[24 + 4] = op
+
+
+def test_a_call_ends_without_the_other_threads_and_ignores_them_when_they_come():
+    chain = Chain(3)
+    begin(chain, 1)
+    chain.base[3] = 4
+    chain.code(0, 3, chain.base.ctypes.data)  # threads 1 and 2 do not come: all chunks are taken
+    assert (chain.a == 8).all()
+    chain.a[:], chain.b[:] = 77, 88
+    words = np.ctypeslib.as_array((ctypes.c_int64 * 40).from_address(chain.arena.sync))
+    words[32 + 4] = 1
+    chain.code(1, 3, chain.base.ctypes.data)  # now thread 1 comes: there is nothing left to do
+    assert (chain.a == 77).all() and (chain.b == 88).all()
+
+
+def test_a_thread_takes_its_first_op_number_from_its_job():
+    """Not from the program, where the next call may have put its own: with two entries over one
+    sync block, a thread would then run the old entry under the new one's numbers."""
+    chain = Chain(2)
+    block = team.aligned(sync.LINES + 2 * 64).view(np.int64)
+    seen = team.aligned(64).view(np.int64)
+    source = """
+def entry(tid, nt, base):
+    store_i64(load_i64(base + 8), load_i64(load_i64(base) + 192 + 64 * tid + 32))
+"""
+    code = jit.build_entry(source, {}, ISAS[0])
+    base = np.array([chain.arena.sync, seen.ctypes.data], np.int64)
+    begin(chain, 777)
+    job = sync.JOBS // 8 + 3  # generation 5 is odd
+    block[0], block[job : job + 3] = 5, (code.address, base.ctypes.data, 41)
+    worker = jit.load(sync.TEAM_WORKER, TABLES["portable"])
+    thread = threading.Thread(target=worker, args=(1, 2, block.ctypes.data))
+    thread.start()
+    while not seen[0]:
+        time.sleep(0.001)
+    block[sync.STOP // 8], block[0] = 1, 6
+    libc = ctypes.CDLL(None)
+    while thread.is_alive():  # it may be asleep on the generation
+        if sync.FUTEX:
+            libc.syscall(sync.FUTEX, ctypes.c_void_p(block.ctypes.data), 129, 1, None, None, 0)
+        thread.join(0.01)
+    assert seen[0] == 41
+
+
+def test_entries_of_one_program_may_follow_one_another_at_once():
+    """Two entries over one sync block, as a program with a step in Python between them."""
+    chain = Chain(2)
+    once = """
+def entry(tid, nt, base):
+    lookup(tid, nt, load_i64(base + {}))
+    barrier(tid, nt, load_i64(base))
+"""
+    kernels = {"barrier": sync.BARRIER, "lookup": maps.LOOKUP}
+    there, back = (jit.build_entry(once.format(k), kernels, ISAS[0]) for k in (8, 16))
+    run = team.team(2).run
+    for i in range(1, 2000):
+        run(there.address, chain.base.ctypes.data, chain.arena.kept)
+        run(back.address, chain.base.ctypes.data, chain.arena.kept)
+        assert (chain.a == 2 * i % 256).all()

@@ -8,5 +8,6 @@ register_preset("O0", "infer")
 register_preset("O1", "infer,fold,simplify,motion,cse,dce")
 register_preset(
     "O2",
-    "infer,fold,simplify,motion,cse,recognize,simplify,fuse-conv,motion,fold,cse,dce",
+    "infer,fold,simplify,motion,cse,recognize,fuse-lookup,extremes-first,simplify,fuse-conv,motion,"
+    "fold,cse,dce",
 )

@@ -117,6 +117,36 @@ def take_kernel(isa: Any, kind: str, rank: int, filled: bool, dense: bool):
     return numeric.chunked("\n".join(lines), numeric.scope())
 
 
+def gather_kernel(isa: Any, kind: str, index: str):
+    """out[o, i, ...] = x[o, at[i], ...]: rows of `inner` elements, all operands row-major.
+
+    Negative indices count from the end; one out of range sets `fault` and reads the nearest row."""
+    from . import numeric
+
+    item, step = numeric.size(kind), numeric.size(index)
+    lines = [
+        "def body(d, chunk):",
+        "    rows, per = word(d + 24), word(d + 32)",
+        "    x, at, out, fault = word(d + 40), word(d + 48), word(d + 56), word(d + 64)",
+        "    n, count, inner = word(d + 72), word(d + 80), word(d + 88)",
+        "    row = chunk * per",
+        "    last = smaller(row + per, rows)",
+        "    while row < last:",
+        "        outer = row // count",
+        f"        k = i64(load_{index}(at, (row - outer * count) * {step}))",
+        "        k = k + n if k < 0 else k",
+        "        if k < 0 or k >= n:",
+        "            store_i64(fault, 0, 1)",
+        "            k = clamp(k, 0, n - 1)",
+        f"        source = x + (outer * n + k) * inner * {item}",
+        f"        target = out + row * inner * {item}",
+        "        for j in range(inner):",
+        f"            store_{kind}(target, j * {item}, load_{kind}(source, j * {item}))",
+        "        row += 1",
+    ]
+    return numeric.chunked("\n".join(lines), numeric.scope())
+
+
 # name -> (start, update of acc by x, end); `n` is how many elements, T the result's type.
 FORMULAS: dict[str, tuple[str, str, str]] = {
     "sum": ("W(0)", "acc + W(x)", "T(acc)"),

@@ -163,6 +163,7 @@ class GeluFromTanh(Rewrite):
             p.mul(p.add(x, p.mul(cube, 0.044715)), math.sqrt(2 / math.pi)),
             p.mul(p.mul(x, math.sqrt(2 / math.pi)),
                   p.add(p.mul(p.mul(x, 0.044715), x), 1.0)),
+            p.mul(p.add(x, p.mul(x, p.mul(x, p.mul(x, 0.044715)))), math.sqrt(2 / math.pi)),
         )  # fmt: skip
         return half_product(p, x, p.add(p.tanh(inner, uses=1), 1.0, uses=1))
 

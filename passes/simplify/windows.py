@@ -107,4 +107,17 @@ class MatMulToGemm(Algebra):
         return b.gemm(m.x, m.w, m.c)
 
 
-RULES: tuple[type[Algebra], ...] = (PadIntoWindow, UpsampleToResize, MatMulToGemm)
+class GemmVector(Algebra):
+    """gemm(a, b, c[1,n]) -> gemm(a, b, c[n]) for constant c: the bias that others have"""
+
+    def pattern(self, p: PatternBuilder, x: Any, w: Any, c: Any) -> Pattern:
+        return p.gemm(x, w, p.const(c))
+
+    def applies(self, m: Match) -> bool:
+        return m.c.type.rank == 2 and m.c.array.shape[0] == 1
+
+    def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
+        return b.node(m.op, m.x, m.w, b.constant(m.c.array.reshape(-1), m.c.node.name))
+
+
+RULES: tuple[type[Algebra], ...] = (PadIntoWindow, UpsampleToResize, MatMulToGemm, GemmVector)

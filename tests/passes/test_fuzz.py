@@ -10,7 +10,7 @@ from taut import testing
 
 PIPELINES = (
     "dce", "cse", "infer", "fold", "fold{dequantize=true}", "simplify", "simplify{fast=true}",
-    "motion", "recognize", "fuse-conv", "O1", "O2",
+    "motion", "recognize", "fuse-lookup", "extremes-first", "fuse-conv", "O1", "O2",
 )  # fmt: skip
 
 

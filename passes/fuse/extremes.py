@@ -1,0 +1,115 @@
+"""Maxima before the functions of what they are the maxima of.
+
+    max(f(x)) -> f(max(x))                    f rising: relu, x + c, ...
+    max(f(x)) -> max(f(max(x)), f(min(x)))    f falling, then rising: gelu, swish, abs, ...
+
+Over a set, a function that falls and then rises is largest at one of the set's ends. So it is
+computed for one element (or two) of a reduction instead of for all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...ir import Graph, Op, Value
+from ..base import Outcome, Pass, Within, register_pass
+from ..context import Context
+from ..pattern import Pattern, PatternBuilder
+from ..rewrite import Match, Rewrite, RewriteBuilder, apply_rewrites
+
+RISING = ("relu", "sigmoid", "tanh", "exp", "floor", "ceil", "softplus", "softsign", "erf")
+TURNING = ("gelu", "swish", "mish", "hard_swish", "abs")  # fall, then rise
+
+
+def extreme(p: PatternBuilder, x: Any, axes: Any) -> Pattern:
+    """A maximum or minimum of x."""
+    return p.any_of(p.op("reduce_max", "reduce_min")(x, p.optional(axes)), p.global_max_pool(x))
+
+
+def again(b: RewriteBuilder, m: Match, x: Value) -> Value:
+    """The root's reduction, of another value of the same shape."""
+    return b.node(m.op, x, *m.graph.operands(m.root)[1:])
+
+
+class ExtremeOfRising(Rewrite):
+    """max(f(x)) -> f(max(x)); min(f(x)) -> f(min(x))"""
+
+    def pattern(self, p: PatternBuilder, x: Any, axes: Any) -> Pattern:
+        return extreme(p, p.op(*RISING)(x, into="f"), axes)
+
+    def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
+        return b.node(m.f.op, again(b, m, m.x))
+
+
+class ExtremeOfSum(Rewrite):
+    """max(x + c) -> max(x) + c where the constant c is the same for all that is reduced"""
+
+    def pattern(self, p: PatternBuilder, x: Any, c: Any, axes: Any) -> Pattern:
+        return extreme(p, p.op("add", "sub")(x, p.const(c), into="f"), axes)
+
+    def applies(self, m: Match) -> bool:
+        shape, c = m.x.shape, m.c.array.shape
+        over = _reduced_axes(m)
+        if shape is None or shape != m.f.type.shape or over is None:
+            return False
+        lead = len(shape) - len(c)
+        return all(axis < lead or c[axis - lead] == 1 for axis in over)
+
+    def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
+        return b.node(m.f.op, again(b, m, m.x), m.c)
+
+
+def _reduced_axes(m: Match) -> list[int] | None:
+    """What is reduced, if it is known and the axes stay."""
+    rank = len(m.x.shape or ())
+    if m.op.name == "global_max_pool":
+        return list(range(2, rank))
+    if not m.op.keepdims or m.axes is None or m.axes.array is None or not m.axes.array.size:
+        return None
+    return [int(a) % rank for a in m.axes.array]
+
+
+class MaxOfTurning(Rewrite):
+    """max(f(x)) -> max(f(max(x)), f(min(x)))"""
+
+    def pattern(self, p: PatternBuilder, x: Any, axes: Any) -> Pattern:
+        f = p.op(*TURNING)(x, uses=1, into="f")
+        return p.any_of(p.reduce_max(f, p.optional(axes)), p.global_max_pool(f))
+
+    def applies(self, m: Match) -> bool:
+        return _turns(m.f.op) and m.x.type.dtype.is_float and m.x.shape is not None
+
+    def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
+        high = b.node(m.f.op, again(b, m, m.x))
+        return b.max(high, b.node(m.f.op, self._least(b, m)))
+
+    def _least(self, b: RewriteBuilder, m: Match) -> Value:
+        if m.op.name == "global_max_pool":
+            return b.reduce_min(m.x, np.arange(2, len(m.x.shape)))
+        rest = m.graph.operands(m.root)[1:]
+        keep = {k: getattr(m.op, k) for k in ("keepdims", "noop_with_empty_axes")}
+        return b.reduce_min(m.x, *rest, **keep)
+
+
+def _turns(op: Op) -> bool:
+    """Whether the function's attributes leave it such a function (x * sigmoid(alpha x))."""
+    return getattr(op, "alpha", 1.0) > 0
+
+
+@register_pass
+@dataclass(frozen=True)
+class ExtremesFirst(Pass):
+    """Reduce to maxima and minima before element-wise functions that rise; to maxima before those
+    that fall and then rise, where nothing else reads them. Equal in real numbers; computed
+    functions rise to within their rounding.
+    """
+
+    name = "extremes-first"
+    bound = Within(rtol=1e-6, atol=1e-7)
+
+    def run(self, graph: Graph, context: Context) -> Outcome:
+        rules = [ExtremeOfRising(), ExtremeOfSum(), MaxOfTurning()]
+        return apply_rewrites(graph, rules, context, who=self.name)

@@ -116,6 +116,11 @@ class Emit:
         t = self.b.fadd(self.b.fmul(a, self.vector(F32, 1 / 6, n)), self.vector(F32, 0.5, n))
         return self.b.fmul(a, self.clamp_float(t, self.vector(F32, 0, n), self.vector(F32, 1, n)))
 
+    def prelu(self, a: Value, slope: Value) -> Value:
+        """a where a >= 0, else a * slope."""
+        zero = self.vector(F32, 0.0, a.type.count)
+        return self.b.select(self.b.fcmp_ordered(">=", a, zero), a, self.b.fmul(a, slope))
+
     def number(self, value: float) -> Value:
         return ir.Constant(F64, value)
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from ...ir import Array, Graph, Node, Op, Value
 from ...ir.op import op_class
-from ...ir.ops.convolution import Conv, FusedConv
+from ...ir.ops.convolution import Conv
+from ...ir.ops.fused_convolution import FusedConv
 from ...ir.ops.linear import FusedMatMul, MatMul
 from ..base import Outcome, Pass, Within, register_pass
 from ..context import Context

@@ -26,7 +26,7 @@ class Tile:
     pixels: int
     vectors: int
     out: str
-    residual: bool
+    residual: str
     activation: str
     bounded: bool
     ragged: bool
@@ -127,14 +127,22 @@ class Tile:
 
     def _float(self, e, spot, first, others) -> Emission:
         low, high = (e.splat(e.b.fptrunc(spot.field(f, F64), F32)) for f in ("low", "high"))
+        sloped, slopes = self.activation == "prelu", e.add(spot.field("scale"), e.mul(first, 4))
 
         def emit(j: int) -> Callable[[Value, int], Value]:
+            slope = e.load(e.add(slopes, 4 * e.n * j), vec(F32, e.n), 4) if sloped else None
+
             def store(acc: Value, i: int) -> Value:
-                if self.residual:
-                    acc = e.b.fadd(acc, e.load(others[i][j], vec(F32, e.n)))
+                other = e.load(others[i][j], vec(F32, e.n)) if self.residual else None
+                if self.residual == "first":
+                    acc = e.b.fadd(acc, other)
                 if self.activation == "hardswish":
-                    return e.hard_swish(acc)
-                return functions.most(e, functions.least(e, acc, low), high)
+                    acc = e.hard_swish(acc)
+                elif sloped:
+                    acc = e.prelu(acc, slope)
+                else:
+                    acc = functions.most(e, functions.least(e, acc, low), high)
+                return e.b.fadd(acc, other) if self.residual == "last" else acc
 
             return store
 

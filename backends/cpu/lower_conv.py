@@ -22,7 +22,7 @@ from .kernels.conv import ConvRecord
 from .kernels.depthwise import DepthwiseRecord
 from .kernels.grid import LANES, share
 from .kernels.shuffle import ShuffleRecord
-from .layout import Halo, Ref, Tensor, round_up
+from .layout import Ref, Tensor, round_up
 from .lower import GRANULE, Lowering, lowers
 from .steps import Step, Word, record_words
 

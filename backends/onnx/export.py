@@ -268,7 +268,7 @@ Expansion = Callable[[_Writer, Node, list[str], list[str]], None]
 
 
 def _expand_fused_conv(w: _Writer, node: Node, operands: list[str], results: list[str]) -> None:
-    """activation(conv(x, weight, bias) + residual) as Conv, Add and the activation, in its order."""
+    """activation(conv(x, weight, bias) + residual) as Conv, Add and the activation."""
     op: Any = node.op
     residual, slope = [*operands, "", "", ""][3:5]
     plain = op_class(node.op.name.removeprefix("fused_"))

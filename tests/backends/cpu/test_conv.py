@@ -78,8 +78,9 @@ def check(isa, p):
     inner = target[:, 1:-1, 1:-1]
     parts = conv.prepare(
         weights, bias, scale, isa, row=width * pixel, pixel=pixel, size=p["size"],
-        images=p["images"], dilation=p["dilation"], groups=groups, out=out, residual="first" if residual else "",
-        threads=p["threads"], tile=isa.tiles[0] if p["tile"] else None,
+        images=p["images"], dilation=p["dilation"], groups=groups, out=out,
+        residual="first" if residual else "", threads=p["threads"],
+        tile=isa.tiles[0] if p["tile"] else None,
         other_scale=other_multiplier * 2.0**-shift,
     )  # fmt: skip
     calls = []
@@ -168,8 +169,9 @@ def test_float_convolution(isa, p, activation, residual):
             sync=arena.sync, slot=slot, source=image.ctypes.data, source_row=sy * image.strides[1],
             source_pixel=sx * image.strides[2], source_image=image.strides[0],
             taps=arena.place(part.taps), weights=arena.place(part.weights),
-            bias=arena.place(part.bias), scale=arena.place(part.scale), target=target.ctypes.data + 4 * part.channel,
-            target_row=target.strides[1], target_pixel=target.strides[2],
+            bias=arena.place(part.bias), scale=arena.place(part.scale),
+            target=target.ctypes.data + 4 * part.channel, target_row=target.strides[1],
+            target_pixel=target.strides[2],
             target_image=target.strides[0], other=other.ctypes.data + 4 * part.channel,
             other_row=other.strides[1], other_pixel=other.strides[2], other_image=other.strides[0],
             low=0.0, high=6.0, **part.fields,

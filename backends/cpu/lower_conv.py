@@ -26,7 +26,7 @@ from .layout import Ref, Tensor, round_up
 from .lower import GRANULE, Lowering, lowers
 from .steps import Step, Word, record_words
 
-ITEM = {"u8": 1, "lut": 1, "s32": 4, "f32": 4, "float": 4}
+ITEM = {"u8": 1, "lut": 1, "stairs": 1, "s32": 4, "f32": 4, "float": 4}
 
 
 @dataclass
@@ -54,6 +54,14 @@ class Layer:
         """The residual's multiplier, if it is known: then the fast epilogue may be chosen."""
         scale = self.extra.get("other_scale")
         return float(scale) if isinstance(scale, int | float) else None
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether every rescaled sum fits in int32."""
+        if self.scale is None or (self.residual is not None and self.other_scale is None):
+            return False
+        reach = gemm.reach(self.weights, self.bias)
+        return gemm.is_bounded(self.scale, reach, self.other_scale or 0.0)
 
     @property
     def is_depthwise(self) -> bool:
@@ -192,7 +200,8 @@ def _depthwise(
     weights = _grown(layer.weights[..., 0], channels)
     kernel = depthwise.kernel(
         (g.kernel[0], g.kernel[1]), g.strides[1], g.dilations[1], layer.out, layer.activation,
-        layer.order, depthwise.tile(target.shape[3], low.isa, layer.out),
+        layer.order, layer.out == "u8" and layer.is_bounded,
+        depthwise.tile(target.shape[3], low.isa, layer.out),
     )  # fmt: skip
     packed = depthwise.pack(weights, low.isa, g.strides[1], g.dilations[1], layer.out)
     scale = np.zeros(channels) if layer.scale is None else _grown(layer.scale, channels)

@@ -47,9 +47,10 @@ class ConvRecord(Header):
     scale       address of float64 multipliers m_c * 2^-shift (u8, lut) or float32 (f32; float:
                 slopes)
     target      address of output pixel (0, 0), first channel of this part
-    zero, lo, hi          of the result (u8) or of the table's index (lut: index = value - lo)
+    zero, lo, hi          of the result (u8) or of the table's index (lut: index = value - lo;
+                stairs: the value itself, see `stairs`)
     other*      residual operand, its zero point and multiplier * 2^-shift
-    table       address of the lut's bytes, hi - lo + 1 of them
+    table       address of the lut's bytes, hi - lo + 1 of them, or of `staircase`'s
     low, high   bounds of a float result
     """
 
@@ -107,7 +108,8 @@ def conv(
 
     pixels, vectors   the register tile
     out        of u8 x s8: 'u8' requantized; 's32' accumulator + bias; 'f32' (accumulator + bias)
-               * scale in single precision; 'lut' requantized to an index into `table`.
+               * scale in single precision; 'lut' requantized to an index into `table`;
+               'stairs' (AVX-512 VBMI, bounded) the same through a staircase.
                'float': everything is float32, fused multiply-adds, bias, residual, activation
     residual   '' for none; 'first': 'u8', 'lut': add (other - other_zero) * other_scale before
                rounding, 'float': add other before the activation; 'last' ('float'): after it
@@ -173,14 +175,22 @@ def kernel(
         out=out,
         residual=residual,
         activation=activation,
-        bounded=bounded and out == "u8",
+        bounded=bounded,
         ragged=ragged,
     )
 
 
-def is_bounded(scale: np.ndarray, other_scale: float = 0.0) -> bool:
-    """Does any int32 times `scale`, plus any (u8 - u8) times `other_scale`, fit in int32?"""
-    return bool(2.0**31 * np.abs(scale).max(initial=0) + 255 * abs(other_scale) < 2.0**31 - 1)
+def is_bounded(scale: np.ndarray, reach: np.ndarray, other_scale: float = 0.0) -> bool:
+    """Does any accumulator up to `reach` times `scale`, plus any (u8 - u8) times `other_scale`, fit
+    in int32?"""
+    largest = np.max(reach * np.abs(scale), initial=0.0)
+    return bool(largest + 255 * abs(other_scale) < 2.0**31 - 1)
+
+
+def reach(weights: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """For s8 weights [N, ...], bounds of the accumulators of u8 inputs, which wrap at int32."""
+    rows = np.abs(weights.reshape(len(weights), -1).astype(np.int64)).sum(1)
+    return np.minimum(255.0 * rows + np.abs(bias.astype(np.float64)), 2.0**31)
 
 
 @dataclass(frozen=True)
@@ -236,12 +246,12 @@ def prepare(
     item = weights.dtype.itemsize
     taps, length = runs_of((height, width), dilation, row, pixel, channels * item)
     flat = weights.reshape(n, len(taps), length // item)
-    if item == 1:
-        bias = fold_signed(flat, bias, isa)
     factors = np.zeros(n) if scale is None else scale
     real = np.float32 if out in ("f32", "float") else np.float64
     known = other_scale is not None or not residual
-    bounded = known and is_bounded(factors, other_scale or 0.0)
+    bounded = out == "u8" and known and is_bounded(factors, reach(flat, bias), other_scale or 0.0)
+    if item == 1:
+        bias = fold_signed(flat, bias, isa)
     pixels = size[0] * size[1]
     parts = []
     for share in choose(n, pixels, groups, isa, tile, out == "float"):

@@ -17,6 +17,7 @@ import numpy as np
 from ..isa import Isa
 from ..jit import Kernel
 from .grid import LANES, GridRecord, Row, grid
+from .stairs import climb
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,14 +104,16 @@ def depthwise(
     out: str,
     activation: str,
     residual: str,
+    bounded: bool,
     pixels: int,
 ):
     """Build a depthwise kernel for one window, horizontal stride and horizontal dilation.
 
-    out         'u8', 'lut' (u8 x s8, requantized), 's32', or 'float'
+    out         'u8', 'lut', 'stairs' (u8 x s8, requantized), 's32', or 'float'
     activation  of 'float': 'clamp', 'hardswish' or 'prelu'
     residual    '' for none; 'first': added before the activation or rounding; 'last' ('float'
                 only): after it
+    bounded     every rescaled sum is known to fit 32 bits
     pixels      a tile's, where there are no dots: no more than a row has
     """
     shape = Shape(height, width, stride, dilation)
@@ -118,6 +121,7 @@ def depthwise(
 
     def emit_row(row: Row) -> None:
         line = _Line(row, shape, out, activation, residual)
+        line.packs = dots and (out == "stairs" or (out == "u8" and bounded))
         e = row.e
 
         def channels(c: Any, _: list[Any]) -> list[Any]:
@@ -147,7 +151,7 @@ class _Line:
         from ..emit import F32, F64, I32, MAGIC
 
         self.row, self.shape, self.out, self.activation = row, shape, out, activation
-        self.residual = residual
+        self.residual, self.packs = residual, False
         self.other = row.base("other") if residual else None
         self.e = e = row.e
         b = e.b
@@ -195,8 +199,12 @@ class _Line:
                         accs[output] = e.dot(accs[output], group, w)
                     at += 64
             step = e.add(step, size)
-        for i, acc in enumerate(accs):
-            self._finish(acc, e.add(x, i), c)
+        places = [e.add(x, i) for i in range(count)]
+        if self.packs:
+            self._finish_packed(accs, places, c)
+            return
+        for acc, place in zip(accs, places):
+            self._finish(acc, place, c)
 
     def products(self, x: Any, c: Any, count: int) -> None:
         """`count` outputs from x on by multiplying and adding, tap by tap."""
@@ -248,6 +256,32 @@ class _Line:
                 return
             acc = b.trunc(acc, vec(I8, LANES))
         e.store(acc, at)
+
+    def _finish_packed(self, accs: list[Any], places: list[Any], c: Any) -> None:
+        """Four vectors are narrowed as one (AVX-512)."""
+        from ..emit import I8, I16
+
+        e, b, row = self.e, self.e.b, self.row
+        zero, lo, hi = (row.field(name) for name in ("zero", "lo", "hi"))
+        zeros, stairs = e.splat(b.trunc(zero, I16), 32), self.out == "stairs"
+        kind, n = (I16, 32) if stairs else (I8, 64)
+        bounds = [e.splat(b.trunc(q, kind), n) for q in (lo, hi)]
+        m = e.load_doubles(e.add(row.field("scale"), e.mul(c, 8)))
+        for at in range(0, len(accs), 4):
+            here = places[at : at + 4]
+            terms = [
+                [(acc, m), *([self._other_term(x, c)] if self.residual else [])]
+                for acc, x in zip(accs[at : at + 4], here)
+            ]
+            values = [e.rounded(t) for t in terms]
+            values += values[:1] * (4 - len(values))
+            if stairs:
+                packed = climb(e, row.field("table"), values, zeros, *bounds)
+            else:
+                packed = e.narrow(values, zeros, *bounds)
+            for k, x in enumerate(here):
+                part = e.shuffle(packed, packed, range(LANES * k, LANES * (k + 1)))
+                e.store(part, self._place(self.target, "target", x, c))
 
     def _place(self, base: Any, name: str, x: Any, c: Any) -> Any:
         item = 4 if self.out in ("float", "s32") else 1
@@ -312,6 +346,7 @@ def kernel(
     out: str = "u8",
     activation: str = "clamp",
     residual: str = "",
+    bounded: bool = False,
     pixels: int = 1,
 ) -> Kernel:
     """See `depthwise`; stride and dilation are the horizontal ones (the vertical are strides)."""
@@ -324,6 +359,7 @@ def kernel(
         out=out,
         activation=activation,
         residual=residual,
+        bounded=bounded,
         pixels=pixels,
     )
 

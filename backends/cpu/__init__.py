@@ -14,6 +14,7 @@ from . import lower_recurrent as lower_recurrent
 from . import lower_reduce as lower_reduce
 from . import lower_rows as lower_rows
 from . import lower_shape as lower_shape
+from . import lower_transposed as lower_transposed
 from .program import CpuTarget, Program, compile
 
 __all__ = ["CpuTarget", "Program", "compile"]

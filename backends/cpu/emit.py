@@ -116,6 +116,11 @@ class Emit:
         t = self.b.fadd(self.b.fmul(a, self.vector(F32, 1 / 6, n)), self.vector(F32, 0.5, n))
         return self.b.fmul(a, self.clamp_float(t, self.vector(F32, 0, n), self.vector(F32, 1, n)))
 
+    def prelu(self, a: Value, slope: Value) -> Value:
+        """a where a >= 0, else a * slope."""
+        zero = self.vector(F32, 0.0, a.type.count)
+        return self.b.select(self.b.fcmp_ordered(">=", a, zero), a, self.b.fmul(a, slope))
+
     def number(self, value: float) -> Value:
         return ir.Constant(F64, value)
 
@@ -297,22 +302,40 @@ class Emit:
         """round_half_even(sum_k x_k * m_k) in int32 lanes, where that is known to fit."""
         return self.low_words(self.scaled(terms))
 
-    def narrow(self, four: Sequence[Value], zero: Value, lo: Value, hi: Value) -> Value:
-        """clamp(x + zero, lo, hi) of four <16 x i32> as <64 x i8>; zero <32 x i16>, bounds bytes.
+    def words(self, four: Sequence[Value], zero: Value) -> list[Value]:
+        """x + zero, saturated, of four <16 x i32> as two <32 x i16>; zero <32 x i16>.
 
-        AVX-512 packs within 128-bit lanes, so words, then bytes, then one permutation of dwords.
+        AVX-512 packs within 128-bit lanes: `in_order` undoes that once they are bytes.
         """
-        b = self.b
-        words, kind = [], vec(I16, 32)
-        for a, c in (four[:2], four[2:]):
-            word = self.call("llvm.x86.avx512.packssdw.512", kind, a, c)
-            words.append(self.call("llvm.sadd.sat.v32i16", kind, word, zero))
+        kind, made = vec(I16, 32), []
+        for pair in (four[:2], four[2:]):
+            word = self.call("llvm.x86.avx512.packssdw.512", kind, *pair)
+            made.append(self.call("llvm.sadd.sat.v32i16", kind, word, zero))
+        return made
+
+    def in_order(self, packed: Value) -> Value:
+        """Bytes that four vectors were packed into, one vector after another."""
+        dwords = self.b.bitcast(packed, vec(I32, 16))
+        order = [4 * lane + k for k in range(4) for lane in range(4)]
+        return self.b.bitcast(self.shuffle(dwords, dwords, order), vec(I8, 64))
+
+    def narrow(self, four: Sequence[Value], zero: Value, lo: Value, hi: Value) -> Value:
+        """clamp(x + zero, lo, hi) of four <16 x i32> as <64 x i8>; zero <32 x i16>, bounds bytes."""
+        b, words = self.b, self.words(four, zero)
         packed = self.call("llvm.x86.avx512.packuswb.512", vec(I8, 64), *words)
         packed = b.select(b.icmp_unsigned(">", packed, lo), packed, lo)
         packed = b.select(b.icmp_unsigned("<", packed, hi), packed, hi)
-        dwords = b.bitcast(packed, vec(I32, 16))
-        order = [4 * lane + k for k in range(4) for lane in range(4)]
-        return b.bitcast(self.shuffle(dwords, dwords, order), vec(I8, 64))
+        return self.in_order(packed)
+
+    def permuted(self, address: Value, x: Value) -> Value:
+        """table[x] for 64 u8 lanes of x and the 256 bytes at `address` (AVX-512 VBMI)."""
+        b, wide = self.b, vec(I8, 64)
+        quarters = [self.load(self.add(address, 64 * i), wide) for i in range(4)]
+        low, high = (
+            self.call("llvm.x86.avx512.vpermi2var.qi.512", wide, first, x, second)
+            for first, second in (quarters[:2], quarters[2:])
+        )
+        return b.select(b.icmp_signed("<", x, self.vector(I8, 0, 64)), high, low)
 
     def load_doubles(self, address: Value) -> tuple[Value, Value]:
         kind = ir.VectorType(F64, self.n // 2)

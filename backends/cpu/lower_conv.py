@@ -22,11 +22,11 @@ from .kernels.conv import ConvRecord
 from .kernels.depthwise import DepthwiseRecord
 from .kernels.grid import LANES, share
 from .kernels.shuffle import ShuffleRecord
-from .layout import Halo, Ref, Tensor, round_up
+from .layout import Ref, Tensor, round_up
 from .lower import GRANULE, Lowering, lowers
 from .steps import Step, Word, record_words
 
-ITEM = {"u8": 1, "lut": 1, "s32": 4, "f32": 4, "float": 4}
+ITEM = {"u8": 1, "lut": 1, "stairs": 1, "s32": 4, "f32": 4, "float": 4}
 
 
 @dataclass
@@ -40,14 +40,28 @@ class Layer:
     scale: Array | None = None  # float64 [N]
     activation: str = "clamp"
     residual: Tensor | None = None
+    residual_last: bool = False  # after the activation (float)
     extra: dict[str, Word] = field(default_factory=dict)
     nodes: tuple[str, ...] = ()
+
+    @property
+    def order(self) -> str:
+        """The residual as the kernels call it."""
+        return "" if self.residual is None else "last" if self.residual_last else "first"
 
     @property
     def other_scale(self) -> float | None:
         """The residual's multiplier, if it is known: then the fast epilogue may be chosen."""
         scale = self.extra.get("other_scale")
         return float(scale) if isinstance(scale, int | float) else None
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether every rescaled sum fits in int32."""
+        if self.scale is None or (self.residual is not None and self.other_scale is None):
+            return False
+        reach = gemm.reach(self.weights, self.bias)
+        return gemm.is_bounded(self.scale, reach, self.other_scale or 0.0)
 
     @property
     def is_depthwise(self) -> bool:
@@ -58,7 +72,7 @@ class Layer:
 def emit_layer(low: Lowering, layer: Layer, source: Tensor, target: Tensor, g: Geometry) -> None:
     """The steps of a layer; source has the border, target the room that the kernels ask for."""
     macs = target.size * int(np.prod(layer.weights.shape[1:]))
-    if layer.is_depthwise and layer.residual is None and layer.out != "f32":
+    if layer.is_depthwise and layer.out != "f32":
         low.emit(_depthwise(low, layer, source, target, g, macs))
         return
     if layer.groups > 1:
@@ -77,7 +91,7 @@ def emit_layer(low: Lowering, layer: Layer, source: Tensor, target: Tensor, g: G
         layer.weights, layer.bias, layer.scale, low.isa, row=source.strides[2], pixel=pixel,
         size=(target.shape[2], target.shape[3]), images=target.shape[0],
         dilation=(g.dilations[0], g.dilations[1]),
-        groups=groups, out=layer.out, residual=layer.residual is not None, threads=low.threads,
+        groups=groups, out=layer.out, residual=layer.order, threads=low.threads,
         activation=layer.activation, other_scale=layer.other_scale,
     )  # fmt: skip
     for part in parts:
@@ -185,10 +199,17 @@ def _depthwise(
     channels = round_up(len(layer.weights), LANES)
     weights = _grown(layer.weights[..., 0], channels)
     kernel = depthwise.kernel(
-        (g.kernel[0], g.kernel[1]), g.strides[1], g.dilations[1], layer.out, layer.activation
-    )
+        (g.kernel[0], g.kernel[1]), g.strides[1], g.dilations[1], layer.out, layer.activation,
+        layer.order, layer.out == "u8" and layer.is_bounded,
+        depthwise.tile(target.shape[3], low.isa, layer.out),
+    )  # fmt: skip
     packed = depthwise.pack(weights, low.isa, g.strides[1], g.dilations[1], layer.out)
     scale = np.zeros(channels) if layer.scale is None else _grown(layer.scale, channels)
+    reads = [source.buffer]
+    others: dict[str, Word] = {}
+    if layer.residual is not None:
+        others = strides("other", layer.residual)
+        reads.append(layer.residual.buffer)
     values: dict[str, Word] = {
         **share(target.shape[2], target.shape[0], low.threads),
         "rows": target.shape[2],
@@ -201,10 +222,11 @@ def _depthwise(
         "weights": low.constant(packed),
         "bias": low.constant(_grown(layer.bias, channels)),
         "scale": low.constant(scale),
-        **{k: v for k, v in layer.extra.items() if not k.startswith("other")},
+        **layer.extra,
+        **others,
     }
     words = record_words(DepthwiseRecord, values)
-    return Step(kernel, words, [source.buffer], [target.buffer], layer.nodes, macs)
+    return Step(kernel, words, reads, [target.buffer], layer.nodes, macs)
 
 
 def _grown(values: Array, count: int) -> Array:
@@ -229,6 +251,7 @@ class Ending:
     high: float = np.inf
     text: str = "a0"
     scalars: list[tuple[Any, DType]] = field(default_factory=list)
+    slope: Array | None = None
 
     @property
     def is_plain(self) -> bool:
@@ -236,7 +259,7 @@ class Ending:
         return (self.activation, self.low, self.high) == ("clamp", -np.inf, np.inf)
 
 
-def _ending(op: Any) -> Ending | None:
+def _ending(op: Any, slope: Array | None) -> Ending | None:
     from .lower_elementwise import TEMPLATES
 
     match getattr(op, "activation", ""):
@@ -248,10 +271,66 @@ def _ending(op: Any) -> Ending | None:
             return Ending(low=float(op.params[0]), high=float(op.params[1]))
         case "hard_swish":
             return Ending("hardswish")
+        case "prelu":
+            return None if slope is None else Ending("prelu", slope=slope)
         case name:
             template = TEMPLATES.get(name)
             made = template(op.activation_op(), [DType.f32], DType.f32) if template else None
             return None if made is None else Ending(text=made[0], scalars=made[1])
+
+
+@dataclass
+class Finish:
+    """The ending and the residual of a float convolution, and which of them the kernel does."""
+
+    node: Node
+    ending: Ending
+    inside: Tensor | None = None  # the residual in the kernel
+    outside: Value | None = None  # the residual in a map behind it
+    last: bool = False
+
+    def put_on(self, layer: Layer) -> None:
+        """Give a layer the part that its kernel does."""
+        ending = self.ending
+        layer.activation, layer.residual, layer.residual_last = \
+            ending.activation, self.inside, self.last  # fmt: skip
+        layer.extra = {"low": ending.low, "high": ending.high}
+        if ending.slope is not None:
+            layer.scale = np.broadcast_to(ending.slope, (len(layer.weights),))
+
+    def by_map(self, low: Lowering, target: Tensor) -> None:
+        """The rest, over the whole result."""
+        leaves, text, after = [Leaf(target)], "a0", ""
+        if self.outside is not None:
+            leaves.append(Leaf(low.tensor(self.outside)))
+            text, after = ("a0", " + a1") if self.last else ("(a0 + a1)", "")
+        if self.ending.text != "a0":
+            names = [text]
+            for value, kind in self.ending.scalars:
+                names.append(f"a{len(leaves)}")
+                leaves.append(low.scalar(value, kind))
+            text = self.ending.text.format(*names)
+        if text + after == "a0":
+            return
+        name = getattr(self.node.op, "activation", "") or "add"
+        step = generic.map_step(
+            text + after, name, target, leaves, low.threads, (self.node.name,)
+        )  # fmt: skip
+        low.emit(step)
+
+
+def finish_of(low: Lowering, node: Node) -> Finish | None:
+    """How to finish a float convolution; None where no kernel and no map does."""
+    residual, slope = [*low.graph.operands(node), None, None, None][3:5]
+    ending = _ending(node.op, low.array(slope))
+    if ending is None or residual is None:
+        return None if ending is None else Finish(node, ending)
+    last: bool = node.op.residual_last  # type: ignore[attr-defined]
+    if low.shape(residual) == low.shape(node[0]) and ending.text == "a0":
+        return Finish(node, ending, neighbour(low, residual), last=last)
+    if not ending.is_plain and not last:
+        return None
+    return Finish(node, ending, outside=residual, last=last)
 
 
 @lowers("conv", "fused_conv")
@@ -262,54 +341,29 @@ def float_conv(low: Lowering, node: Node) -> bool:
     deal = 0
     if group is not None:
         node, deal = group.first, group.deal
-    x, weight, bias, residual = [*low.graph.operands(node), None, None][:4]
+    x, weight, bias = [*low.graph.operands(node), None][:3]
     assert x is not None and weight is not None
-    ending, b = _ending(node.op), low.array(bias)
-    if not float_fits(low, node) or ending is None:
+    finish = finish_of(low, node) if float_fits(low, node) else None
+    if finish is None:
         return False
-    w = low.array(weight)
+    w, b = low.array(weight), low.array(bias)
     g = node_geometry(low, node)
     assert g is not None and w is not None
     op: Any = node.op
-    inside = residual is not None and low.shape(residual) == low.shape(node[0])
-    inside = inside and ending.text == "a0"
-    after = residual if not inside else None
-    if after is not None and not ending.is_plain:
-        return False
-    other = _neighbour(low, residual) if inside and residual is not None else None
     source = image(low, x, g, 0.0)
     target = low.result(result, exact=False, granule=GRANULE)
     weights = np.ascontiguousarray(w.transpose(0, *range(2, w.ndim), 1))
     if w.ndim == 3:
         weights = weights[:, None]
-    layer = Layer(
-        weights, np.zeros(len(weights), np.float32) if b is None else b, op.group, "float", None,
-        ending.activation, other, {"low": ending.low, "high": ending.high}, (node.name,),
-    )  # fmt: skip
+    offsets = np.zeros(len(weights), np.float32) if b is None else b
+    layer = Layer(weights, offsets, op.group, "float", nodes=(node.name,))
+    finish.put_on(layer)
     if deal:
         emit_dealt(low, layer, deal, lift(source), lift(target), g.lifted())
     else:
         emit_layer(low, layer, lift(source), lift(target), g.lifted())
-    _finish_by_map(low, target, ending, after, node)
+    finish.by_map(low, target)
     return True
-
-
-def _finish_by_map(
-    low: Lowering, target: Tensor, ending: Ending, residual: Value | None, node: Node
-) -> None:
-    leaves, text = [Leaf(target)], "a0"
-    if residual is not None:
-        leaves.append(Leaf(low.tensor(residual)))
-        text = "(a0 + a1)"
-    if ending.text != "a0":
-        names = [text]
-        for value, kind in ending.scalars:
-            names.append(f"a{len(leaves)}")
-            leaves.append(low.scalar(value, kind))
-        text = ending.text.format(*names)
-    if text != "a0":
-        name = getattr(node.op, "activation", "") or "add"
-        low.emit(generic.map_step(text, name, target, leaves, low.threads, (node.name,)))
 
 
 def float_fits(low: Lowering, node: Node) -> bool:
@@ -323,7 +377,7 @@ def float_fits(low: Lowering, node: Node) -> bool:
     return known and node.type.size > 0 and w.size > 0
 
 
-def _neighbour(low: Lowering, value: Value) -> Tensor:
+def neighbour(low: Lowering, value: Value) -> Tensor:
     """A residual operand, channels side by side, with room to read whole vectors."""
     t = low.tensor(value)
     if t.channels_last and t.buffer.space == "arena":
@@ -331,73 +385,6 @@ def _neighbour(low: Lowering, value: Value) -> Tensor:
     made = low.new(t.dtype, t.shape, spatial=True)
     low.copy(t, made, (value.node.name,))
     return lift(made)
-
-
-@lowers("conv_transpose")
-def transposed_conv(low: Lowering, node: Node) -> bool:
-    """In f32 with known weights: where windows do not overlap, a 1x1 convolution for each place in
-    the window; else a convolution over the input spread out by zeros."""
-    x, weight, bias = [*low.graph.operands(node), None][:3]
-    assert x is not None and weight is not None
-    op: Any = node.op
-    w, b = low.array(weight), low.array(bias)
-    if w is None or node.type.dtype is not DType.f32 or x.type.rank not in (3, 4):
-        return False
-    if (bias is not None and b is None) or node.type.size == 0 or x.type.size == 0:
-        return False
-    sizes = low.shape(x)[2:]
-    window = op.transposed_window(sizes, w.shape[2:])
-    # Weight [C, O / group, *kernel] as a convolution's [O, *kernel, C / group].
-    c, per = w.shape[:2]
-    grouped = w.reshape(op.group, c // op.group, per, *w.shape[2:]).swapaxes(1, 2)
-    flat = grouped.reshape(op.group * per, c // op.group, *w.shape[2:])
-    weights = np.moveaxis(flat, 1, -1)
-    if w.ndim == 3:
-        weights = weights[:, None]
-    offsets = np.zeros(len(weights), np.float32) if b is None else b
-    bounds: dict[str, Word] = {"low": -np.inf, "high": np.inf}
-    layer = Layer(weights, offsets, op.group, "float", extra=bounds, nodes=(node.name,))
-    out = node.type.static_shape[2:]
-    full = tuple((n - 1) * s + e for n, s, e in zip(sizes, window.strides, window.extent))
-    if window.strides == window.kernel and not any(window.begin) and full == out:
-        _disjoint(low, node, x, layer, window.kernel)
-        return True
-    before = tuple(e - 1 - p for e, p in zip(window.extent, window.begin))
-    spread = tuple((n - 1) * s + 1 for n, s in zip(sizes, window.strides))
-    after = tuple(o - n - a + e - 1 for o, n, a, e in zip(out, spread, before, window.extent))
-    if min(before + after) < 0:
-        return False
-    ones = (1,) * len(sizes)
-    g = Geometry(window.kernel, ones, window.dilations, before, after, out)
-    made = low.new(DType.f32, (*low.shape(x)[:2], *spread), spatial=True,
-                   halo=Halo(before, after))  # fmt: skip
-    low.fill(made, 0.0, (node.name,))
-    steps = (*made.strides[:2], *(a * s for a, s in zip(made.strides[2:], window.strides)))
-    low.copy(low.tensor(x), made.view(low.shape(x), steps), (node.name,), over=True)
-    layer.weights = np.ascontiguousarray(weights[:, ::-1, ::-1])
-    if w.ndim == 3:
-        layer.weights = np.ascontiguousarray(weights[:, :, ::-1])
-    target = low.result(node[0], exact=False, granule=GRANULE)
-    emit_layer(low, layer, lift(made), lift(target), g.lifted())
-    return True
-
-
-def _disjoint(
-    low: Lowering, node: Node, x: Value, layer: Layer, kernel: tuple[int, ...]
-) -> None:
-    one = (1,) * len(kernel)
-    zero = (0,) * len(kernel)
-    sizes = low.shape(x)[2:]
-    g = Geometry(one, one, one, zero, zero, sizes).lifted()
-    source = lift(image(low, x, g, 0.0))
-    target = lift(low.result(node[0], exact=False, granule=GRANULE))
-    a, b, h, w = target.strides
-    kh, kw = (1, *kernel)[-2:]
-    for y, z in np.ndindex(kh, kw):
-        shape = (*target.shape[:2], *source.shape[2:])
-        part = target.view(shape, (a, b, h * kh, w * kw), y * h + z * w)
-        tap = np.ascontiguousarray(layer.weights[:, y : y + 1, z : z + 1])
-        emit_layer(low, replace(layer, weights=tap), source, replace(part, room=target.room), g)
 
 
 @lowers("mat_mul", "gemm")

@@ -12,11 +12,12 @@ from ...ir import Array, DType, Node, Value
 from . import generic, groups
 from .generic import Leaf
 from .grids import emit_map, grid_words, names_of, pixels_of, target_of
-from .groups import Group
+from .groups import Group, Rescale
 from .images import Geometry, image, lift, node_geometry
 from .kernels import maps, pool
 from .kernels.maps import MapRecord
 from .kernels.pool import PoolRecord
+from .kernels.stairs import staircase
 from .layout import Tensor
 from .lower import GRANULE, GROUP, Lowering, lowers
 from .lower_conv import (
@@ -125,12 +126,29 @@ def _finish(low: Lowering, group: Group, layer: Layer) -> None:
     layer.out = "u8"
     layer.scale = np.broadcast_to(rescale.scale, (n,)).astype(np.float64)
     layer.extra = {"zero": rescale.zero, "lo": rescale.lo, "hi": rescale.hi}
-    if group.table is not None:
-        layer.out = "lut"
-        layer.extra["table"] = low.constant(group.table)
     if rescale.other is not None:
         layer.residual = pixels_of(low, rescale.other, group.last[0])
         layer.extra |= {"other_zero": rescale.other_zero, "other_scale": rescale.other_scale}
+    if group.table is not None:
+        _look_up(low, layer, rescale, group.table)
+
+
+def _look_up(low: Lowering, layer: Layer, rescale: Rescale, table: Array) -> None:
+    """End a layer in a table, by byte permutations where it is a staircase."""
+    within = max(abs(rescale.lo - rescale.zero), abs(rescale.hi - rescale.zero)) < 32000
+    fits = low.isa.vbmi and within and layer.is_bounded
+    found = staircase(table) if fits else None
+    if found is None:
+        layer.out = "lut"
+        layer.extra["table"] = low.constant(table)
+        return
+    steps, shift = found
+    layer.out = "stairs"
+    start = shift - rescale.lo
+    layer.extra |= {
+        "table": low.constant(steps), "zero": rescale.zero + start, "lo": shift,
+        "hi": rescale.hi + start,
+    }  # fmt: skip
 
 
 # ---- element-wise ------------------------------------------------------------------------------

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 # Ops whose image operand and result want channels last.
 IMAGE_OPS = frozenset((
-    "conv", "fused_conv", "conv_integer", "conv_transpose", "max_pool", "average_pool",
-    "global_average_pool", "global_max_pool", "lp_pool", "global_lp_pool", "sum_pool_integer",
+    "conv", "fused_conv", "conv_integer", "conv_transpose", "fused_conv_transpose",
+    "max_pool", "average_pool", "global_average_pool", "global_max_pool", "lp_pool",
+    "global_lp_pool", "sum_pool_integer",
     "resize", "batch_normalization", "instance_normalization", "depth_to_space", "space_to_depth",
 ))  # fmt: skip
 

@@ -270,19 +270,25 @@ Expansion = Callable[[_Writer, Node, list[str], list[str]], None]
 def _expand_fused_conv(w: _Writer, node: Node, operands: list[str], results: list[str]) -> None:
     """activation(conv(x, weight, bias) + residual) as Conv, Add and the activation."""
     op: Any = node.op
-    residual = operands[3] if len(operands) > 3 else ""
-    given = {a.name: getattr(op, a.name) for a in op_class("conv").attributes}
-    steps: list[tuple[Op, list[str]]] = [(op_class("conv")(**given), operands[:3])]
-    if residual:
-        steps.append((op_class("add")(), [residual]))
+    residual, slope = [*operands, "", "", ""][3:5]
+    plain = op_class(node.op.name.removeprefix("fused_"))
+    given = {a.name: getattr(op, a.name) for a in plain.attributes}
+    steps: list[tuple[Op, list[str]]] = [(plain(**given), operands[:3])]
     if op.activation == "clip":
         low, high = (
             w.helper_constant(node, k, v, node.type.dtype)
             for k, v in zip(("low", "high"), op.params)
         )
         steps.append((op_class("clip")(), [low, high]))
+    elif slope:
+        shape = w.helper_constant(node, "shape", [-1] + [1] * (node.type.rank - 2), DType.i64)
+        column = w.helper_value(node, "slope")
+        w.nodes.append(helper.make_node("Reshape", [slope, shape], [column], name=column))
+        steps.append((op_class("prelu")(), [column]))
     elif op.activation:
         steps.append((op.activation_op(), []))
+    if residual:
+        steps.insert(len(steps) if op.residual_last else 1, (op_class("add")(), [residual]))
     flowing: list[str] = []
     for k, (step, rest) in enumerate(steps):
         last = k == len(steps) - 1
@@ -335,6 +341,7 @@ _EXPANSIONS: dict[str, Expansion] = {
     "loop": _expand_bodies,
     "scan": _expand_bodies,
     "fused_conv": _expand_fused_conv,
+    "fused_conv_transpose": _expand_fused_conv,
     "conv_integer": _expand_biased,
     "mat_mul_integer": _expand_biased,
 }

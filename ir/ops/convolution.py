@@ -9,10 +9,9 @@ from typing import cast
 import numpy as np
 
 from ..errors import VerifyError
-from ..op import Abstract, Array, Cost, Inferred, Op, memory_bytes, register
-from ..types import Dim, Shape, TensorType, broadcast
+from ..op import Abstract, Array, Cost, Inferred, memory_bytes, register
+from ..types import Dim, Shape, TensorType
 from .common import check_float, check_same, check_vector, differs, in_wide
-from .epilogue import activate, activation_op
 from .windows import (
     Window,
     Windowed,
@@ -140,59 +139,6 @@ class Conv(Convolution):
     def cost(self, *operands: Abstract | None, results: tuple[TensorType, ...]) -> Cost:
         assert operands[1] is not None
         return self.conv_cost(operands, results[0], operands[1])
-
-
-@register
-@dataclass(frozen=True)
-class FusedConv(Conv):
-    """activation(conv(x, weight, bias) + residual)
-
-    `activation` names an element-wise op of one operand and `params` are its attributes in declared
-    order; see epilogue.py for clip and gelu. "" is none.
-    """
-
-    onnx = None
-    axes = "x[n,i,...] weight[o,i/group,...] bias[o] residual[n,o,...] -> y[n,o,...]"
-    activation: str = ""
-    params: tuple[float, ...] = ()
-
-    def infer(
-        self,
-        x: Abstract,
-        weight: Abstract,
-        bias: Abstract | None = None,
-        residual: Abstract | None = None,
-    ) -> Inferred:
-        made = super().infer(x, weight, bias)
-        assert isinstance(made, TensorType)
-        self.activation_op()
-        if residual is not None:
-            check_same(x, residual)
-            joint = broadcast(made.shape, residual.shape)
-            if joint is not None and not made.accepts(TensorType(made.dtype, joint)):
-                raise VerifyError(f"the residual {residual.type} does not fit the result {made}")
-        return made
-
-    def activation_op(self) -> Op | None:
-        """The activation as an op; None for none and for clip, whose bounds are operands."""
-        return activation_op(self.activation, self.params)
-
-    def reference(
-        self,
-        x: Array,
-        weight: Array,
-        bias: Array | None = None,
-        residual: Array | None = None,
-    ) -> Array:
-        return in_wide(self._run_fused, x, weight, bias, residual)
-
-    def _run_fused(
-        self, x: Array, weight: Array, bias: Array | None, residual: Array | None
-    ) -> Array:
-        y = self._run(x, weight, bias)
-        if residual is not None:
-            y = y + residual
-        return activate(y, self.activation, self.params)
 
 
 @register

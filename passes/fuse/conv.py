@@ -7,31 +7,35 @@ from typing import Any
 
 import numpy as np
 
-from ...ir import Graph, Node, Op, Value, VerifyError
-from ...ir.ops.convolution import Conv, FusedConv
+from ...ir import Array, Graph, Node, Op, Value, VerifyError
+from ...ir.ops.convolution import Conv, ConvTranspose
+from ...ir.ops.fused_convolution import SLOPED, FusedConv, FusedConvTranspose
 from ..base import Outcome, Pass, Within, register_pass
 from ..context import Context
 from ..pattern import Pattern, PatternBuilder
 from ..rewrite import Failure, Match, Rewrite, RewriteBuilder, apply_rewrites
-from . import affine
+from ..simplify.windows import nonnegative
+from . import affine, order
+from .affine import channel_vector
 from .extents import Extents
 
 ACTIVATIONS = (
     "relu", "leaky_relu", "sigmoid", "hard_sigmoid", "hard_swish", "swish", "tanh", "elu", "selu",
     "celu", "softplus", "softsign", "mish", "gelu", "thresholded_relu",
 )  # fmt: skip
-CONVS = ("conv", "fused_conv")
+CONVS = ("conv", "fused_conv", "conv_transpose", "fused_conv_transpose")
 
 
-def fused(op: Any, **changes: Any) -> FusedConv:
-    """A Conv or FusedConv as FusedConv with changes."""
+def fused(op: Any, **changes: Any) -> FusedConv | FusedConvTranspose:
+    """A convolution, transposed or not, fused or not, as a fused one with changes."""
     given = {a.name: getattr(op, a.name) for a in op.attributes}
-    return FusedConv(**{**given, **changes})
+    cls = FusedConvTranspose if isinstance(op, ConvTranspose) else FusedConv
+    return cls(**{**given, **changes})
 
 
 def parts(graph: Graph, node: Node) -> list[Value | None]:
-    """x, weight, bias and residual of a Conv or FusedConv."""
-    return [*graph.operands(node), None, None, None][:4]
+    """x, weight, bias, residual and slope of a convolution."""
+    return [*graph.operands(node), None, None, None][:5]
 
 
 class FuseActivation(Rewrite):
@@ -41,18 +45,23 @@ class FuseActivation(Rewrite):
         self.extents = extents
 
     def pattern(
-        self, p: PatternBuilder, x: Any, w: Any, c: Any, r: Any, low: Any, high: Any
+        self, p: PatternBuilder, x: Any, w: Any, c: Any, r: Any, s: Any, low: Any, high: Any
     ) -> Pattern:
         conv = p.op(*CONVS)(x, w, p.optional(c), p.optional(r), uses=1, into="conv")
         return p.any_of(
-            p.op(*ACTIVATIONS)(conv), p.clip(conv, p.optional(low), p.optional(high))
+            p.op(*ACTIVATIONS)(conv), p.clip(conv, p.optional(low), p.optional(high)),
+            p.prelu(conv, s),
         )  # fmt: skip
 
-    def params(self, m: Match) -> tuple[float, ...] | str:
-        """The activation's parameters, or why it cannot be one."""
-        if m.op.name != "clip":
-            return tuple(v for _, v in given_floats(m.op)) if all_float(m.op) else \
-                f"{m.op.name} has settings that are no numbers"  # fmt: skip
+    def change(self, m: Match) -> tuple[dict[str, Any], Array | None] | str:
+        """The fused op's attributes and slope, or why it cannot be one."""
+        name = m.op.name
+        if name == SLOPED:
+            return self.sloped(m)
+        if name != "clip":
+            params = tuple(v for _, v in given_floats(m.op))
+            return ({"activation": name, "params": params}, None) if all_float(m.op) else \
+                f"{name} has settings that are no numbers"  # fmt: skip
         bounds: list[float] = []
         for bound, default in ((m.low, -np.inf), (m.high, np.inf)):
             if bound is None:
@@ -61,23 +70,41 @@ class FuseActivation(Rewrite):
                 return "the bounds of clip are not constant"
             else:
                 bounds.append(float(bound.array.reshape(-1)[0]))
-        return tuple(bounds)
+        return {"activation": name, "params": tuple(bounds)}, None
+
+    def sloped(self, m: Match) -> tuple[dict[str, Any], Array | None] | str:
+        """PReLU: one slope is leaky ReLU's."""
+        slope, shape = m.s.array, m.conv.type.shape
+        if slope is None:
+            return "the slope of PReLU is not constant"
+        if slope.size == 1:
+            alpha = float(slope.reshape(-1)[0])
+            return {"activation": "leaky_relu", "params": (alpha,)}, None
+        channels = None if shape is None else shape[1]
+        if not isinstance(channels, int):
+            return "the number of channels is unknown"
+        if channel_vector(slope, m.conv.type.rank, 1, channels) is None:
+            return f"the slope {m.s.type} is not one number for each channel"
+        return {"activation": SLOPED}, slope.reshape(-1)
 
     def check(self, m: Match) -> Failure | None:
         if getattr(m.conv.op, "activation", ""):
             return m.fail("the convolution has an activation already", m.conv)
-        params = self.params(m)
-        if isinstance(params, str):
-            return m.fail(params)
+        found = self.change(m)
+        if isinstance(found, str):
+            return m.fail(found)
         try:
-            fused(m.conv.op, activation=m.op.name, params=params).activation_op()
+            fused(m.conv.op, **found[0]).activation_op()
         except VerifyError as error:
             return m.fail(error.message)
         return m.ok
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
-        op = fused(m.conv.op, activation=m.op.name, params=self.params(m))
-        made = b.node(op, m.x, m.w, m.c, m.r)
+        found = self.change(m)
+        assert not isinstance(found, str)
+        changes, slope = found
+        s = None if slope is None else b.constant(slope, m.s.node.name)
+        made = b.node(fused(m.conv.op, **changes), m.x, m.w, m.c, m.r, s)
         self.extents.adopt(made.node, m.conv)
         return made
 
@@ -92,40 +119,40 @@ def all_float(op: Op) -> bool:
 
 
 class FuseResidual(Rewrite):
-    """conv(x) + r -> fused_conv(x, residual=r)"""
+    """conv(x) + r -> fused_conv(x, residual=r), and f(conv(x)) + r with the residual last"""
 
     def __init__(self, extents: Extents) -> None:
         self.extents = extents
 
-    def pattern(self, p: PatternBuilder, x: Any, w: Any, c: Any, r: Any, other: Any) -> Pattern:
-        conv = p.op(*CONVS)(x, w, p.optional(c), p.optional(r), into="conv")
+    def pattern(
+        self, p: PatternBuilder, x: Any, w: Any, c: Any, r: Any, s: Any, other: Any
+    ) -> Pattern:
+        conv = p.op(*CONVS)(x, w, p.optional(c), p.optional(r), p.optional(s), into="conv")
         return p.add(conv, other)
 
     def applies(self, m: Match) -> bool:
         return m.other.array is None and not self.better(m)
 
-    def free(self, m: Match, node: Node) -> bool:
-        """Whether a node is a convolution that could still take a residual."""
-        plain = type(node.op) is Conv or (
-            type(node.op) is FusedConv and not node.op.activation
-            and parts(m.graph, node)[3] is None
-        )  # fmt: skip
-        return plain and m.uses(node) == 1
+    def room(self, m: Match, node: Node) -> int:
+        """How well a node takes a residual: 2 before an activation, 1 after the one it has, 0 not
+        at all."""
+        op: Any = node.op
+        if op.name not in CONVS or m.uses(node) != 1 or parts(m.graph, node)[3] is not None:
+            return 0
+        return 1 if getattr(op, "activation", "") else 2
 
     def better(self, m: Match) -> bool:
         """Whether the other operand is a convolution too and comes later: the shortcut's one is
         best kept apart, as its result is ready first.
         """
         other = m.other.node
-        return self.free(m, other) and (
-            other.order > m.conv.order or not self.free(m, m.conv)
-        ) and self.extents.same(m.other, m.conv[0])  # fmt: skip
+        here, there = self.room(m, m.conv), self.room(m, other)
+        later = (there, other.order) > (here, m.conv.order)
+        return there > 0 and later and self.extents.same(m.other, m.conv[0])
 
     def check(self, m: Match) -> Failure | None:
         if m.r is not None:
             return m.fail("the convolution has a residual already", m.conv)
-        if getattr(m.conv.op, "activation", ""):
-            return m.fail("the activation comes before the sum", m.conv)
         uses = m.uses(m.conv)
         if uses != 1:
             return m.fail(f"the convolution has {uses} uses", m.conv)
@@ -134,26 +161,11 @@ class FuseResidual(Rewrite):
         return m.ok
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
-        made = b.node(fused(m.conv.op), m.x, m.w, m.c, m.other)
+        last = bool(getattr(m.conv.op, "activation", ""))
+        op = fused(m.conv.op, residual_last=last)
+        made = b.node(op, m.x, m.w, m.c, m.other, m.s)
         self.extents.adopt(made.node, m.conv)
         return made
-
-
-NONNEGATIVE = ("relu", "sigmoid", "hard_sigmoid", "softplus", "exp", "abs", "softmax")
-KEEPS_SIGN = ("max_pool", "average_pool", "global_average_pool", "global_max_pool", "reshape",
-              "transpose", "concat")  # fmt: skip
-
-
-def nonnegative(graph: Graph, value: Value, depth: int = 8) -> bool:
-    """Whether no element can be below zero, as far as a few ops back tell."""
-    op: Any = value.node.op
-    if op.name in NONNEGATIVE or getattr(op, "activation", "") in NONNEGATIVE:
-        return True
-    if op.name not in KEEPS_SIGN or not depth or value.index:
-        return False
-    sources = graph.operands(value.node)
-    sources = sources[:1] if op.name == "reshape" else sources
-    return all(v is not None and nonnegative(graph, v, depth - 1) for v in sources)
 
 
 class ReluBeforeConcat(Rewrite):
@@ -184,9 +196,11 @@ class FuseConv(Pass):
 
     First scales and shifts (batch normalization, constant Mul, Div, Add, Sub) after, and where
     nothing is padded before, a convolution, transposed convolution or matrix product with constant
-    weights go into weight and bias. Then a residual sum and the activation make the convolution a
-    `fused_conv`. What reads a layer's result besides stops it, as does a weight that is shared
-    (unless `shared`: its copy is folded). Exact in real numbers, in floats to rounding.
+    weights go into weight and bias; sums, positive factors, activations and poolings that may
+    change places do so where that brings one to its layer or makes it smaller (see `order`). Then a
+    residual sum and the activation make the convolution a `fused_conv`, in either order. What reads
+    a layer's result besides stops it, as does a weight that is shared (unless `shared`: its copy is
+    folded). Exact in real numbers, in floats to rounding.
     """
 
     name = "fuse-conv"
@@ -197,6 +211,7 @@ class FuseConv(Pass):
 
     def run(self, graph: Graph, context: Context) -> Outcome:
         rules: list[Rewrite] = [r(self.shared) for r in affine.RULES]  # type: ignore[call-arg]
+        rules += [r() for r in order.RULES]
         outcome = apply_rewrites(graph, rules, context, who=self.name)
         extents = Extents(graph)
         rules = []

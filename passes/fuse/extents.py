@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...ir import Graph, Node, Op, Value
+from ...ir.ops.convolution import ConvTranspose
 from ...ir.ops.joining import Concat
 from ...ir.ops.shape import Transpose
 from ...ir.ops.windows import Windowed
@@ -125,7 +126,7 @@ class Extents:
             pads = (op.pads[i] + op.pads[i + n]) if op.pads else 0
             size = kernel[i]
             span = (size - 1) * dilation if isinstance(size, int) else None
-            transposed = op.name == "conv_transpose"
+            transposed = isinstance(op, ConvTranspose)
             if transposed or span is None:
                 out.append(None)
             elif stride == 1 and (pads == span or op.auto_pad.startswith("SAME")):

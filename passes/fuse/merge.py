@@ -16,7 +16,8 @@ import numpy as np
 
 from ...ir import Array, Graph, Node, Op, Value
 from ...ir.op import op_class
-from ...ir.ops.convolution import Conv, FusedConv
+from ...ir.ops.convolution import Conv
+from ...ir.ops.fused_convolution import FusedConv
 from ...ir.ops.linear import FusedMatMul, MatMul
 from ..base import Outcome, Pass, Within, register_pass
 from ..context import Context
@@ -73,13 +74,13 @@ def product_sibling(graph: Graph, node: Node) -> Sibling | str | None:
 def conv_sibling(graph: Graph, node: Node) -> Sibling | str | None:
     """A 1x1 convolution likewise."""
     op: Any = node.op
-    x, weight, bias, residual = [*graph.operands(node), None, None][:4]
+    x, weight, bias, residual, slope = [*graph.operands(node), None, None, None][:5]
     if x is None or weight is None or weight.array is None or op.group != 1:
         return None
     if node.type.shape is None or any(d != 1 for d in weight.array.shape[2:]):
         return None
-    if residual is not None:
-        return "it has a residual"
+    if residual is not None or slope is not None:
+        return "it has a residual" if slope is None else "its activation has slopes"
     if bias is not None and bias.array is None:
         return "its bias is not constant"
     rank = weight.array.ndim

@@ -15,6 +15,7 @@ import numpy as np
 from ...ir import DType, Graph, Node, Value
 from ...ir.op import Array
 from ...ir.ops.elementwise import Mul
+from ...ir.ops.fused_convolution import SLOPED
 from ...ir.ops.integer import ConvInteger, MatMulInteger, MulInteger, SumPoolInteger
 from ...ir.ops.pooling import AveragePool
 from ..quantize.functions import Step, fused_step
@@ -76,6 +77,10 @@ class Accumulators:
 
     def _convolution(self, node: Node) -> Sum:
         operands = [*self.graph.operands(node), None, None][:4]
+        if getattr(node.op, "residual_last", False) and operands[3] is not None:
+            raise Refusal("its residual comes after the activation")
+        if getattr(node.op, "activation", "") == SLOPED:
+            raise Refusal("its activation has a slope for each channel")
         x, w = self._input(operands[0]), self._weight(operands[1], 0)
         op = ConvInteger(**{a.name: getattr(node.op, a.name) for a in ConvInteger.attributes})
         per_input = cast(int, w.value.type.static_shape[0])

@@ -1,5 +1,7 @@
 """Equal forms that quantize better, made just before quantization.
 
+    fused_conv{prelu}, fused_conv{residual_last}  ->  a convolution, prelu, add
+        the first rounds before what follows it, which has integers of its own
     conv_transpose(x, w), windows side by side  ->  depth_to_space(conv(x, w'))
         y[n, o, s p + k] = sum_c x[n, c, p] w[c, o, k]: a 1x1 convolution with o * s^2 channels
     batch_normalization, * vector, + vector (of channels)  ->  a depthwise 1x1 convolution
@@ -14,10 +16,12 @@ from typing import cast
 
 import numpy as np
 
-from ...ir import DType, Graph, Node, Value
+from ...ir import DType, Graph, Node, Op, Value, op_class
 from ...ir.op import Array
-from ...ir.ops.convolution import Conv, ConvTranspose, FusedConv
+from ...ir.ops.activation import PRelu
+from ...ir.ops.convolution import Conv, ConvTranspose
 from ...ir.ops.elementwise import Add, Mul
+from ...ir.ops.fused_convolution import SLOPED, FusedConv, FusedConvTranspose
 from ...ir.ops.normalization import BatchNormalization
 from ...ir.ops.shape import DepthToSpace
 from ..base import Outcome
@@ -37,6 +41,7 @@ def prepare(graph: Graph, context: Context, outcome: Outcome) -> None:
             continue
         if not context.gate("quantize-prepare", node.name):
             continue
+        node = _split(graph, node, outcome)
         if isinstance(node.op, ConvTranspose):
             _unfold_transposed(graph, node, outcome)
         elif not _join_gate(graph, node, outcome):
@@ -63,6 +68,53 @@ def _activation(graph: Graph, value: Value) -> tuple[Node, str, tuple[float, ...
     if not plain or step.op.name == "identity":
         return None
     return user, step.op.name, tuple(getattr(step.op, a.name) for a in step.op.attributes)
+
+
+def _split(graph: Graph, node: Node, outcome: Outcome) -> Node:
+    """The convolution without the endings that have no integer form inside it."""
+    op = node.op
+    if not isinstance(op, FusedConv | FusedConvTranspose):
+        return node
+    x, w, bias, residual, slope = [*graph.operands(node), None, None, None][:5]
+    transposed = isinstance(op, FusedConvTranspose)
+    late = residual is not None and (op.residual_last or transposed or op.activation == SLOPED)
+    sloped = op.activation == SLOPED
+    if not late and not sloped and not transposed:
+        return node
+    plain: Op = ConvTranspose() if transposed else Conv()
+    kept = {a.name: getattr(op, a.name) for a in plain.attributes}
+    inside = op.residual_last and not sloped and not transposed  # the activation stays
+    plain = op.replace(residual_last=False) if inside else plain.replace(**kept)
+    made = first = graph.add(plain, x, w, bias, name=f"{node.name}.conv", before=node)
+    steps: list[tuple[Op, tuple[Value, ...]]] = []
+    if not inside:
+        steps += _activation_of(graph, node, slope)
+    if residual is not None:
+        steps.insert(len(steps) if op.residual_last else 0, (Add(), (residual,)))
+    for k, (step, rest) in enumerate(steps):
+        made = graph.add(step, made[0], *rest, name=f"{node.name}.{k}", before=node)
+    graph.replace_all_uses(node[0], made[0])
+    outcome.applied("rewritten", node, "what follows the convolution as ops of their own")
+    return first
+
+
+def _activation_of(
+    graph: Graph, node: Node, slope: Value | None
+) -> list[tuple[Op, tuple[Value, ...]]]:
+    """The activation of a fused convolution as an op with its further operands, if it has one."""
+    op = cast(FusedConv, node.op)
+    if op.activation == "clip":
+        bounds = (np.asarray(v, np.float32) for v in op.params)
+        return [(op_class("clip")(), tuple(
+            graph.constant(v, f"{node.name}.{k}", before=node)
+            for k, v in zip(("low", "high"), bounds)))]  # fmt: skip
+    if slope is not None:
+        assert slope.array is not None
+        shape = (-1,) + (1,) * (node.type.rank - 2)
+        made = graph.constant(slope.array.reshape(shape), f"{node.name}.slope", before=node)
+        return [(PRelu(), (made,))]
+    one = op.activation_op()
+    return [] if one is None else [(one, ())]
 
 
 def _unfold_transposed(graph: Graph, node: Node, outcome: Outcome) -> None:

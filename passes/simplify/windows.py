@@ -5,26 +5,48 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ...ir import UnsupportedError, Value, VerifyError
+import numpy as np
+
+from ...ir import Graph, UnsupportedError, Value, VerifyError
+from ...ir.ops.integer import ConvInteger, SumPoolInteger
 from ...ir.ops.pooling import AveragePool, MaxPool
 from ..pattern import Pattern, PatternBuilder
 from ..rewrite import Failure, Match, RewriteBuilder
 from .algebra import Algebra
 
 
+NONNEGATIVE = ("relu", "sigmoid", "hard_sigmoid", "softplus", "exp", "abs", "softmax")
+KEEPS_SIGN = ("max_pool", "average_pool", "global_average_pool", "global_max_pool", "reshape",
+              "transpose", "concat")  # fmt: skip
+WINDOWS = ("conv", "fused_conv", "conv_integer", "max_pool", "average_pool", "sum_pool_integer")
+
+
+def nonnegative(graph: Graph, value: Value, depth: int = 8) -> bool:
+    """Whether no element can be below zero, as far as a few ops back tell."""
+    op: Any = value.node.op
+    if getattr(op, "residual_last", False):
+        return False
+    if op.name in NONNEGATIVE or getattr(op, "activation", "") in NONNEGATIVE:
+        return True
+    if op.name not in KEEPS_SIGN or not depth or value.index:
+        return False
+    sources = graph.operands(value.node)
+    sources = sources[:1] if op.name == "reshape" else sources
+    return all(v is not None and nonnegative(graph, v, depth - 1) for v in sources)
+
+
 class PadIntoWindow(Algebra):
     """conv(pad(x)) -> conv(x) with larger pads, and so for pooling
 
-    A convolution pads with zeros; max pooling with minus infinity, which zeros equal where x is
-    never negative; average pooling with zeros if it counts them.
+    A convolution pads with zeros, on integers with its zero point; max pooling with the least
+    number there is, which zeros equal where x is never negative; average pooling with zeros if it
+    counts them.
     """
 
-    def pattern(self, p: PatternBuilder, x: Any, n: Any, v: Any, a: Any, w: Any, c: Any) -> Pattern:
+    def pattern(self, p: PatternBuilder, x: Any, n: Any, v: Any, a: Any, rest: Any) -> Pattern:
         pad = p.pad(x, p.const(n), p.optional(p.scalar(v)), p.optional(p.const(a)),
                     mode="constant", into="pad")  # fmt: skip
-        return p.any_of(
-            p.conv(pad, w, p.optional(c)), p.max_pool(pad), p.average_pool(pad)
-        )  # fmt: skip
+        return p.op(*WINDOWS)(pad, p.rest(rest))
 
     def amounts(self, m: Match) -> tuple[list[int], list[int]]:
         """Elements added before and after each axis."""
@@ -36,6 +58,22 @@ class PadIntoWindow(Algebra):
             begin[axis], end[axis] = b, e
         return begin, end
 
+    def own_fill(self, m: Match) -> float | None:
+        """What the window itself pads with; None where that is not known."""
+        op: Any = m.op
+        if isinstance(op, MaxPool):
+            dtype = m.x.type.dtype
+            return -math.inf if dtype.is_float else float(dtype.bounds[0])
+        if isinstance(op, SumPoolInteger):
+            return float(op.x_zero_point)
+        if not isinstance(op, ConvInteger):
+            return 0.0
+        zero = m.graph.operand(m.root, 2) if len(m.rest) > 1 else None
+        if zero is None:
+            return 0.0
+        return float(zero.array.reshape(-1)[0]) if zero.array is not None and zero.array.size == 1 \
+            else None  # fmt: skip
+
     def check(self, m: Match) -> Failure | None:
         if m.pad.type.shape is None or len(m.root.results) > 1:
             return m.fail("the rank of the padded tensor is unknown, or indices are asked for")
@@ -45,17 +83,17 @@ class PadIntoWindow(Algebra):
             return m.fail("padding of batch or channels, or cropping", m.pad)
         if op.auto_pad != "NOTSET":
             return m.fail(f"the window pads itself ({op.auto_pad})")
-        fill = 0.0 if m.v is None else m.number(m.v)
-        if isinstance(op, MaxPool):
-            positive = m.x.node.op.name in ("relu", "sigmoid", "softmax", "exp")
-            if fill != -math.inf and not (fill == 0 and positive and not any(op.pads)):
-                return m.fail(f"max pooling does not pad with {fill}", m.pad)
-        elif fill != 0:
-            return m.fail(f"padding with {fill}", m.pad)
+        fill = 0.0 if m.v is None else float(m.v.array.reshape(-1)[0])
+        if fill != self.own_fill(m):
+            zeros = isinstance(op, MaxPool) and fill == 0 and not any(op.pads)
+            if not zeros or not nonnegative(m.graph, m.x):
+                return m.fail(f"{op.name} does not pad with {fill:g}", m.pad)
         if isinstance(op, AveragePool) and any(op.pads) and not op.count_include_pad:
             return m.fail("the average leaves out its own padding")
         if isinstance(op, AveragePool) and op.ceil_mode:
             return m.fail("the average in ceil mode counts padding differently")
+        if isinstance(op, SumPoolInteger) and not op.kernel_shape:
+            return m.fail("the window is the whole image, padding included")
         return m.ok
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value | None:
@@ -66,12 +104,39 @@ class PadIntoWindow(Algebra):
         changes: dict[str, Any] = {"pads": pads}
         if isinstance(m.root.op, AveragePool):
             changes["count_include_pad"] = True
-        rest = m.graph.operands(m.root)[1:]
         try:
-            made = b.node(m.root.op.replace(**changes), m.x, *rest)
+            made = b.node(m.root.op.replace(**changes), m.x, *m.rest)
         except (VerifyError, UnsupportedError):  # pads wider than a pooling window
             return None
         return made if made.type == m.root.type else None
+
+
+class PadAfterQuantize(Algebra):
+    """quantize(pad(x, 0)) -> pad(quantize(x), zero point), and dequantize(pad(q, zero point)) ->
+    pad(dequantize(q), 0), so that padding comes to the window that takes it
+    """
+
+    def pattern(
+        self, p: PatternBuilder, x: Any, n: Any, v: Any, a: Any, s: Any, z: Any
+    ) -> Pattern:
+        pad = p.pad(x, p.const(n), p.optional(p.scalar(v)), p.optional(a), mode="constant",
+                    uses=1, into="pad")  # fmt: skip
+        return p.op("quantize_linear", "dequantize_linear")(pad, p.scalar(s), p.optional(z))
+
+    def applies(self, m: Match) -> bool:
+        if m.op.block_size or (m.z is not None and (m.z.array is None or m.z.array.size != 1)):
+            return False
+        fill = 0.0 if m.v is None else float(m.v.array.reshape(-1)[0])
+        zero = 0.0 if m.z is None else float(m.z.array.reshape(-1)[0])
+        return m.s.array.size == 1 and bool(m.s.array > 0) and \
+            fill == (0.0 if m.op.name == "quantize_linear" else zero)  # fmt: skip
+
+    def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
+        made = b.node(m.root.op, m.x, m.s, m.z)
+        kind = made.type.dtype.numpy
+        zero = m.z is not None and m.op.name == "quantize_linear"
+        value = np.asarray(m.z.array.reshape(()) if zero else 0, kind)
+        return b.node(m.pad.op, made, m.n, b.constant(value, f"{m.pad.name}.value"), m.a)
 
 
 class UpsampleToResize(Algebra):
@@ -120,4 +185,6 @@ class GemmVector(Algebra):
         return b.node(m.op, m.x, m.w, b.constant(m.c.array.reshape(-1), m.c.node.name))
 
 
-RULES: tuple[type[Algebra], ...] = (PadIntoWindow, UpsampleToResize, MatMulToGemm, GemmVector)
+RULES: tuple[type[Algebra], ...] = (
+    PadIntoWindow, PadAfterQuantize, UpsampleToResize, MatMulToGemm, GemmVector,
+)  # fmt: skip

@@ -22,7 +22,7 @@ from taut.ir import (
     parse,
     print_graph,
 )
-from taut.ir.ops.convolution import FusedConv
+from taut.ir.ops.fused_convolution import FusedConv
 
 HOSTILE = st.one_of(
     st.text(max_size=8),

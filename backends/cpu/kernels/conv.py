@@ -44,11 +44,13 @@ class ConvRecord(Header):
     weights     address of packed weights (64-byte aligned); panel_bytes each panel's size
     bias        address of int32[panels * lanes * vectors]
                 (float: float32)
-    scale       address of float64 multipliers m_c * 2^-shift (u8, lut) or float32 (f32)
+    scale       address of float64 multipliers m_c * 2^-shift (u8, lut) or float32 (f32; float:
+                slopes)
     target      address of output pixel (0, 0), first channel of this part
-    zero, lo, hi          of the result (u8) or of the table's index (lut: index = value - lo)
+    zero, lo, hi          of the result (u8) or of the table's index (lut: index = value - lo;
+                stairs: the value itself, see `stairs`)
     other*      residual operand, its zero point and multiplier * 2^-shift
-    table       address of the lut's bytes, hi - lo + 1 of them
+    table       address of the lut's bytes, hi - lo + 1 of them, or of `staircase`'s
     low, high   bounds of a float result
     """
 
@@ -97,7 +99,7 @@ def conv(
     pixels: int,
     vectors: int,
     out: str,
-    residual: bool,
+    residual: str,
     activation: str,
     bounded: bool,
     ragged: bool,
@@ -106,11 +108,12 @@ def conv(
 
     pixels, vectors   the register tile
     out        of u8 x s8: 'u8' requantized; 's32' accumulator + bias; 'f32' (accumulator + bias)
-               * scale in single precision; 'lut' requantized to an index into `table`.
+               * scale in single precision; 'lut' requantized to an index into `table`;
+               'stairs' (AVX-512 VBMI, bounded) the same through a staircase.
                'float': everything is float32, fused multiply-adds, bias, residual, activation
-    residual   'u8', 'lut': add (other - other_zero) * other_scale before rounding;
-               'float': add other before the activation
-    activation of 'float': 'clamp' to [low, high], or 'hardswish'
+    residual   '' for none; 'first': 'u8', 'lut': add (other - other_zero) * other_scale before
+               rounding, 'float': add other before the activation; 'last' ('float'): after it
+    activation of 'float': 'clamp' to [low, high], 'hardswish', or 'prelu' with slopes in `scale`
     bounded    'u8': every rescaled sum is known to fit 32 bits (see `is_bounded`)
     ragged     the channels of a group are no whole panels
     """
@@ -159,7 +162,7 @@ def kernel(
     pixels: int,
     vectors: int,
     out: str = "u8",
-    residual: bool = False,
+    residual: str = "",
     activation: str = "clamp",
     bounded: bool = False,
     ragged: bool = False,
@@ -172,14 +175,22 @@ def kernel(
         out=out,
         residual=residual,
         activation=activation,
-        bounded=bounded and out == "u8",
+        bounded=bounded,
         ragged=ragged,
     )
 
 
-def is_bounded(scale: np.ndarray, other_scale: float = 0.0) -> bool:
-    """Does any int32 times `scale`, plus any (u8 - u8) times `other_scale`, fit in int32?"""
-    return bool(2.0**31 * np.abs(scale).max(initial=0) + 255 * abs(other_scale) < 2.0**31 - 1)
+def is_bounded(scale: np.ndarray, reach: np.ndarray, other_scale: float = 0.0) -> bool:
+    """Does any accumulator up to `reach` times `scale`, plus any (u8 - u8) times `other_scale`, fit
+    in int32?"""
+    largest = np.max(reach * np.abs(scale), initial=0.0)
+    return bool(largest + 255 * abs(other_scale) < 2.0**31 - 1)
+
+
+def reach(weights: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """For s8 weights [N, ...], bounds of the accumulators of u8 inputs, which wrap at int32."""
+    rows = np.abs(weights.reshape(len(weights), -1).astype(np.int64)).sum(1)
+    return np.minimum(255.0 * rows + np.abs(bias.astype(np.float64)), 2.0**31)
 
 
 @dataclass(frozen=True)
@@ -214,7 +225,7 @@ def prepare(
     dilation: tuple[int, int] = (1, 1),
     groups: int = 1,
     out: str = "u8",
-    residual: bool = False,
+    residual: str = "",
     threads: int = 1,
     tile: tuple[int, int] | None = None,
     activation: str = "clamp",
@@ -224,7 +235,7 @@ def prepare(
 
     weights   s8 or float32 [N, KH, KW, C]: C is the physical channel count of one group's input
     bias      int32[N], zero points folded in (`-x_zero * sum(w)`), or float32[N]
-    scale     float64[N], m_c * 2^-shift (float32 for 'f32'; None for 's32' and 'float')
+    scale     float64[N], m_c * 2^-shift (float32 for 'f32', and the slopes of 'prelu'); or None
     row, pixel   bytes between rows and pixels of the input buffer (not times the stride)
     size      output height and width
     other_scale   the record's, if residual; not given, the slower unbounded epilogue is chosen
@@ -235,11 +246,12 @@ def prepare(
     item = weights.dtype.itemsize
     taps, length = runs_of((height, width), dilation, row, pixel, channels * item)
     flat = weights.reshape(n, len(taps), length // item)
+    factors = np.zeros(n) if scale is None else scale
+    real = np.float32 if out in ("f32", "float") else np.float64
+    known = other_scale is not None or not residual
+    bounded = out == "u8" and known and is_bounded(factors, reach(flat, bias), other_scale or 0.0)
     if item == 1:
         bias = fold_signed(flat, bias, isa)
-    factors = np.zeros(n) if scale is None else scale
-    known = other_scale is not None or not residual
-    bounded = known and is_bounded(factors, other_scale or 0.0)
     pixels = size[0] * size[1]
     parts = []
     for share in choose(n, pixels, groups, isa, tile, out == "float"):
@@ -276,7 +288,7 @@ def prepare(
                 share.channel,
                 packed,
                 _padded(bias[rows], panels * wide, np.int32 if item == 1 else np.float32),
-                _padded(factors[rows], panels * wide, np.float32 if out == "f32" else np.float64),
+                _padded(factors[rows], panels * wide, real),
                 taps,
                 fields,
             )

@@ -3,7 +3,8 @@
 `dots` is for machines with a 16-lane dot product: four neighbouring pixels of 16 channels are
 interleaved by one byte permutation into 16 lanes of four taps, which then serve every output pixel
 of the tile that touches them (a 3-tap row at stride 1 serves two outputs from one interleaving).
-Everywhere else, and for float32, each tap is a widening multiply and add.
+Everywhere else, and for float32, each tap is a widening multiply and add; several neighbouring
+pixels share what they load. Where a row is no whole tiles, its last tile overlaps the one before.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from ..isa import Isa
 from ..jit import Kernel
 from .grid import LANES, GridRecord, Row, grid
+from .stairs import climb
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,8 @@ class DepthwiseRecord(GridRecord):
 
     tap_row, tap_pixel   bytes between taps (times the dilation)
     weights     address of `pack`'s result; bias: int32[channels], scale: float64[channels]
-                (float: bias float32[channels], scale unused)
+                (float: both float32[channels], scale the slopes of 'prelu')
+    other*      residual operand, its zero point and multiplier * 2^-shift
     zero, lo, hi   of the result; table: the 'lut' kind's
     low, high   bounds of a float result
     """
@@ -44,6 +47,12 @@ class DepthwiseRecord(GridRecord):
     table: int = 0
     low: float = float("-inf")
     high: float = float("inf")
+    other: int = 0
+    other_image: int = 0
+    other_row: int = 0
+    other_pixel: int = 0
+    other_zero: int = 0
+    other_scale: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,15 @@ class Shape:
             return 1
         return {(3, 1): 2, (5, 1): 4, (7, 1): 2}.get((self.width, self.stride), 1)
 
+    def columns(self, count: int) -> list[list[tuple[int, int]]]:
+        """For each pixel of a row that `count` outputs read, which (output, tap) do."""
+        found: dict[int, list[tuple[int, int]]] = {}
+        for output in range(count):
+            for tap in range(self.width):
+                at = output * self.stride + tap * self.dilation
+                found.setdefault(at, []).append((output, tap))
+        return [found[at] for at in sorted(found)]
+
     def groups(self) -> list[tuple[int, list[tuple[int, list[int]]]]]:
         """Per group of four pixels: (first pixel, [(output, its tap for each pixel or -1)])."""
         span = (self.tile - 1) * self.stride + self.width
@@ -78,24 +96,47 @@ class Shape:
 
 
 def depthwise(
-    isa: Isa, height: int, width: int, stride: int, dilation: int, out: str, activation: str
+    isa: Isa,
+    height: int,
+    width: int,
+    stride: int,
+    dilation: int,
+    out: str,
+    activation: str,
+    residual: str,
+    bounded: bool,
+    pixels: int,
 ):
     """Build a depthwise kernel for one window, horizontal stride and horizontal dilation.
 
-    out         'u8', 'lut' (u8 x s8, requantized), 's32', or 'float'
-    activation  of 'float': 'clamp' or 'hardswish'
+    out         'u8', 'lut', 'stairs' (u8 x s8, requantized), 's32', or 'float'
+    activation  of 'float': 'clamp', 'hardswish' or 'prelu'
+    residual    '' for none; 'first': added before the activation or rounding; 'last' ('float'
+                only): after it
+    bounded     every rescaled sum is known to fit 32 bits
+    pixels      a tile's, where there are no dots: no more than a row has
     """
     shape = Shape(height, width, stride, dilation)
     dots = uses_dots(isa, out)
 
     def emit_row(row: Row) -> None:
-        line = _Line(row, shape, out, activation)
-        tile = shape.tile if dots else 1
-        body = line.dots if dots else line.products
+        line = _Line(row, shape, out, activation, residual)
+        line.packs = dots and (out == "stairs" or (out == "u8" and bounded))
         e = row.e
 
         def channels(c: Any, _: list[Any]) -> list[Any]:
-            e.tiles(row.field("width"), tile, lambda x, n: body(x, c, n))
+            if dots:
+                e.tiles(row.field("width"), shape.tile, lambda x, n: line.dots(x, c, n))
+                return []
+            last = e.add(row.field("width"), -pixels)
+
+            def tile(x: Any, _: list[Any]) -> list[Any]:
+                if pixels > 1:
+                    x = e.b.select(e.b.icmp_signed("<", x, last), x, last)
+                line.products(x, c, pixels)
+                return []
+
+            e.loop(e.i64(0), row.field("width"), pixels, [], tile)
             return []
 
         e.loop(e.i64(0), row.field("channels"), LANES, [], channels)
@@ -106,10 +147,12 @@ def depthwise(
 class _Line:
     """One output row: the dots of a few pixels of 16 channels, and their epilogue."""
 
-    def __init__(self, row: Row, shape: Shape, out: str, activation: str):
+    def __init__(self, row: Row, shape: Shape, out: str, activation: str, residual: str):
         from ..emit import F32, F64, I32, MAGIC
 
         self.row, self.shape, self.out, self.activation = row, shape, out, activation
+        self.residual, self.packs = residual, False
+        self.other = row.base("other") if residual else None
         self.e = e = row.e
         b = e.b
         self.source, self.target = row.base("source"), row.base("target")
@@ -156,33 +199,40 @@ class _Line:
                         accs[output] = e.dot(accs[output], group, w)
                     at += 64
             step = e.add(step, size)
-        for i, acc in enumerate(accs):
-            self._finish(acc, e.add(x, i), c)
+        places = [e.add(x, i) for i in range(count)]
+        if self.packs:
+            self._finish_packed(accs, places, c)
+            return
+        for acc, place in zip(accs, places):
+            self._finish(acc, place, c)
 
     def products(self, x: Any, c: Any, count: int) -> None:
-        """One output by multiplying and adding, tap by tap."""
+        """`count` outputs from x on by multiplying and adding, tap by tap."""
         from ..emit import F32, I8, I32, vec
 
         e, b, shape, row = self.e, self.e.b, self.shape, self.row
         real = self.out == "float"
         item, kind = (4, F32) if real else (1, I8)
+        lanes = vec(kind, LANES)
         base = e.add(self.source, e.add(e.mul(x, row.field("source_pixel")), e.mul(c, item)))
-        taps = shape.height * shape.width
-        weights = e.add(row.field("weights"), e.mul(c, item * taps))
-        acc = self._bias(c, F32 if real else I32)
+        weights = e.add(row.field("weights"), e.mul(c, item * shape.height * shape.width))
+        accs = [self._bias(c, F32 if real else I32)] * count
         for y in range(shape.height):
-            for t in range(shape.width):
-                place = e.add(base, e.mul(row.field("tap_row"), y))
-                place = e.add(place, e.mul(row.field("tap_pixel"), t))
-                at = item * LANES * (y * shape.width + t)
-                value = e.load(place, vec(kind, LANES))
-                w = e.load(e.add(weights, at), vec(kind, LANES))
-                if real:
-                    acc = e.fma(value, w, acc)
-                else:
-                    lanes = vec(I32, LANES)
-                    acc = b.add(acc, b.mul(b.zext(value, lanes), b.sext(w, lanes)))
-        self._finish(acc, x, c)
+            line = e.add(base, e.mul(row.field("tap_row"), y))
+            at = [item * LANES * (y * shape.width + t) for t in range(shape.width)]
+            w = [e.load(e.add(weights, k), lanes) for k in at]
+            for uses in shape.columns(count):
+                output, tap = uses[0]
+                place = e.add(line, e.mul(row.field("source_pixel"), output))
+                value = e.load(e.add(place, e.mul(row.field("tap_pixel"), tap)), lanes)
+                value = value if real else b.zext(value, vec(I32, LANES))
+                for i, t in uses:
+                    if real:
+                        accs[i] = e.fma(value, w[t], accs[i])
+                    else:
+                        accs[i] = b.add(accs[i], b.mul(value, b.sext(w[t], value.type)))
+        for i, acc in enumerate(accs):
+            self._finish(acc, e.add(x, i), c)
 
     def _bias(self, c: Any, kind: Any) -> Any:
         from ..emit import vec
@@ -194,19 +244,77 @@ class _Line:
         from ..emit import I8, vec
 
         e, b, row = self.e, self.e.b, self.row
-        item = 4 if self.out in ("float", "s32") else 1
-        at = e.add(self.target, e.add(e.mul(x, row.field("target_pixel")), e.mul(c, item)))
+        at = self._place(self.target, "target", x, c)
         if self.out == "float":
-            hard = self.activation == "hardswish"
-            acc = e.hard_swish(acc) if hard else e.clamp_float(acc, *self.bounds)
+            acc = self._activated(acc, x, c)
         elif self.out != "s32":
             m = e.load_doubles(e.add(row.field("scale"), e.mul(c, 8)))
-            acc = e.requantize([(acc, m)], self.low, self.high, self.zeros)
+            terms = [(acc, m), *([self._other_term(x, c)] if self.residual else [])]
+            acc = e.requantize(terms, self.low, self.high, self.zeros)
             if self.out == "lut":
                 e.lookup(row.field("table"), acc, at)
                 return
             acc = b.trunc(acc, vec(I8, LANES))
         e.store(acc, at)
+
+    def _finish_packed(self, accs: list[Any], places: list[Any], c: Any) -> None:
+        """Four vectors are narrowed as one (AVX-512)."""
+        from ..emit import I8, I16
+
+        e, b, row = self.e, self.e.b, self.row
+        zero, lo, hi = (row.field(name) for name in ("zero", "lo", "hi"))
+        zeros, stairs = e.splat(b.trunc(zero, I16), 32), self.out == "stairs"
+        kind, n = (I16, 32) if stairs else (I8, 64)
+        bounds = [e.splat(b.trunc(q, kind), n) for q in (lo, hi)]
+        m = e.load_doubles(e.add(row.field("scale"), e.mul(c, 8)))
+        for at in range(0, len(accs), 4):
+            here = places[at : at + 4]
+            terms = [
+                [(acc, m), *([self._other_term(x, c)] if self.residual else [])]
+                for acc, x in zip(accs[at : at + 4], here)
+            ]
+            values = [e.rounded(t) for t in terms]
+            values += values[:1] * (4 - len(values))
+            if stairs:
+                packed = climb(e, row.field("table"), values, zeros, *bounds)
+            else:
+                packed = e.narrow(values, zeros, *bounds)
+            for k, x in enumerate(here):
+                part = e.shuffle(packed, packed, range(LANES * k, LANES * (k + 1)))
+                e.store(part, self._place(self.target, "target", x, c))
+
+    def _place(self, base: Any, name: str, x: Any, c: Any) -> Any:
+        item = 4 if self.out in ("float", "s32") else 1
+        e = self.e
+        return e.add(base, e.add(e.mul(x, self.row.field(f"{name}_pixel")), e.mul(c, item)))
+
+    def _activated(self, acc: Any, x: Any, c: Any) -> Any:
+        from ..emit import F32, vec
+
+        e, b = self.e, self.e.b
+        other = None
+        if self.residual:
+            other = e.load(self._place(self.other, "other", x, c), vec(F32, LANES))
+        if self.residual == "first":
+            acc = b.fadd(acc, other)
+        if self.activation == "hardswish":
+            acc = e.hard_swish(acc)
+        elif self.activation == "prelu":
+            slope = e.load(e.add(self.row.field("scale"), e.mul(c, 4)), vec(F32, LANES), 4)
+            acc = e.prelu(acc, slope)
+        else:
+            acc = e.clamp_float(acc, *self.bounds)
+        return b.fadd(acc, other) if self.residual == "last" else acc
+
+    def _other_term(self, x: Any, c: Any) -> Any:
+        """The residual operand less its zero point, and its multiplier."""
+        from ..emit import F64, I8, I32, vec
+
+        e, b, row = self.e, self.e.b, self.row
+        byte = e.load(self._place(self.other, "other", x, c), vec(I8, LANES))
+        wide = b.sub(b.zext(byte, vec(I32, LANES)), e.splat(b.trunc(row.field("other_zero"), I32)))
+        factor = e.splat(row.field("other_scale", F64), LANES // 2)
+        return wide, (factor, factor)
 
 
 def uses_dots(isa: Isa, out: str) -> bool:
@@ -237,6 +345,9 @@ def kernel(
     dilation: int = 1,
     out: str = "u8",
     activation: str = "clamp",
+    residual: str = "",
+    bounded: bool = False,
+    pixels: int = 1,
 ) -> Kernel:
     """See `depthwise`; stride and dilation are the horizontal ones (the vertical are strides)."""
     return Kernel.of(
@@ -247,4 +358,15 @@ def kernel(
         dilation=dilation,
         out=out,
         activation=activation,
+        residual=residual,
+        bounded=bounded,
+        pixels=pixels,
     )
+
+
+def tile(width: int, isa: Isa, out: str) -> int:
+    """How many pixels of a row of so many are best done at once, where there are no dots."""
+    if out != "float":
+        return 1
+    fitting = [n for n in ((8, 4, 2, 1) if isa.lanes == 16 else (2, 1)) if n <= width]
+    return min(fitting, key=lambda n: (-(-width // n) * n, -n))

@@ -10,9 +10,10 @@ from ..emit import F32, F64, I8, I16, I32, I64, MAGIC, Emit, Value, vec
 from ..isa import Isa
 from . import functions
 from .conv import ConvRecord
+from .stairs import climb
 
 WORDS = {name: i for i, name in enumerate(ConvRecord.__dataclass_fields__)}
-BYTES = {"u8": 1, "lut": 1, "s32": 4, "f32": 4, "float": 4}
+BYTES = {"u8": 1, "lut": 1, "stairs": 1, "s32": 4, "f32": 4, "float": 4}
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Tile:
     pixels: int
     vectors: int
     out: str
-    residual: bool
+    residual: str
     activation: str
     bounded: bool
     ragged: bool
@@ -62,7 +63,7 @@ class Tile:
 
     def packs(self, e: Emit) -> bool:
         """Does the epilogue narrow four vectors at a time (AVX-512)?"""
-        return self.out == "u8" and self.bounded and e.isa.lanes == 16
+        return self.out == "stairs" or (self.out == "u8" and self.bounded and e.isa.lanes == 16)
 
     def _channels(self, e: Emit, spot: _Spot, panel: Value, first: Value) -> list[Value]:
         """The first output channel of each vector; a group's last vector overlaps the one before
@@ -127,14 +128,22 @@ class Tile:
 
     def _float(self, e, spot, first, others) -> Emission:
         low, high = (e.splat(e.b.fptrunc(spot.field(f, F64), F32)) for f in ("low", "high"))
+        sloped, slopes = self.activation == "prelu", e.add(spot.field("scale"), e.mul(first, 4))
 
         def emit(j: int) -> Callable[[Value, int], Value]:
+            slope = e.load(e.add(slopes, 4 * e.n * j), vec(F32, e.n), 4) if sloped else None
+
             def store(acc: Value, i: int) -> Value:
-                if self.residual:
-                    acc = e.b.fadd(acc, e.load(others[i][j], vec(F32, e.n)))
+                other = e.load(others[i][j], vec(F32, e.n)) if self.residual else None
+                if self.residual == "first":
+                    acc = e.b.fadd(acc, other)
                 if self.activation == "hardswish":
-                    return e.hard_swish(acc)
-                return functions.most(e, functions.least(e, acc, low), high)
+                    acc = e.hard_swish(acc)
+                elif sloped:
+                    acc = e.prelu(acc, slope)
+                else:
+                    acc = functions.most(e, functions.least(e, acc, low), high)
+                return e.b.fadd(acc, other) if self.residual == "last" else acc
 
             return store
 
@@ -165,7 +174,9 @@ class Tile:
         b = e.b
         zero, lo, hi = (spot.field(name) for name in ("zero", "lo", "hi"))
         zeros = e.splat(b.trunc(zero, I16), 32)
-        bounds = [e.splat(b.trunc(q, I8), 64) for q in (lo, hi)]
+        stairs = self.out == "stairs"
+        bounds = [e.splat(b.trunc(q, I16), 32) if stairs else e.splat(b.trunc(q, I8), 64)
+                  for q in (lo, hi)]  # fmt: skip
         terms = self._terms(e, spot, first, others)
         scaled = [terms(j) for j in range(self.vectors)]
         order = [(i, j) for i in range(self.pixels) for j in range(self.vectors)]
@@ -173,7 +184,10 @@ class Tile:
             four = order[at : at + 4]
             values = [e.rounded(scaled[j](accs[at + k], i)) for k, (i, j) in enumerate(four)]
             values += values[:1] * (4 - len(four))
-            packed = e.narrow(values, zeros, *bounds)
+            if stairs:
+                packed = climb(e, spot.field("table"), values, zeros, *bounds)
+            else:
+                packed = e.narrow(values, zeros, *bounds)
             k = 0
             while k < len(four):
                 i, j = four[k]

@@ -78,8 +78,9 @@ def check(isa, p):
     inner = target[:, 1:-1, 1:-1]
     parts = conv.prepare(
         weights, bias, scale, isa, row=width * pixel, pixel=pixel, size=p["size"],
-        images=p["images"], dilation=p["dilation"], groups=groups, out=out, residual=residual,
-        threads=p["threads"], tile=isa.tiles[0] if p["tile"] else None,
+        images=p["images"], dilation=p["dilation"], groups=groups, out=out,
+        residual="first" if residual else "", threads=p["threads"],
+        tile=isa.tiles[0] if p["tile"] else None,
         other_scale=other_multiplier * 2.0**-shift,
     )  # fmt: skip
     calls = []
@@ -135,8 +136,12 @@ def test_long_sum_wraps_like_int32(isa):
 
 @pytest.mark.parametrize("isa", ISAS, ids=lambda i: i.name)
 @settings(max_examples=12, deadline=None)
-@given(p=problems(), activation=st.sampled_from(["clamp", "hardswish"]))
-def test_float_convolution(isa, p, activation):
+@given(
+    p=problems(),
+    activation=st.sampled_from(["clamp", "hardswish", "prelu"]),
+    residual=st.sampled_from(["", "first", "last"]),
+)
+def test_float_convolution(isa, p, activation, residual):
     """float32 against float64 sums: within a few units in the last place of the sum of sizes."""
     rng = np.random.default_rng(p["seed"])
     (kh, kw), (sy, sx), (dy, dx) = p["kernel"], p["stride"], p["dilation"]
@@ -152,10 +157,11 @@ def test_float_convolution(isa, p, activation):
     bias = rng.normal(size=n).astype(np.float32)
     target = arena.empty((p["images"], *p["size"], n), np.float32)
     other = arena.empty(target.shape, np.float32, rng.normal(size=target.shape))
+    slopes = rng.normal(size=n).astype(np.float32)
     parts = conv.prepare(
-        weights, bias, None, isa, row=image.strides[1], pixel=image.strides[2], size=p["size"],
+        weights, bias, slopes, isa, row=image.strides[1], pixel=image.strides[2], size=p["size"],
         images=p["images"], dilation=p["dilation"], groups=p["groups"], out="float",
-        residual=p["residual"], threads=p["threads"], activation=activation,
+        residual=residual, threads=p["threads"], activation=activation,
     )  # fmt: skip
     calls = []
     for slot, part in enumerate(parts):
@@ -163,8 +169,9 @@ def test_float_convolution(isa, p, activation):
             sync=arena.sync, slot=slot, source=image.ctypes.data, source_row=sy * image.strides[1],
             source_pixel=sx * image.strides[2], source_image=image.strides[0],
             taps=arena.place(part.taps), weights=arena.place(part.weights),
-            bias=arena.place(part.bias), scale=0, target=target.ctypes.data + 4 * part.channel,
-            target_row=target.strides[1], target_pixel=target.strides[2],
+            bias=arena.place(part.bias), scale=arena.place(part.scale),
+            target=target.ctypes.data + 4 * part.channel, target_row=target.strides[1],
+            target_pixel=target.strides[2],
             target_image=target.strides[0], other=other.ctypes.data + 4 * part.channel,
             other_row=other.strides[1], other_pixel=other.strides[2], other_image=other.strides[0],
             low=0.0, high=6.0, **part.fields,
@@ -175,10 +182,13 @@ def test_float_convolution(isa, p, activation):
     def sums(x, w):
         return accumulate(x, w, p["size"], p["stride"], p["dilation"], p["groups"], np.float64)
 
-    total = sums(image, weights) + bias + (other if p["residual"] else 0)
+    total = sums(image, weights) + bias + (other if residual == "first" else 0)
     if activation == "clamp":
         expected = np.clip(total, 0, 6)
+    elif activation == "prelu":
+        expected = np.where(total >= 0, total, total * slopes)
     else:
         expected = total * np.clip(total / 6 + 0.5, 0, 1)
-    room = sums(abs(image), abs(weights)) + abs(bias) + abs(other)
+    expected = expected + (other if residual == "last" else 0)
+    room = (sums(abs(image), abs(weights)) + abs(bias) + abs(other)) * np.maximum(abs(slopes), 1)
     assert (abs(target - expected) <= 1e-6 * (room + abs(expected))).all()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import ISAS, Arena, accumulate, requantize, wrap
-from taut.backends.cpu.kernels import depthwise, frame, grid, maps, pool, shuffle
+from taut.backends.cpu.kernels import depthwise, frame, grid, maps, pool, shuffle, stairs
 
 every_isa = pytest.mark.parametrize("isa", ISAS, ids=lambda i: i.name)
 few = settings(max_examples=15, deadline=None)
@@ -242,12 +242,13 @@ def test_pooling(isa, size, window, stride, seed, nt):
     window=st.sampled_from([(3, 3), (5, 5), (1, 3), (7, 7)]),
     stride=st.integers(1, 2),
     dilation=st.integers(1, 2),
-    out=st.sampled_from(["u8", "s32", "lut"]),
+    out=st.sampled_from(["u8", "s32", "lut", "stairs"]),
     extreme=st.booleans(),
+    residual=st.booleans(),
     seed=seeds,
     nt=threads,
 )
-def test_depthwise(isa, size, window, stride, dilation, out, extreme, seed, nt):
+def test_depthwise(isa, size, window, stride, dilation, out, extreme, residual, seed, nt):
     rng, arena = np.random.default_rng(seed), Arena(nt)
     images, rows, width = size
     channels = 32
@@ -262,19 +263,38 @@ def test_depthwise(isa, size, window, stride, dilation, out, extreme, seed, nt):
     bias = rng.integers(-9999, 9999, channels).astype(np.int32)
     shift = int(rng.integers(20, 45))
     m = rng.integers(0, min(2**31, max(2, 2 ** (shift - 4))), channels)
+    if out == "stairs" and not isa.vbmi:
+        out = "lut"
     table = rng.integers(0, 256, 4096, dtype=np.uint8)
-    zero, lo, hi = (50, 3, 250) if out != "lut" else (0, -2048, 2047)
+    zero, lo, hi = (50, 3, 250) if out in ("u8", "s32") else (0, -2048, 2047)
+    given, start = table, 0
+    if out == "stairs":
+        shift = max(shift, 32)  # then sums are bounded
+        table = (np.arange(4096) // 16).astype(np.uint8) ^ np.uint8(seed % 256)
+        table[: seed % 2048] = 9
+        made = stairs.staircase(table)
+        if made is None:
+            return
+        given, start = made[0], made[1] - lo
     target = arena.empty((*size, channels), np.int32 if out == "s32" else np.uint8)
+    # Two terms are exact in double precision up to this shift.
+    residual = residual and out != "s32" and (out == "u8" or shift <= 35)
+    other = arena.empty((*size, channels), np.uint8, rng.integers(0, 256, (*size, channels)))
+    factor = int(rng.integers(-(2**20), 2**20)) if residual else 0
     record = depthwise.DepthwiseRecord(
         sync=arena.sync, **grid.share(rows, images, nt), rows=rows, width=width, channels=channels,
         **strides(target, "target"), source=x.ctypes.data, source_image=x.strides[0],
         source_row=x.strides[1] * stride, source_pixel=x.strides[2] * stride,
         tap_row=x.strides[1] * dilation, tap_pixel=x.strides[2] * dilation,
         weights=arena.place(depthwise.pack(w, isa, stride, dilation, out)),
-        bias=arena.place(bias), scale=arena.place(m * 2.0**-shift), zero=zero, lo=lo, hi=hi,
-        table=arena.place(table),
+        bias=arena.place(bias), scale=arena.place(m * 2.0**-shift), zero=zero + start,
+        lo=lo + start, hi=hi + start, table=arena.place(given), **strides(other, "other"),
+        other_zero=7,
+        other_scale=factor * 2.0**-shift,
     )  # fmt: skip
-    arena.run(isa, (depthwise.kernel(window, stride, dilation, out), record))
+    order, bounded = "first" if residual else "", out == "u8" and shift >= 34
+    kernel = depthwise.kernel(window, stride, dilation, out, residual=order, bounded=bounded)
+    arena.run(isa, (kernel, record))
     acc = accumulate(
         x, w[..., None], (rows, width), (stride, stride), (dilation, dilation), channels
     )
@@ -282,8 +302,9 @@ def test_depthwise(isa, size, window, stride, dilation, out, extreme, seed, nt):
     if out == "s32":
         expected = acc
     else:
-        expected = requantize(acc.astype(object) * m.astype(object), shift, zero, lo, hi)
-        if out == "lut":
+        total = acc.astype(object) * m.astype(object) + (other.astype(object) - 7) * factor
+        expected = requantize(total, shift, zero, lo, hi)
+        if out in ("lut", "stairs"):
             expected = table[(expected - lo).astype(int)]
     np.testing.assert_array_equal(target, expected.astype(target.dtype))
 
@@ -327,3 +348,78 @@ def test_shuffle(isa, size, groups, per, kind, nt):
     dealt = x.reshape(*size, groups, per).swapaxes(-1, -2).reshape(shape)
     np.testing.assert_array_equal(room[..., :channels], dealt)
     assert (room[..., channels] == 77).all()
+
+
+@every_isa
+@few
+@given(
+    size=sizes,
+    window=st.sampled_from([(3, 3), (5, 5), (1, 3), (7, 7)]),
+    stride=st.integers(1, 2),
+    dilation=st.integers(1, 2),
+    activation=st.sampled_from(["clamp", "hardswish", "prelu"]),
+    residual=st.sampled_from(["", "first", "last"]),
+    seed=seeds,
+    nt=threads,
+)
+def test_float_depthwise(isa, size, window, stride, dilation, activation, residual, seed, nt):
+    """Against float64, within a few units in the last place of the sum of sizes."""
+    rng, arena = np.random.default_rng(seed), Arena(nt)
+    images, rows, width = size
+    height = (rows - 1) * stride + (window[0] - 1) * dilation + 1
+    across = (width - 1) * stride + (window[1] - 1) * dilation + 1
+    shape = (images, height, across, 32)
+    x = arena.empty(shape, np.float32, rng.normal(size=shape))
+    other = arena.empty((*size, 32), np.float32, rng.normal(size=(*size, 32)))
+    w = rng.normal(size=(32, *window)).astype(np.float32)
+    bias, slopes = (rng.normal(size=32).astype(np.float32) for _ in range(2))
+    target = arena.empty((*size, 32), np.float32)
+    record = depthwise.DepthwiseRecord(
+        sync=arena.sync, **grid.share(rows, images, nt), rows=rows, width=width, channels=32,
+        **strides(target, "target"), source=x.ctypes.data, source_image=x.strides[0],
+        source_row=x.strides[1] * stride, source_pixel=x.strides[2] * stride,
+        tap_row=x.strides[1] * dilation, tap_pixel=x.strides[2] * dilation,
+        weights=arena.place(depthwise.pack(w, isa, stride, dilation, "float")),
+        bias=arena.place(bias), scale=arena.place(slopes), low=0.0, high=6.0,
+        **strides(other, "other"),
+    )  # fmt: skip
+    pixels = depthwise.tile(width, isa, "float")
+    kernel = depthwise.kernel(window, stride, dilation, "float", activation, residual, pixels)
+    arena.run(isa, (kernel, record))
+
+    def sums(x, w):
+        across = ((stride, stride), (dilation, dilation), 32, np.float64)
+        return accumulate(x, w[..., None], (rows, width), *across)
+
+    total = sums(x, w) + bias + (other if residual == "first" else 0)
+    expected = {
+        "clamp": np.clip(total, 0, 6),
+        "hardswish": total * np.clip(total / 6 + 0.5, 0, 1),
+        "prelu": np.where(total >= 0, total, total * slopes),
+    }[activation] + (other if residual == "last" else 0)
+    room = (sums(abs(x), abs(w)) + abs(bias) + abs(other)) * np.maximum(abs(slopes), 1)
+    assert (abs(target - expected) <= 1e-6 * (room + abs(expected))).all()
+
+
+def climbed(made):
+    """What the tables of a staircase say of each index."""
+    tables, shift = made
+    first, pair, last = tables.reshape(3, 256).astype(int)
+    bucket, entry = np.divmod(np.arange(4096), 16)
+    count = sum((entry > t[bucket]).astype(int) for t in (pair & 15, pair >> 4, last & 15))
+    return (first[bucket] + np.where(last[bucket] > 127, -count, count))[shift:]
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=seeds, n=st.integers(1, 4096), steep=st.floats(0, 0.3))
+def test_staircases(seed, n, steep):
+    rng = np.random.default_rng(seed)
+    slope = rng.uniform(-steep, steep) * np.sin(np.linspace(0, rng.uniform(0, 9), n))
+    table = np.clip(np.rint(90 + np.cumsum(slope)), 0, 255).astype(np.uint8)
+    made = stairs.staircase(table)
+    if steep < 0.1:  # at most two steps in 16 entries; a turn may need another start
+        assert made is not None or np.any(np.diff(np.sign(slope)))
+    if made is not None:
+        np.testing.assert_array_equal(climbed(made)[:n], table)
+    assert stairs.staircase(rng.permutation(np.arange(4096) % 256).astype(np.uint8)) is None
+    assert stairs.staircase(np.zeros(4097, np.uint8)) is None

@@ -51,7 +51,9 @@ def convolutions(draw):
         "auto": draw(st.sampled_from(["NOTSET", "NOTSET", "SAME_UPPER"])),
         "bias": draw(st.booleans()),
         "residual": draw(st.booleans()),
-        "activation": draw(st.sampled_from(["", "relu", "clip", "hard_swish", "sigmoid", "swish"])),
+        "activation": draw(st.sampled_from(
+            ["", "relu", "clip", "hard_swish", "sigmoid", "swish", "prelu"])),
+        "last": draw(st.booleans()),
         "threads": draw(st.integers(1, 2)),
         "isa": draw(st.sampled_from(NAMES)),
         "seed": draw(st.integers(0, 99)),
@@ -76,8 +78,10 @@ def test_convolutions(p):
         attributes["auto_pad"] = p["auto"]
     first = b.conv(x, w, bias, group=p["group"], **attributes)
     residual = b.relu(first) if p["residual"] else None
+    slope = rng.standard_normal(p["out"], np.float32) if p["activation"] == "prelu" else None
     second = b.fused_conv(
-        x, w, bias, residual, group=p["group"], activation=p["activation"],
+        x, w, bias, residual, slope, group=p["group"], activation=p["activation"],
+        residual_last=p["last"],
         params=(-0.5, 0.75) if p["activation"] == "clip" else (), **attributes,
     )  # fmt: skip
     third = b.conv(second, weight(rng, 4, p["out"], *(1,) * rank))
@@ -122,3 +126,36 @@ def test_pools(size, kernel, stride, pad, ceil, count, channels, threads):
         g=b.global_average_pool(x), h=b.global_max_pool(b.relu(x)),
     )  # fmt: skip
     agree(graph, {"x": rng.standard_normal(shape, np.float32)}, threads=threads)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    rank=st.integers(1, 2), group=st.integers(1, 2), kernel=st.integers(1, 3),
+    stride=st.integers(1, 3), pad=st.integers(0, 1), last=st.booleans(),
+    activation=st.sampled_from(["", "relu", "swish", "prelu"]),
+    residual=st.sampled_from(["none", "full", "row"]), threads=st.integers(1, 2),
+)  # fmt: skip
+def test_transposed(rank, group, kernel, stride, pad, last, activation, residual, threads):
+    rng = np.random.default_rng(0)
+    b = Builder()
+    shape = (2, 6, 5, 4)[: rank + 2]
+    x = b.input("x", "f32", shape)
+    w, bias = weight(rng, 6, 10 // group, *(kernel,) * rank), weight(rng, 10)
+    attributes = {"group": group, "strides": (stride,) * rank, "pads": (pad,) * (2 * rank)}
+    sizes = [(n - 1) * stride + kernel - 2 * pad for n in shape[2:]]
+    if min(sizes) < 1:
+        return
+    side = {"none": None, "full": (2, 10, *sizes), "row": (1,) * (rank + 1) + (sizes[-1],)}
+    other = None if residual == "none" else b.input("r", "f32", side[residual])
+    slope = weight(rng, 10) if activation == "prelu" else None
+    y = b.fused_conv_transpose(
+        x, w, bias, other, slope, activation=activation, residual_last=last, **attributes
+    )  # fmt: skip
+    graph = b.outputs(y=y)
+    feeds = {"x": weight(rng, *shape)}
+    if other is not None:
+        feeds["r"] = weight(rng, *side[residual])
+    spread = stride != kernel or pad > 0 or stride == 1
+    crops = spread and pad > kernel - 1
+    named = residual == "row" and activation in ("relu", "prelu") and not last
+    agree(graph, feeds, fallbacks=[y.node.name] if crops or named else [], threads=threads)

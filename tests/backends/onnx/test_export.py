@@ -87,6 +87,23 @@ def test_a_fused_convolution_is_taken_apart(activation, params, residual):
     np.testing.assert_allclose(made, interpret(graph, {"x": value})["y"], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("op, weight", [
+    ("fused_conv", (4, 3, 3, 3)), ("fused_conv_transpose", (3, 4, 3, 3)),
+])  # fmt: skip
+@pytest.mark.parametrize("activation, last", [("prelu", False), ("prelu", True), ("sigmoid", True)])
+def test_endings_keep_their_order(op, weight, activation, last):
+    b = Builder()
+    x = b.input("x", "f32", (1, 3, 5, 5))
+    slope = random(4) if activation == "prelu" else None
+    y = getattr(b, op)(x, random(*weight), None, random(1, 4, *((3, 3) if op == "fused_conv" else
+                                                                (7, 7)), seed=5), slope,
+                       activation=activation, residual_last=last)  # fmt: skip
+    graph = b.outputs(y=y)
+    value = random(1, 3, 5, 5, seed=2)
+    made = run_ort(export_onnx(graph), {"x": value})["y"]
+    np.testing.assert_allclose(made, interpret(graph, {"x": value})["y"], rtol=1e-5, atol=1e-6)
+
+
 def test_outputs_that_are_inputs_constants_or_given_twice():
     b = Builder()
     x = b.input("x", "f32", (2,))

@@ -157,6 +157,14 @@ def _windows() -> None:
                                ("leaky_relu", (0.1,)), ("hard_swish", ())]:  # fmt: skip
         add("fused_conv", x, w, f(3), residual, pads=(1, 1, 1, 1), activation=activation,
             params=params, peer="")  # Taut's own  # fmt: skip
+    add("fused_conv", x, w, None, residual, f(3), pads=(1, 1, 1, 1), activation="prelu", peer="")
+    add("fused_conv", x, w, None, residual, f(1), pads=(1, 1, 1, 1), activation="prelu",
+        residual_last=True, peer="")  # fmt: skip
+    up, side = f(2, 4, 5, 6), f(2, 3, 10, 12)
+    for last, slope in ((False, None), (True, f(3))):
+        add("fused_conv_transpose", up, f(4, 3, 2, 2), f(3), side, slope, strides=(2, 2),
+            activation="prelu" if last else "sigmoid", residual_last=last, peer="",
+            tol=1e-4)  # fmt: skip
     add("conv_transpose", f(2, 4, 5, 6), f(4, 3, 3, 3), strides=(2, 2), output_padding=(1, 1),
         tol=1e-4)  # fmt: skip
     add("conv_transpose", f(2, 4, 5, 6), f(4, 3, 3, 3), strides=(2, 2), output_shape=(12, 13),

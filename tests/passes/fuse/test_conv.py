@@ -44,9 +44,10 @@ def networks(draw: st.DrawFn) -> Graph:
         pads = ((kernel[0] // 2,) if small or draw(st.booleans()) else (0,)) * (2 * dim)
         bias = random(i, out) if draw(st.booleans()) else None
         y = surround(draw, b, y, channels, 10 * i + 5)
-        if draw(st.integers(0, 4)) == 0 and kernel[0] == 1:
+        if draw(st.integers(0, 4)) == 0:
             weight = random(i, channels, out // group, *kernel)
-            y = b.conv_transpose(y, weight, bias, group=group)
+            pads = (kernel[0] // 2,) * (2 * dim)
+            y = b.conv_transpose(y, weight, bias, group=group, pads=pads)
         else:
             weight = random(i, out, channels // group, *kernel)
             if draw(st.booleans()):
@@ -54,19 +55,50 @@ def networks(draw: st.DrawFn) -> Graph:
             else:
                 y = b.conv(y, weight, bias, group=group, auto_pad="SAME_UPPER")
         channels = out
-        y = surround(draw, b, y, channels, 10 * i)
-        other = draw(st.sampled_from(kept))
-        if other.shape is not None and other.type == y.type and draw(st.booleans()):
-            y = b.add(y, other)
-        act = draw(st.sampled_from(["relu", "clip", "swish", "hard_swish", "sigmoid", "none"]))
-        if act == "clip":
-            y = b.clip(y, F(0), F(6))
-        elif act == "swish":
-            y = b.mul(y, b.sigmoid(y))
-        elif act != "none":
-            y = getattr(b, act)(y)
+        # Everything that follows a layer, in any order.
+        for what in draw(st.permutations(["surround", "residual", "activate", "pool", "surround"])):
+            if what == "surround":
+                y = surround(draw, b, y, channels, 10 * i)
+            elif what == "activate":
+                y = activate(draw, b, y, channels)
+            elif what == "pool":
+                y = pool(draw, b, y)
+            else:
+                other = draw(st.sampled_from(kept))
+                if other.shape is not None and other.type == y.type and draw(st.booleans()):
+                    y = b.add(y, other)
         kept.append(y)
     return b.outputs(y=y, z=draw(st.sampled_from(kept)))
+
+
+def activate(draw: st.DrawFn, b: Builder, y: Value, channels: int) -> Value:
+    names = ["relu", "clip", "swish", "hard_swish", "sigmoid", "prelu", "leaky_relu", "none"]
+    match draw(st.sampled_from(names)):
+        case "none":
+            return y
+        case "clip":
+            return b.clip(y, F(0), F(6))
+        case "swish":
+            return b.mul(y, b.sigmoid(y))
+        case "prelu":
+            shape = draw(st.sampled_from([(1,), (channels, *(1,) * (len(y.shape or ()) - 2))]))
+            return b.prelu(y, random(channels, *shape))
+        case name:
+            return getattr(b, name)(y)
+
+
+def pool(draw: st.DrawFn, b: Builder, y: Value) -> Value:
+    """A window of two, with a stride or without, or the whole image, or none."""
+    sizes = (y.shape or ())[2:]
+    if draw(st.booleans()) or any(not isinstance(d, int) or d < 2 for d in sizes):
+        return y
+    if draw(st.integers(0, 3)) == 0:
+        return b.global_average_pool(y)
+    name = draw(st.sampled_from(["max_pool", "average_pool"]))
+    stride = (draw(st.sampled_from([1, 2])),) * len(sizes)
+    pads = (draw(st.sampled_from([0, 0, 1])),) * (2 * len(sizes))
+    counts = {"count_include_pad": draw(st.booleans())} if name == "average_pool" else {}
+    return getattr(b, name)(y, kernel_shape=(2,) * len(sizes), strides=stride, pads=pads, **counts)
 
 
 def surround(draw: st.DrawFn, b: Builder, y: Value, channels: int, seed: int) -> Value:
@@ -119,7 +151,16 @@ def test_every_activation_fuses_or_says_why(name: str) -> None:
 
 
 @pytest.mark.parametrize("make, reason", [
-    (lambda b, x: b.relu(b.add(b.relu(b.conv(x, W)), x)), "the activation comes before the sum"),
+    (lambda b, x: b.relu(b.add(b.relu(b.conv(x, W)), x)), "has an activation already"),
+    (lambda b, x: b.prelu(b.conv(x, W), b.reduce_max(x)),
+     "slope of PReLU is not constant"),
+    (lambda b, x: b.prelu(b.conv(x, W), random(0, 6)), "is not one number for each channel"),
+    (lambda b, x: norm(b, b.relu(b.conv(x, W)), 4, 1), "relu stands between the layer and batch"),
+    (lambda b, x: b.mul(b.relu(b.conv(x, W)), F(-2)), "lets only positive factors pass"),
+    (lambda b, x: b.average_pool(b.conv(x, W, pads=(1, 1, 1, 1)), kernel_shape=(2, 2),
+                                 strides=(2, 2)), "pads or has strides"),
+    (lambda b, x: b.average_pool(b.conv(x, W), kernel_shape=(2, 2), strides=(2, 2),
+                                 pads=(1, 1, 1, 1), count_include_pad=True), "counts its padding"),
     (lambda b, x: b.add(b.conv(x, W), b.reduce_mean(x, np.array([2, 3]))), "broadcast"),
     (lambda b, x: b.add(b.add(b.conv(x, W), x), b.relu(x)), "has a residual already"),
     (lambda b, x: b.clip(b.conv(x, W), b.reduce_max(x, keepdims=False)), "not constant"),
@@ -200,3 +241,34 @@ def test_relu_goes_before_a_concatenation_that_a_convolution_feeds() -> None:
 
     assert ops(build(make)) == ["relu", "average_pool", "fused_conv", "concat"]
     assert "concat" in ops(build(lambda b, x: b.relu(b.concat(x, b.conv(x, W), axis=1))))
+
+
+HALF, WIDE = {"kernel_shape": (2, 2), "strides": (2, 2)}, (4, 1, 1)
+
+
+@pytest.mark.parametrize("make, expected", [
+    (lambda b, x: b.prelu(b.conv(x, W), random(5, *WIDE)), ["fused_conv"]),
+    (lambda b, x: b.add(b.swish(b.conv(x, W)), x), ["fused_conv"]),
+    (lambda b, x: b.add(b.prelu(norm(b, b.conv(x, W), 4, 1), random(5, *WIDE)), x), ["fused_conv"]),
+    (lambda b, x: b.relu(b.add(b.conv_transpose(x, W), x)), ["fused_conv_transpose"]),
+    (lambda b, x: b.add(b.sigmoid(norm(b, b.conv_transpose(x, W), 4, 1)), x),
+     ["fused_conv_transpose"]),
+    (lambda b, x: b.relu(b.sub(b.add(b.conv(x, W), x), random(5, *WIDE))), ["fused_conv"]),
+    (lambda b, x: b.div(b.relu(b.conv(x, W)), F(3)), ["fused_conv"]),
+    (lambda b, x: b.relu(b.max_pool(b.conv(x, W), **HALF)), ["fused_conv", "max_pool"]),
+    (lambda b, x: b.max_pool(b.sigmoid(b.exp(x)), **HALF), ["max_pool", "exp", "sigmoid"]),
+    (lambda b, x: b.relu(b.average_pool(b.conv(x, W), **HALF)), ["average_pool", "fused_conv"]),
+    (lambda b, x: b.global_average_pool(b.conv(x, W)), ["global_average_pool", "conv"]),
+])  # fmt: skip
+def test_orders_that_fuse(make: Any, expected: list[str]) -> None:
+    assert ops(build(make)) == expected
+
+
+def test_the_residual_goes_before_an_activation_where_it_can() -> None:
+    def make(b: Builder, x: Value) -> Value:
+        deep = b.relu(b.conv(x, W, name="deep"))
+        return b.add(deep, b.conv(x, random(3, 4, 4, 1, 1), name="plain"), name="sum")
+
+    report = build(make)
+    assert ops(report) == ["fused_conv", "fused_conv"]
+    assert report.graph["sum"].op.activation == "" and not report.graph["sum"].op.residual_last

@@ -1,0 +1,92 @@
+"""Transposed convolutions in f32, on the kernels of plain ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ...ir import DType, Node
+from .images import Geometry, image, lift
+from .layout import Halo, Tensor
+from .lower import GRANULE, Lowering, lowers
+from .lower_conv import Layer, emit_layer, finish_of
+
+
+@lowers("conv_transpose", "fused_conv_transpose")
+def transposed_conv(low: Lowering, node: Node) -> bool:
+    """In f32 with known weights: where windows do not overlap, a 1x1 convolution for each place in
+    the window; else a convolution over the input spread out by zeros."""
+    x, weight, bias = [*low.graph.operands(node), None][:3]
+    assert x is not None and weight is not None
+    op: Any = node.op
+    w, b = low.array(weight), low.array(bias)
+    if w is None or node.type.dtype is not DType.f32 or x.type.rank not in (3, 4):
+        return False
+    if (bias is not None and b is None) or node.type.size == 0 or x.type.size == 0:
+        return False
+    sizes = low.shape(x)[2:]
+    window = op.transposed_window(sizes, w.shape[2:])
+    out = node.type.static_shape[2:]
+    full = tuple((n - 1) * s + e for n, s, e in zip(sizes, window.strides, window.extent))
+    apart = window.strides == window.kernel and not any(window.begin) and full == out
+    before = tuple(e - 1 - p for e, p in zip(window.extent, window.begin))
+    spread = tuple((n - 1) * s + 1 for n, s in zip(sizes, window.strides))
+    after = tuple(o - n - a + e - 1 for o, n, a, e in zip(out, spread, before, window.extent))
+    if not apart and min(before + after) < 0:
+        return False
+    finish = finish_of(low, node)
+    if finish is None:
+        return False
+    weights = as_convolution(w, op.group)
+    offsets = np.zeros(len(weights), np.float32) if b is None else b
+    layer = Layer(weights, offsets, op.group, "float", nodes=(node.name,))
+    finish.put_on(layer)
+    target = low.result(node[0], exact=False, granule=GRANULE)
+    if apart:
+        one, zero = (1,) * len(sizes), (0,) * len(sizes)
+        g = Geometry(one, one, one, zero, zero, sizes).lifted()
+        _disjoint(low, layer, lift(image(low, x, g, 0.0)), lift(target), window.kernel, g)
+    else:
+        ones = (1,) * len(sizes)
+        g = Geometry(window.kernel, ones, window.dilations, before, after, out)
+        halo = Halo(before, after)
+        made = low.new(DType.f32, (*low.shape(x)[:2], *spread), spatial=True, halo=halo)
+        low.fill(made, 0.0, (node.name,))
+        steps = (*made.strides[:2], *(a * s for a, s in zip(made.strides[2:], window.strides)))
+        low.copy(low.tensor(x), made.view(low.shape(x), steps), (node.name,), over=True)
+        layer.weights = np.ascontiguousarray(
+            weights[:, :, ::-1] if w.ndim == 3 else weights[:, ::-1, ::-1]
+        )
+        emit_layer(low, layer, lift(made), lift(target), g.lifted())
+    finish.by_map(low, target)
+    return True
+
+
+def as_convolution(w: np.ndarray, group: int) -> np.ndarray:
+    """Weights [C, O / group, *kernel] as a convolution's [O, KH, KW, C / group]."""
+    c, per = w.shape[:2]
+    grouped = w.reshape(group, c // group, per, *w.shape[2:]).swapaxes(1, 2)
+    flat = grouped.reshape(group * per, c // group, *w.shape[2:])
+    made = np.moveaxis(flat, 1, -1)
+    return made[:, None] if w.ndim == 3 else made
+
+
+def _disjoint(
+    low: Lowering, layer: Layer, source: Tensor, target: Tensor, kernel: tuple[int, ...],
+    g: Geometry,
+) -> None:  # fmt: skip
+    """One 1x1 convolution for each place of the window; all of lifted tensors."""
+    kh, kw = (1, *kernel)[-2:]
+    for y, z in np.ndindex(kh, kw):
+
+        def part(t: Tensor, y: int = y, z: int = z) -> Tensor:
+            a, b, h, w = t.strides
+            shape = (*t.shape[:2], *source.shape[2:])
+            seen = t.view(shape, (a, b, h * kh, w * kw), y * h + z * w)
+            return replace(seen, room=t.room)
+
+        tap = np.ascontiguousarray(layer.weights[:, y : y + 1, z : z + 1])
+        other = None if layer.residual is None else part(layer.residual)
+        emit_layer(low, replace(layer, weights=tap, residual=other), source, part(target), g)

@@ -1,0 +1,139 @@
+"""Convolutions with what follows them: an activation and a residual sum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import VerifyError
+from ..op import Abstract, Array, Inferred, Op, register
+from ..types import TensorType, broadcast
+from .common import check_same, check_vector, in_wide
+from .convolution import Conv, ConvTranspose, along_channels
+from .epilogue import activate, activation_op
+
+SLOPED = "prelu"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What fused convolutions share: f(y + residual), or f(y) + residual if `residual_last`.
+
+    `activation` and `params` as in epilogue.py, or `prelu`, with the operand slope: one number for
+    each channel or one for all.
+    """
+
+    activation: str = ""
+    params: tuple[float, ...] = ()
+    residual_last: bool = False
+
+    def check_ending(
+        self, made: Inferred, x: Abstract, residual: Abstract | None, slope: Abstract | None
+    ) -> None:
+        """Raises VerifyError where operands or attributes do not fit the result `made`."""
+        assert isinstance(made, TensorType)
+        self.activation_op()
+        if (slope is not None) != (self.activation == SLOPED):
+            raise VerifyError("a slope goes with the activation prelu, and with no other")
+        if slope is not None:
+            check_same(x, slope)
+            channels = None if made.shape is None else made.shape[1]
+            check_vector(slope, 1 if slope.shape == (1,) else channels, "the slope")
+        if residual is None:
+            return
+        check_same(x, residual)
+        joint = broadcast(made.shape, residual.shape)
+        if joint is not None and not made.accepts(TensorType(made.dtype, joint)):
+            raise VerifyError(f"the residual {residual.type} does not fit the result {made}")
+
+    def activation_op(self) -> Op | None:
+        """The activation as an op; None for none, and for clip and prelu, which have operands."""
+        if self.activation != SLOPED:
+            return activation_op(self.activation, self.params)
+        if self.params:
+            raise VerifyError("the activation prelu takes no params")
+        return None
+
+    def finished(self, y: Array, residual: Array | None, slope: Array | None) -> Array:
+        if residual is not None and not self.residual_last:
+            y = y + residual
+        y = self.activated(y, slope)
+        return y + residual if residual is not None and self.residual_last else y
+
+    def activated(self, y: Array, slope: Array | None) -> Array:
+        if slope is not None:
+            return np.where(y >= 0, y, y * along_channels(slope, y.ndim))
+        return activate(y, self.activation, self.params)
+
+
+@register
+@dataclass(frozen=True)
+class FusedConv(Ending, Conv):
+    """activation(conv(x, weight, bias) + residual), or activation(conv(...)) + residual
+
+    The latter with `residual_last`. The activation prelu takes a slope for each channel.
+    """
+
+    onnx = None
+    axes = "x[n,i,...] weight[o,i/group,...] bias[o] residual[n,o,...] slope[o] -> y[n,o,...]"
+
+    def infer(
+        self,
+        x: Abstract,
+        weight: Abstract,
+        bias: Abstract | None = None,
+        residual: Abstract | None = None,
+        slope: Abstract | None = None,
+    ) -> Inferred:
+        made = super().infer(x, weight, bias)
+        self.check_ending(made, x, residual, slope)
+        return made
+
+    def reference(
+        self,
+        x: Array,
+        weight: Array,
+        bias: Array | None = None,
+        residual: Array | None = None,
+        slope: Array | None = None,
+    ) -> Array:
+        def run(x: Array, w: Array, c: Array | None, r: Array | None, s: Array | None) -> Any:
+            return self.finished(self._run(x, w, c), r, s)
+
+        return in_wide(run, x, weight, bias, residual, slope)
+
+
+@register
+@dataclass(frozen=True)
+class FusedConvTranspose(Ending, ConvTranspose):
+    """As FusedConv, for conv_transpose"""
+
+    onnx = None
+    axes = "x[n,i,...] weight[i,o/group,...] bias[o] residual[n,o,...] slope[o] -> y[n,o,...]"
+
+    def infer(
+        self,
+        x: Abstract,
+        weight: Abstract,
+        bias: Abstract | None = None,
+        residual: Abstract | None = None,
+        slope: Abstract | None = None,
+    ) -> Inferred:
+        made = super().infer(x, weight, bias)
+        self.check_ending(made, x, residual, slope)
+        return made
+
+    def reference(
+        self,
+        x: Array,
+        weight: Array,
+        bias: Array | None = None,
+        residual: Array | None = None,
+        slope: Array | None = None,
+    ) -> Array:
+        def run(x: Array, w: Array, c: Array | None, r: Array | None, s: Array | None) -> Any:
+            return self.finished(self._run(x, w, c), r, s)
+
+        return in_wide(run, x, weight, bias, residual, slope)

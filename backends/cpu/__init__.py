@@ -4,6 +4,7 @@ Lowering and planning are in `lower`, `plan_layout`, `layout` and `arena`, handl
 `lower_*`, micro-kernels in `kernels/`, generated loop nests in `generic`, native code in `jit`.
 """
 
+from . import lower_attention as lower_attention
 from . import lower_axis as lower_axis
 from . import lower_conv as lower_conv
 from . import lower_elementwise as lower_elementwise

@@ -145,6 +145,12 @@ class Emit:
             at = b.and_(b.lshr(word, self.i64(16 * (i % 4))), self.i64(0xFFFF))
             self.store(self.load(self.add(table, at), I8), self.add(address, i))
 
+    def total(self, a: Value) -> Value:
+        """The sum of a float32 vector's lanes, halves first."""
+        while a.type.count > 1:
+            a = self.b.fadd(self.low(a), self.high(a))
+        return self.b.extract_element(a, ir.Constant(I32, 0))
+
     # Control flow.
 
     def loop(

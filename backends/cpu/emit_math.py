@@ -35,6 +35,9 @@ EXP = (
     1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1,
     5.0000001201e-1,
 )  # fmt: skip
+EXP2 = (  # 2^f on |f| <= 1/2, least relative error
+    1.32764623e-3, 9.67554126e-3, 5.5507133e-2, 2.40221197e-1, 6.93146967e-1, 1.0,
+)  # fmt: skip
 LOG = (
     7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1,
     -1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1,
@@ -80,6 +83,11 @@ def at_most(e: Emit, x: Value, high: Value) -> Value:
     return e.b.select(e.b.fcmp_ordered(">", x, high), high, x)
 
 
+def larger(e: Emit, x: Value, y: Value) -> Value:
+    """The larger of two; a NaN in x stays."""
+    return e.b.select(e.b.fcmp_ordered("<", x, y), y, x)
+
+
 def absolute(e: Emit, x: Value) -> Value:
     """|x|."""
     suffix = f"v{x.type.count}f32" if hasattr(x.type, "count") else "f32"
@@ -113,6 +121,17 @@ def exp(e: Emit, x: Value) -> Value:
     y = b.fmul(b.fadd(q, number(x, 1.0)), power_of_two(e, half))
     y = b.fmul(y, power_of_two(e, b.sub(k, half)))
     return b.select(b.fcmp_ordered(">", x, number(x, EXP_MOST)), number(x, math.inf), y)
+
+
+def exp_weight(e: Emit, x: Value) -> Value:
+    """e^x for x <= 0 as a softmax wants it: the relative error is 2 + |x| ulp, and nothing is
+    smaller than 2^-124."""
+    x = at_least(e, x, number(x, -86.0))
+    shifted = madd(e, x, number(x, 1 / math.log(2)), number(x, ROUNDER))
+    k = e.b.sub(e.b.bitcast(shifted, kind_of(x, I32)), number(x, 0x4B400000, I32))
+    whole = e.b.fsub(shifted, number(x, ROUNDER))
+    f = madd(e, x, number(x, 1 / math.log(2)), e.b.fneg(whole))
+    return e.b.fmul(horner(e, f, EXP2), power_of_two(e, k))
 
 
 def exp_negative(e: Emit, x: Value) -> Value:

@@ -77,25 +77,34 @@ def known_columns(low: Lowering, matrix: Array, m: int) -> Columns:
     k, n = matrix.shape
     vectors = tile_of(m, n, low.isa, real)[1]
     turned = np.ascontiguousarray(matrix.T)[:, None]
-    packed = conv.pack_weights(turned, vectors, low.isa)
+    made = conv.pack_weights(turned, vectors, low.isa)
     group = 4 if real else low.isa.group
     step = vectors * low.isa.lanes * group
-    panel_bytes = packed.size // -(-n // (vectors * low.isa.lanes))
-    return Columns(low.place(packed), k, n, (), (), vectors, step, panel_bytes)
+    panel_bytes = made.size // -(-n // (vectors * low.isa.lanes))
+    return Columns(low.place(made), k, n, (), (), vectors, step, panel_bytes)
 
 
 def packed_columns(
     low: Lowering, b: Tensor, m: int, nodes: tuple[str, ...], flip: int = 0
 ) -> Columns:
     """A computed B, (..., k, n), f32 or bytes (each exclusive-ored with `flip`)."""
-    real = b.dtype is DType.f32
-    (k, n), lead = b.shape[-2:], b.shape[:-2]
+    real, (k, n) = b.dtype is DType.f32, b.shape[-2:]
     rows, vectors = tile_of(m, n, low.isa, real)
-    lanes, group = low.isa.lanes, 1 if real else low.isa.group
     dense = b.strides[-1] == b.item or n == 1
     if real and dense and m <= DIRECT * rows and b.buffer.space in ("arena", "constant"):
-        wide = vectors * lanes * b.item
-        return Columns(b, k, n, lead, b.strides[:-2], vectors, b.strides[-2], wide)
+        wide = vectors * low.isa.lanes * b.item
+        return Columns(b, k, n, b.shape[:-2], b.strides[:-2], vectors, b.strides[-2], wide)
+    return packed(low, b, vectors, nodes, flip)
+
+
+def packed(
+    low: Lowering, b: Tensor, vectors: int, nodes: tuple[str, ...], flip: int = 0
+) -> Columns:
+    """A computed B in panels of so many vectors."""
+    real = b.dtype is DType.f32
+    (k, n), lead = b.shape[-2:], b.shape[:-2]
+    lanes, group = low.isa.lanes, 1 if real else low.isa.group
+    dense = b.strides[-1] == b.item or n == 1
     step = vectors * lanes * group * b.item
     panels = -(-n // (vectors * lanes))
     panel_bytes = -(-k // group) * step

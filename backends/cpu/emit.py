@@ -82,10 +82,6 @@ class Emit:
         move = declare(b.module, kind, "llvm.memcpy.p0.p0.i64")
         b.call(move, [*places, size, ir.Constant(I1, 0)])
 
-    def listed(self, grid: Sequence[Sequence[Value]]) -> Listed:
-        """int64s that can be chosen by an index known at run time only."""
-        return Listed(self, grid)
-
     def call(self, name: str, result: Kind, *args: Value) -> Value:
         kind = ir.FunctionType(result, [a.type for a in args])
         return self.b.call(declare(self.b.module, kind, name), args)
@@ -390,18 +386,3 @@ class Emit:
             return b.select(b.icmp_signed("<", x, ir.Constant(x.type, [0] * 16)), *chosen[::-1])
 
         return permute
-
-
-class Listed:
-    """Rows of int64s in the function's frame: `listed[i][j]` loads one, for a Value i."""
-
-    def __init__(self, e: Emit, grid: Sequence[Sequence[Value]]):
-        self.e, self.width = e, len(grid[0]) if grid else 0
-        self.base = e.stack(8 * max(1, len(grid) * self.width), 8)
-        for k, value in enumerate(value for row in grid for value in row):
-            e.store(value, e.add(self.base, 8 * k), 8)
-
-    def __getitem__(self, i: Value) -> list[Value]:
-        e = self.e
-        at = e.add(self.base, e.mul(i, 8 * self.width))
-        return [e.load(e.add(at, 8 * j), I64, 8) for j in range(self.width)]

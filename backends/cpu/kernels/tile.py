@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -73,8 +73,8 @@ class Tile:
         kept = e.stack(size * len(accs), 64)
         for k, acc in enumerate(accs):
             e.store(acc, e.add(kept, size * k))
-        stores = self._stores(e, spot, first, e.listed(others))
-        places = e.listed(targets)
+        stores = self._stores(e, spot, first, Listed(e, others))
+        places = Listed(e, targets)
 
         def row(i: Value, _: list[Value]) -> list[Value]:
             at = e.add(kept, e.mul(i, size * self.vectors))
@@ -257,6 +257,21 @@ class Tile:
 Grid = list[list[Value]]
 Emission = Callable[[Value, Any], Value]
 Terms = Callable[[int], Callable[[Value, Any], list[Any]]]
+
+
+class Listed:
+    """Rows of int64s in the function's frame: `listed[i][j]` loads one, for a Value i."""
+
+    def __init__(self, e: Emit, grid: Sequence[Sequence[Value]]):
+        self.e, self.width = e, len(grid[0]) if grid else 0
+        self.base = e.stack(8 * max(1, len(grid) * self.width), 8)
+        for k, value in enumerate(value for row in grid for value in row):
+            e.store(value, e.add(self.base, 8 * k), 8)
+
+    def __getitem__(self, i: Value) -> list[Value]:
+        e = self.e
+        at = e.add(self.base, e.mul(i, 8 * self.width))
+        return [e.load(e.add(at, 8 * j), I64, 8) for j in range(self.width)]
 
 
 class Fields:

@@ -3,9 +3,9 @@
     python benchmarks/products.py                      # 1024 and 4096 cubed, 1 and 2 threads
     python benchmarks/products.py --sizes 512 --threads 1
 
-Runners take turns. `taut-int8` and `ort-int8` run MatMulInteger (u8 by known s8, zero points,
-int32 results); `ort-qdq` QLinearMatMul (u8 results); `ov-int8` a float product between FakeQuantize
-nodes, which is how OpenVINO is told to compute in 8 bits (float32 results). Needs the `bench` extra.
+Runners take turns. `taut-int8` and `ort-int8` run MatMulInteger (u8 by known s8, zero points, int32
+results); `ort-qdq` QLinearMatMul (u8 results); `ov-int8` a float product between FakeQuantize nodes,
+which is how OpenVINO is told to compute in 8 bits (float32 results). Needs the `bench` extra.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ import onnxruntime as ort
 import results
 import roof
 from onnx import TensorProto, helper, numpy_helper
-from vs_peers import settle
-
 from taut.backends.cpu import compile
 from taut.ir import Builder
+from vs_peers import settle
 
 MUST, AIM = 0.7, 0.85
 Row = dict[str, Any]
@@ -86,8 +85,8 @@ class OnnxRuntime(Case):
         """(the node, its constants, the result's element type)."""
         constants = [
             numpy_helper.from_array(self.w, "w"),
-            numpy_helper.from_array(np.uint8(128), "x_zero"),
-            numpy_helper.from_array(np.int8(0), "w_zero"),
+            numpy_helper.from_array(np.array(128, np.uint8), "x_zero"),
+            numpy_helper.from_array(np.array(0, np.int8), "w_zero"),
         ]
         node = helper.make_node("MatMulInteger", ["x", "w", "x_zero", "w_zero"], ["y"])
         return node, constants, TensorProto.INT32
@@ -147,7 +146,8 @@ class OpenVino(Case):
         seen = ops.fake_quantize(x, low, high, low, high, 256)
         weights = ops.constant(self.w.astype(np.float32) * np.float32(0.01))
         held = ops.fake_quantize(weights, -1.27, 1.27, -1.27, 1.27, 255)
-        model = ov.Model([ops.matmul(seen, held, False, False)], [x], "product")
+        model: Any = ov.Model
+        model = model([ops.matmul(seen, held, False, False)], [x], "product")
         hints = {"INFERENCE_NUM_THREADS": self.threads, "NUM_STREAMS": 1}
         self.request = ov.Core().compile_model(model, "CPU", hints).create_infer_request()
         self.real = (self.x.astype(np.float32) - 128) * np.float32(0.01)

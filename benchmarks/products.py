@@ -4,8 +4,8 @@
     python benchmarks/products.py --sizes 512 --threads 1
 
 Runners take turns. `taut-int8` and `ort-int8` run MatMulInteger (u8 by known s8, zero points, int32
-results); `ort-qdq` QLinearMatMul (u8 results); `ov-int8` a float product between FakeQuantize nodes,
-which is how OpenVINO is told to compute in 8 bits (float32 results). Needs the `bench` extra.
+results); `ort-qdq` QLinearMatMul (u8 results); `ov-int8` a float product between FakeQuantize
+nodes, how OpenVINO is told to compute in 8 bits (float32 results). Needs the `bench` extra.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def agree(graph, feeds, **options):
         np.testing.assert_allclose(made[name], array, rtol=2e-5, atol=3e-6 * scale)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     data=st.data(), length=LENGTHS, size=LENGTHS, d=st.sampled_from([1, 8, 32, 37]),
     e=st.sampled_from([1, 16, 32, 41]), share=st.integers(1, 2), groups=st.integers(1, 2),

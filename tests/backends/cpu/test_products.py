@@ -49,7 +49,7 @@ def operand(draw, b, name, batch, rows, columns, kind):
     return value, shape
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data(), m=SIZES, k=SIZES, n=SIZES, seed=st.integers(0, 99))
 def test_float_products(data, m, k, n, seed):
     draw, rng, b = data.draw, np.random.default_rng(seed), Builder()
@@ -114,7 +114,7 @@ def _bytes(rng, kind, shape):
     return np.asarray(rng.integers(low, low + 256, shape)).astype(dtype)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(data=st.data(), m=SIZES, k=SIZES, n=SIZES, seed=st.integers(0, 99))
 def test_integer_products(data, m, k, n, seed):
     draw, rng, b = data.draw, np.random.default_rng(seed), Builder()
@@ -167,7 +167,7 @@ def test_large_products_share_their_work():
     agree(graph, feeds, 200.0, threads=2)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     data=st.data(), m=SIZES, k=SIZES, n=SIZES, seed=st.integers(0, 99),
     name=st.sampled_from(NAMES), alpha=st.sampled_from([1.0, 0.25]),
@@ -203,7 +203,7 @@ def test_fused_products(data, m, k, n, seed, name, alpha, ending):
     agree(b.outputs(y=made), feeds, 4.0 * k + 10, threads=draw(st.integers(1, 2)), isa=name)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     data=st.data(), m=SIZES, k=SIZES, n=SIZES, seed=st.integers(0, 99),
     name=st.sampled_from(NAMES), symmetric=st.booleans(),

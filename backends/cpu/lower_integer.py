@@ -25,10 +25,10 @@ from .lower_conv import (
     emit_dealt,
     emit_layer,
     float_conv,
-    matrix_layer,
     merge_groups,
     reordered,
 )
+from .lower_matmul_integer import matrix_layer
 from .lower_reduce import pool_words, reduce_step, scale_words
 
 KINDS = {DType.u8: "u8", DType.i16: "s16", DType.i32: "s32"}
@@ -77,9 +77,10 @@ def _gemm(low: Lowering, group: Group) -> None:
     )  # fmt: skip
     _finish(low, group, layer)
     if not conv:
-        value = _as_u8(low, x) if x.type.dtype is DType.i8 else x
-        matrix_layer(low, group.last[0], value, layer)
+        matrix_layer(low, group.last[0], x, layer, group.rescale and group.rescale.other)
         return
+    if group.rescale is not None and group.rescale.other is not None:
+        layer.residual = pixels_of(low, group.rescale.other, group.last[0])
     g = node_geometry(low, node)
     assert g is not None
     source = image(low, x, g, fill, unsigned=True)
@@ -106,15 +107,6 @@ def _by_places(
         emit_layer(low, reordered(layer, channels), source, part, g)
 
 
-def _as_u8(low: Lowering, value: Value) -> Tensor:
-    """An i8 matrix with 128 added."""
-    t = low.tensor(value)
-    made = low.new(DType.u8, t.shape)
-    leaf = [Leaf(t)]
-    low.emit(generic.map_step("u8(i32(a0) ^ 128)", "unsign", made, leaf, low.threads))
-    return made
-
-
 def _finish(low: Lowering, group: Group, layer: Layer) -> None:
     """The layer's epilogue."""
     n, rescale = len(layer.weights), group.rescale
@@ -127,7 +119,6 @@ def _finish(low: Lowering, group: Group, layer: Layer) -> None:
     layer.scale = np.broadcast_to(rescale.scale, (n,)).astype(np.float64)
     layer.extra = {"zero": rescale.zero, "lo": rescale.lo, "hi": rescale.hi}
     if rescale.other is not None:
-        layer.residual = pixels_of(low, rescale.other, group.last[0])
         layer.extra |= {"other_zero": rescale.other_zero, "other_scale": rescale.other_scale}
     if group.table is not None:
         _look_up(low, layer, rescale, group.table)

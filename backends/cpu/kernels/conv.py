@@ -51,7 +51,7 @@ class ConvRecord(Header):
                 stairs: the value itself, see `stairs`)
     other*      residual operand, its zero point and multiplier * 2^-shift
     table       address of the lut's bytes, hi - lo + 1 of them, or of `staircase`'s
-    low, high   bounds of a float result
+    low, high   parameters of a float result's activation (clamp: the bounds)
     """
 
     source: int
@@ -113,7 +113,7 @@ def conv(
                'float': everything is float32, fused multiply-adds, bias, residual, activation
     residual   '' for none; 'first': 'u8', 'lut': add (other - other_zero) * other_scale before
                rounding, 'float': add other before the activation; 'last' ('float'): after it
-    activation of 'float': 'clamp' to [low, high], 'hardswish', or 'prelu' with slopes in `scale`
+    activation of 'float': a name of `emit_math.ACTIVATIONS`; the slopes of 'prelu' are in `scale`
     bounded    'u8': every rescaled sum is known to fit 32 bits (see `is_bounded`)
     ragged     the channels of a group are no whole panels
     """

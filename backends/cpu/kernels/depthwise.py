@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..emit_math import ACTIVATIONS
 from ..isa import Isa
 from ..jit import Kernel
 from .grid import LANES, GridRecord, Row, grid
@@ -29,7 +30,7 @@ class DepthwiseRecord(GridRecord):
                 (float: both float32[channels], scale the slopes of 'prelu')
     other*      residual operand, its zero point and multiplier * 2^-shift
     zero, lo, hi   of the result; table: the 'lut' kind's
-    low, high   bounds of a float result
+    low, high   parameters of a float result's activation (clamp: the bounds)
     """
 
     source: int
@@ -110,7 +111,7 @@ def depthwise(
     """Build a depthwise kernel for one window, horizontal stride and horizontal dilation.
 
     out         'u8', 'lut', 'stairs' (u8 x s8, requantized), 's32', or 'float'
-    activation  of 'float': 'clamp', 'hardswish' or 'prelu'
+    activation  of 'float': a name of `emit_math.ACTIVATIONS`
     residual    '' for none; 'first': added before the activation or rounding; 'last' ('float'
                 only): after it
     bounded     every rescaled sum is known to fit 32 bits
@@ -297,13 +298,10 @@ class _Line:
             other = e.load(self._place(self.other, "other", x, c), vec(F32, LANES))
         if self.residual == "first":
             acc = b.fadd(acc, other)
-        if self.activation == "hardswish":
-            acc = e.hard_swish(acc)
-        elif self.activation == "prelu":
-            slope = e.load(e.add(self.row.field("scale"), e.mul(c, 4)), vec(F32, LANES), 4)
-            acc = e.prelu(acc, slope)
-        else:
-            acc = e.clamp_float(acc, *self.bounds)
+        first, second = self.bounds
+        if self.activation == "prelu":
+            first = e.load(e.add(self.row.field("scale"), e.mul(c, 4)), vec(F32, LANES), 4)
+        acc = ACTIVATIONS[self.activation](e, acc, first, second)
         return b.fadd(acc, other) if self.residual == "last" else acc
 
     def _other_term(self, x: Any, c: Any) -> Any:

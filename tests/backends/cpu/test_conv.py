@@ -138,7 +138,7 @@ def test_long_sum_wraps_like_int32(isa):
 @settings(max_examples=12, deadline=None)
 @given(
     p=problems(),
-    activation=st.sampled_from(["clamp", "hardswish", "prelu"]),
+    activation=st.sampled_from(["clamp", "hard_swish", "swish", "prelu"]),
     residual=st.sampled_from(["", "first", "last"]),
 )
 def test_float_convolution(isa, p, activation, residual):
@@ -152,6 +152,7 @@ def test_float_convolution(isa, p, activation, residual):
         p["channels"] * p["groups"],
     )
     arena, n = Arena(p["threads"]), p["n"]
+    alpha = 1.5 if activation == "swish" else 0.0
     image = arena.empty(shape, np.float32, rng.normal(size=shape))
     weights = rng.normal(size=(n, kh, kw, p["channels"])).astype(np.float32)
     bias = rng.normal(size=n).astype(np.float32)
@@ -174,7 +175,7 @@ def test_float_convolution(isa, p, activation, residual):
             target_pixel=target.strides[2],
             target_image=target.strides[0], other=other.ctypes.data + 4 * part.channel,
             other_row=other.strides[1], other_pixel=other.strides[2], other_image=other.strides[0],
-            low=0.0, high=6.0, **part.fields,
+            low=alpha, high=6.0, **part.fields,
         )  # fmt: skip
         calls.append((part.kernel, record))
     arena.run(isa, *calls)
@@ -187,8 +188,10 @@ def test_float_convolution(isa, p, activation, residual):
         expected = np.clip(total, 0, 6)
     elif activation == "prelu":
         expected = np.where(total >= 0, total, total * slopes)
-    else:
+    elif activation == "hard_swish":
         expected = total * np.clip(total / 6 + 0.5, 0, 1)
+    else:
+        expected = total / (1 + np.exp(-alpha * total))
     expected = expected + (other if residual == "last" else 0)
     room = (sums(abs(image), abs(weights)) + abs(bias) + abs(other)) * np.maximum(abs(slopes), 1)
     assert (abs(target - expected) <= 1e-6 * (room + abs(expected))).all()

@@ -7,6 +7,7 @@ Lowering and planning are in `lower`, `plan_layout`, `layout` and `arena`, handl
 from . import lower_axis as lower_axis
 from . import lower_conv as lower_conv
 from . import lower_elementwise as lower_elementwise
+from . import lower_fusion as lower_fusion
 from . import lower_integer as lower_integer
 from . import lower_quantize as lower_quantize
 from . import lower_recurrent as lower_recurrent

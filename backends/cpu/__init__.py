@@ -8,6 +8,7 @@ from . import lower_attention as lower_attention
 from . import lower_axis as lower_axis
 from . import lower_conv as lower_conv
 from . import lower_elementwise as lower_elementwise
+from . import lower_fusion as lower_fusion
 from . import lower_index as lower_index
 from . import lower_integer as lower_integer
 from . import lower_matmul as lower_matmul

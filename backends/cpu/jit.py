@@ -242,7 +242,8 @@ def _key(kind: str, *parts: object) -> str:
 
 
 _SOURCES = (
-    "emit", "emit_math", "isa", "jit", "loops", "loops_axis", "numeric", "records", "sync", "vector"
+    "emit", "emit_math", "isa", "jit", "loops", "loops_axis", "loops_fusion", "numeric", "records",
+    "sync", "vector",
 )  # fmt: skip
 
 

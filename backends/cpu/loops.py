@@ -1,4 +1,4 @@
-"""Generated loop nests over strided views: element-wise expressions, folds, and gathers by table.
+"""Generated loop nests over strided views: element-wise expressions and gathers by table.
 
 These make machine code, so what they are made of is part of every cached object's key (see `jit`).
 """
@@ -13,8 +13,7 @@ from .isa import Isa
 OUTER = 5  # axes outside the inner loop of a map
 OPERAND = 2 + OUTER  # words of an operand: address, outer strides, inner stride
 _FIXED = 3 + 4 + OUTER - 1  # header, rows, per, inner, tail, outer sizes but the first
-KEPT = 5  # axes that a fold leaves
-GONE = 4  # axes that it reduces
+KEPT = 5  # axes that rows are walked over
 
 
 def map_kernel(isa: Isa, text: str, types: tuple[str, ...], kinds: str):
@@ -147,83 +146,6 @@ def gather_kernel(isa: Any, kind: str, index: str):
     return numeric.chunked("\n".join(lines), numeric.scope())
 
 
-# name -> (start, update of acc by x, end); `n` is how many elements, T the result's type.
-FORMULAS: dict[str, tuple[str, str, str]] = {
-    "sum": ("W(0)", "acc + W(x)", "T(acc)"),
-    "prod": ("W(1)", "acc * W(x)", "T(acc)"),
-    "mean": ("W(0)", "acc + W(x)", "T(acc / n)"),
-    "max": ("lowest", "least(x, acc)", "acc"),
-    "min": ("highest", "most(x, acc)", "acc"),
-    "l1": ("W(0)", "acc + abs(W(x))", "T(acc)"),
-    "l2": ("W(0)", "acc + W(x) * W(x)", "T(math.sqrt(acc))"),
-    "sum_square": ("W(0)", "acc + W(x) * W(x)", "T(acc)"),
-    "log_sum": ("W(0)", "acc + W(x)", "T(math.log(acc))"),
-}
-
-
-def formulas(how: str, kind: str, wide: str, out: str) -> list[str]:
-    """Start, update and end of a fold of `kind`, running in type `wide`, giving `out`."""
-    lowest, highest = bounds(kind)
-    start, update, end = (
-        t.replace("W(", f"{wide}(").replace("T(", f"{out}(") for t in FORMULAS[how]
-    )
-    return [start.replace("lowest", lowest).replace("highest", highest), update, end]
-
-
-def row_loop(kept: int) -> list[str]:
-    """The head of a fold's body: reads the record and walks rows, the first `kept` kept axes; `a`
-    is where a row's elements start, `o` where its result goes, `n` how many each folds."""
-    lines = [
-        "def body(d, chunk):",
-        "    rows, per = word(d + 24), word(d + 32)",
-        "    source, target = word(d + 40), word(d + 48)",
-    ]
-    for k in range(KEPT):
-        at = 56 + 24 * k
-        lines.append(f"    n{k}, p{k}, q{k} = word(d + {at}), word(d + {at + 8}), "
-                     f"word(d + {at + 16})")  # fmt: skip
-    for k in range(GONE):
-        at = 56 + 24 * KEPT + 16 * k
-        lines.append(f"    m{k}, s{k} = word(d + {at}), word(d + {at + 8})")
-    lines += [
-        "    n = m0 * m1 * m2 * m3",
-        "    row = chunk * per",
-        "    last = smaller(row + per, rows)",
-        "    while row < last:",
-        "        r, a, o = row, source, target",
-    ]
-    for k in reversed(range(kept)):
-        lines += [
-            f"        i = r % n{k}",
-            f"        r = r // n{k}",
-            f"        a += i * p{k}",
-            f"        o += i * q{k}",
-        ]
-    return lines
-
-
-def reduce_kernel(isa: Any, how: str, kind: str, out: str):
-    """out[kept axes] = fold of x over the other axes; sums in double precision or int64."""
-    from . import numeric
-
-    wide = "f64" if kind[0] == "f" else "i64"
-    start, update, end = formulas(how, kind, wide, out)
-    lines = row_loop(KEPT)
-    lines += [
-        f"        acc = {start}",
-        "        for i0 in range(m0):",
-        "            for i1 in range(m1):",
-        "                for i2 in range(m2):",
-        "                    b = a + i0 * s0 + i1 * s1 + i2 * s2",
-        "                    for i3 in range(m3):",
-        f"                        x = load_{kind}(b, i3 * s3)",
-        f"                        acc = {update}",
-        f"        store_{out}(o, 0, {end})",
-        "        row += 1",
-    ]
-    return numeric.chunked("\n".join(lines), numeric.scope())
-
-
 def bounds(kind: str) -> tuple[str, str]:
     """The least and the greatest value of a type, as source."""
     if kind == "bool":
@@ -232,36 +154,3 @@ def bounds(kind: str) -> tuple[str, str]:
         return f"{kind}(-np.inf)", f"{kind}(np.inf)"
     low, high = DType(kind).bounds
     return f"{kind}({low})", f"{kind}({high})"
-
-
-def columns_kernel(isa: Any, how: str, kind: str, out: str):
-    """As `reduce_kernel`, for a last kept axis that is contiguous in both: vectors along it, with
-    the running results in `out` (and of its type)."""
-    from . import numeric
-
-    start, update, end = formulas(how, kind, out, out)
-    lines = [*row_loop(KEPT - 1), f"        width = n{KEPT - 1}"]
-    item, size = numeric.size(kind), numeric.size(out)
-    if how == "sum" and out == "i32":
-        update = "acc + x"  # 32 bits that wrap: the store narrows
-    lines += [
-        "        for j in range(width):",
-        f"            store_{out}(o, j * {size}, {start})",
-        "        for i0 in range(m0):",
-        "            for i1 in range(m1):",
-        "                for i2 in range(m2):",
-        "                    for i3 in range(m3):",
-        "                        b = a + i0 * s0 + i1 * s1 + i2 * s2 + i3 * s3",
-        "                        for j in range(width):",
-        f"                            x = load_{kind}(b, j * {item})",
-        f"                            acc = load_{out}(o, j * {size})",
-        f"                            store_{out}(o, j * {size}, {out}({update}))",
-    ]
-    if end != "acc":
-        lines += [
-            "        for j in range(width):",
-            f"            acc = load_{out}(o, j * {size})",
-            f"            store_{out}(o, j * {size}, {end})",
-        ]
-    lines += ["        row += 1"]
-    return numeric.chunked("\n".join(lines), numeric.scope())

@@ -1,4 +1,4 @@
-"""Generated loop nests along an axis: softmax, normalization, arg max, interpolation, products.
+"""Generated loop nests along an axis: arg max, interpolation, products.
 
 Like `loops`, these make machine code and are part of every cached object's key.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .loops import GONE, KEPT
+from .loops import KEPT
 
 
 def _rows(operands: int) -> tuple[list[str], list[str], int]:
@@ -30,77 +30,6 @@ def _rows(operands: int) -> tuple[list[str], list[str], int]:
         row += [f"        i = r % n{k}", f"        r = r // n{k}"]
         row += [f"        x{j} += i * s{j}_{k}" for j in range(operands)]
     return head, row, at
-
-
-def _total(wide: str, load: str) -> list[str]:
-    """Source that sums `load` (of i) over range(n) with eight partial sums, into `total`."""
-    lines = [f"        t{u} = {wide}(0)" for u in range(8)]
-    lines += ["        whole = n - n % 8", "        for i0 in range(0, whole, 8):"]
-    for u in range(8):
-        lines += [f"            i = i0 + {u}", f"            t{u} += {wide}({load})"]
-    lines += ["        for i in range(whole, n):", f"            t0 += {wide}({load})"]
-    lines += ["        total = ((t0 + t1) + (t2 + t3)) + ((t4 + t5) + (t6 + t7))"]
-    return lines
-
-
-def softmax_kernel(isa: Any, kind: str, dense: bool, log: bool):
-    """Softmax along one axis (x0 to x1)."""
-    from . import numeric
-
-    head, row, at = _rows(2)
-    item = numeric.size(kind)
-    head.append(f"    n, p, q = word(d + {at}), word(d + {at + 8}), word(d + {at + 16})")
-    p, q = (str(item), str(item)) if dense else ("p", "q")
-    exp = "exp32" if kind == "f32" else "math.exp"
-    lines = [*head, *row, f"        top = {kind}(-np.inf)", "        for i in range(n):"]
-    lines += [f"            top = least(load_{kind}(x0, i * {p}), top)"]
-    lines += ["        for i in range(n):"]
-    lines += [f"            store_{kind}(x1, i * {q}, {exp}(load_{kind}(x0, i * {p}) - top))"]
-    lines += _total(kind, f"load_{kind}(x1, i * {q})")
-    if log:
-        lines += [f"        below = {kind}(math.log(f64(total)))", "        for i in range(n):"]
-        lines += [f"            v = load_{kind}(x0, i * {p}) - top - below"]
-    else:
-        lines += [f"        factor = {kind}(1) / total", "        for i in range(n):"]
-        lines += [f"            v = load_{kind}(x1, i * {q}) * factor"]
-    lines += [f"            store_{kind}(x1, i * {q}, v)", "        row += 1"]
-    return numeric.chunked("\n".join(lines), numeric.scope())
-
-
-def normalize_kernel(isa: Any, kind: str, centred: bool):
-    """(x - mean) / sqrt(variance + epsilon) over GONE axes; uncentred: x / sqrt(mean of x^2 + e).
-
-    Sums are in double precision."""
-    from . import numeric
-
-    head, row, at = _rows(2)
-    for k in range(GONE):
-        head.append(f"    m{k}, p{k}, q{k} = word(d + {at}), word(d + {at + 8}), "
-                    f"word(d + {at + 16})")  # fmt: skip
-        at += 24
-    count = " * ".join(f"m{k}" for k in range(GONE))
-    head += [f"    epsilon = load_f64(d, {at})", f"    n = f64({count})"]
-    lines = [*head, *row, "        mean = 0.0"]
-
-    def nest(body: list[str]) -> list[str]:
-        made = []
-        for k in range(GONE):
-            made.append("    " * (2 + k) + f"for i{k} in range(m{k}):")
-        pad = "    " * (2 + GONE)
-        inner = "x0 + " + " + ".join(f"i{k} * p{k}" for k in range(GONE - 1))
-        outer = "x1 + " + " + ".join(f"i{k} * q{k}" for k in range(GONE - 1))
-        k = GONE - 1
-        load = f"f64(load_{kind}({inner}, i{k} * p{k}))"
-        return made + [pad + b.replace("LOAD", load).replace("OUT", f"{outer}, i{k} * q{k}")
-                       for b in body]  # fmt: skip
-
-    if centred:
-        lines += [*nest(["mean += LOAD"]), "        mean = mean / n"]
-    lines += ["        square = 0.0", *nest(["v = LOAD - mean", "square += v * v"])]
-    lines += ["        scale = 1.0 / math.sqrt(square / n + epsilon)"]
-    lines += nest([f"store_{kind}(OUT, {kind}((LOAD - mean) * scale))"])
-    lines += ["        row += 1"]
-    return numeric.chunked("\n".join(lines), numeric.scope())
 
 
 def arg_kernel(isa: Any, kind: str, largest: bool, last: bool):

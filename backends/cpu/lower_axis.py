@@ -1,4 +1,4 @@
-"""Softmax, normalizations, arg max, resizing and products of any type on generated loops."""
+"""Arg max, resizing and products of any type on generated loops."""
 
 from __future__ import annotations
 
@@ -9,16 +9,9 @@ import numpy as np
 
 from ...ir import Array, DType, Node
 from . import generic
-from .generic import Leaf
 from .layout import Tensor
-from .loops import GONE, KEPT
-from .loops_axis import (
-    arg_kernel,
-    interpolate_kernel,
-    normalize_kernel,
-    product_kernel,
-    softmax_kernel,
-)
+from .loops import KEPT
+from .loops_axis import arg_kernel, interpolate_kernel, product_kernel
 from .lower import Lowering, lowers
 from .lower_shape import take
 from .steps import Step, Word
@@ -53,86 +46,6 @@ def emit(
 
 def without(values: tuple[int, ...], axis: int) -> list[int]:
     return [v for k, v in enumerate(values) if k != axis]
-
-
-@lowers("softmax", "log_softmax")
-def softmax(low: Lowering, node: Node) -> bool:
-    """Along one axis of any layout."""
-    value = low.graph.operand(node, 0)
-    assert value is not None
-    kind, shape = node.type.dtype, node.type.static_shape
-    if kind not in FLOATS or not shape or node.type.size == 0 or len(shape) > KEPT:
-        return False
-    axis = node.op.axis % len(shape)  # type: ignore[attr-defined]
-    x = low.tensor(value)
-    out = low.result(node[0], exact=True)
-    rest = without(shape, axis)
-    words = walk(low, rest, [x, out], [without(x.strides, axis), without(out.strides, axis)])
-    assert words is not None
-    words += [shape[axis], x.strides[axis], out.strides[axis]]
-    dense = x.strides[axis] == out.strides[axis] == x.item
-    parameters = {"kind": kind.value, "dense": dense, "log": node.op.name == "log_softmax"}
-    emit(low, softmax_kernel, node.op.name, parameters, words, [x], out, (node.name,))
-    return True
-
-
-def normalized(
-    low: Lowering, x: Tensor, out: Tensor, gone: tuple[int, ...], epsilon: float, centred: bool,
-    nodes: tuple[str, ...],
-) -> bool:  # fmt: skip
-    """x with zero mean and unit variance over the axes `gone`."""
-    kept = [k for k in range(len(x.shape)) if k not in gone]
-    tensors = [x, out]
-    words = walk(low, [x.shape[k] for k in kept], tensors,
-                 [[t.strides[k] for k in kept] for t in tensors])  # fmt: skip
-    if words is None or len(gone) > GONE:
-        return False
-    words += [1, 0, 0] * (GONE - len(gone))
-    for k in sorted(gone, key=lambda k: -x.strides[k]):
-        words += [x.shape[k], x.strides[k], out.strides[k]]
-    words.append(float(epsilon))
-    parameters = {"kind": x.dtype.value, "centred": centred}
-    emit(low, normalize_kernel, "normalize", parameters, words, [x], out, nodes)
-    return True
-
-
-@lowers("layer_normalization", "rms_normalization", "instance_normalization")
-def normalization(low: Lowering, node: Node) -> bool:
-    """Normalization over axes, then scale and bias by a map in place."""
-    op: Any = node.op
-    values = low.graph.operands(node)
-    x_value = values[0]
-    assert x_value is not None
-    shape, kind = node.type.static_shape, node.type.dtype
-    rank = len(shape)
-    if kind not in FLOATS or len(node.results) > 1 or node.type.size == 0 or rank > KEPT:
-        return False
-    if any(v is not None and v.type.dtype is not kind for v in values):
-        return False
-    match op.name:
-        case "instance_normalization":
-            gone, place = tuple(range(2, rank)), (-1, *(1,) * (rank - 2))
-        case _:
-            gone, place = tuple(range(op.axis % rank, rank)), None
-    if len(gone) > GONE:
-        return False
-    x, out = low.tensor(x_value), low.result(node[0], exact=True)
-    if not normalized(low, x, out, gone, op.epsilon, not op.name.startswith("rms"), (node.name,)):
-        del low.tensors[node[0]]
-        return False
-    leaves, text = [Leaf(out)], "a0"
-    for v, sign in zip(values[1:], "*+"):
-        if v is not None:
-            t = low.tensor(v)
-            if place is not None:
-                view = t.reshape((shape[1], *place[1:]))
-                assert view is not None
-                t = view
-            text = f"{text} {sign} a{len(leaves)}"
-            leaves.append(Leaf(t))
-    if len(leaves) > 1:
-        low.emit(generic.map_step(text, "affine", out, leaves, low.threads, (node.name,)))
-    return True
 
 
 @lowers("arg_max", "arg_min")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...ir import Array, DType, Node, Value
+from ...ir import Array, Builder, DType, Node, Value
 from . import generic, groups
 from .generic import Leaf
 from .grids import emit_map, grid_words, names_of, pixels_of, target_of
@@ -28,8 +28,9 @@ from .lower_conv import (
     merge_groups,
     reordered,
 )
+from .lower_fusion import emit_body
 from .lower_matmul_integer import matrix_layer
-from .lower_reduce import pool_words, reduce_step, scale_words
+from .lower_reduce import pool_words, scale_words
 
 KINDS = {DType.u8: "u8", DType.i16: "s16", DType.i32: "s32"}
 
@@ -370,14 +371,11 @@ def sum_pool(low: Lowering, node: Node) -> bool:
          *(a * d for a, d in zip(inner, g.dilations))),
         -start,
     )  # fmt: skip
-    out = low.result(node[0], exact=True)
-    step = reduce_step(low, "sum", seen, tuple(range(2 + rank, 2 + 2 * rank)), out, (node.name,))
-    if step is None:
-        return False
-    low.emit(step)
-    if zero:
-        leaves = [Leaf(out), low.scalar(zero * math.prod(g.kernel), DType.i32)]
-        low.emit(
-            generic.map_step("i32(a0 - a1)", "shift", out, leaves, low.threads, (node.name,))
-        )
+    axes = np.arange(2 + rank, 2 + 2 * rank)
+
+    def sums(b: Builder, x: Value) -> Value:
+        total = b.reduce_sum(b.cast(x, to=DType.i32), axes, keepdims=False)
+        return b.sub(total, np.int32(zero * math.prod(g.kernel))) if zero else total
+
+    emit_body(low, sums, [seen], low.result(node[0], exact=True), node.op.name, (node.name,))
     return True

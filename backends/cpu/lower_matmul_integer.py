@@ -16,17 +16,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...ir import Array, DType, Node, Value
+from ...ir import Array, Builder, DType, Node, Value
 from . import generic
 from .generic import Leaf
 from .groups import BYTES
 from .kernels import conv as gemm
 from .kernels.product import Form
-from .layout import Tensor, round_up, row_major
+from .layout import Tensor, round_up
 from .lower import Lowering, lowers
 from .lower_conv import Layer
+from .lower_fusion import emit_body
 from .lower_matmul import Target
-from .lower_reduce import reduce_step
 from .products import Product, dense_rows, emit_product, known_columns, packed_columns
 
 Zero = Value | Array | None  # a zero point: an operand, one known number, or 0
@@ -219,14 +219,9 @@ def _vector(
 def _sum(low: Lowering, t: Tensor, axis: int, nodes: tuple[str, ...]) -> Tensor:
     """Sums over one axis, as i32, row-major."""
     made = low.new(DType.i32, (*t.shape[:axis], *t.shape[axis + 1 :]))
-    step = reduce_step(low, "sum", t, (axis,), made, nodes)
-    if step is None:  # too many axes for the loop nest as they lie: row-major ones merge
-        plain = low.new(t.dtype, t.shape)
-        low.copy(t, plain, nodes)
-        rows = math.prod(t.shape[:axis])
-        flat = plain.view((rows, *t.shape[axis:]), row_major((rows, *t.shape[axis:]), t.item))
-        target = made.view((rows, *t.shape[axis + 1 :]), row_major((rows, *t.shape[axis + 1 :]), 4))
-        step = reduce_step(low, "sum", flat, (1,), target, nodes)
-    assert step is not None
-    low.emit(step)
+
+    def total(b: Builder, x: Value) -> Value:
+        return b.reduce_sum(b.cast(x, to=DType.i32), np.array([axis]), keepdims=False)
+
+    emit_body(low, total, [t], made, "sum", nodes)
     return made

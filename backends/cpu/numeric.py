@@ -7,6 +7,7 @@ vectorises, accurate to a few units in the last place (see `emit_math`).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -25,6 +26,8 @@ _NUMBA = {
     "i16": types.int16, "i8": types.int8, "u64": types.uint64, "u32": types.uint32,
     "u16": types.uint16, "u8": types.uint8, "bool": types.boolean,
 }  # fmt: skip
+
+KINDS = tuple(_NUMBA)
 
 inline: Any = njit(inline="always")
 intrinsic: Any = numba_intrinsic
@@ -49,13 +52,19 @@ def _memory_type(kind: str) -> ir.Type:
     return ir.IntType(8 * size(kind))
 
 
-def _load(kind: str):
+Tag = Callable[[ir.Module, ir.Instruction], None]
+
+
+def typed_load(kind: str, tag: Tag | None = None):
+    """load(base, offset) of a type; `tag` may add metadata."""
     held = _memory_type(kind)
 
     def generate(context, b, signature, args):
         base, offset = args
         value = b.load(_pointer(b, base, offset, held))
         value.align = 1
+        if tag is not None:
+            tag(b.module, value)
         if kind == "bool":
             return b.icmp_unsigned("!=", value, ir.Constant(held, 0))
         return value
@@ -67,14 +76,18 @@ def _load(kind: str):
     return load
 
 
-def _store(kind: str):
+def typed_store(kind: str, tag: Tag | None = None):
+    """store(base, offset, value) of a type; `tag` may add metadata."""
     held = _memory_type(kind)
 
     def generate(context, b, signature, args):
         base, offset, value = args
         if kind == "bool":
             value = b.zext(value, held)
-        b.store(value, _pointer(b, base, offset, held)).align = 1
+        made = b.store(value, _pointer(b, base, offset, held))
+        made.align = 1
+        if tag is not None:
+            tag(b.module, made)
         return context.get_dummy_value()
 
     @intrinsic
@@ -200,8 +213,8 @@ def scope() -> dict[str, object]:
         "word": vector.load_i64, "smaller": vector.smaller, "np": np, "math": math,
     }  # fmt: skip
     for kind, type_ in _NUMBA.items():
-        names[f"load_{kind}"] = _load(kind)
-        names[f"store_{kind}"] = _store(kind)
+        names[f"load_{kind}"] = typed_load(kind)
+        names[f"store_{kind}"] = typed_store(kind)
         names[kind] = type_
     for function in (
         softplus64, expm1_64, least, most, unit, requantize, clamp, trunc_div, quantize32,

@@ -126,7 +126,7 @@ def spatial_values(low: Lowering) -> None:
 
 
 def passes_layout(low: Lowering, node: Node) -> bool:
-    return pointwise(low, node) or node.op.name in ("concat", "pad", "slice", "split")
+    return pointwise(low, node) or node.op.name in ("concat", "pad", "slice", "split", "fusion")
 
 
 def request_halo(low: Lowering, value: Value, before: tuple, after: tuple, fill: float) -> None:

@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,14 @@ from ...ir import (
     VerifyError,
     interpret,
 )
+from ...ir.bodies import inlined
 from ...ir.interpret import bind_feeds
 from ..base import KernelTime
 from . import arena, codegen, jit, sync
 from .isa import Isa, find
 from .layout import SLACK, Buffer, Constants, Ref, Tensor
 from .lower import Lowering, bind, check_size
+from .lower_fusion import is_nest
 from .steps import HEADER, PythonStep, Step, Task, bits, schedule
 from .team import Team, aligned, team
 
@@ -114,6 +117,7 @@ class Program:
                             node=error.node, op=error.op) from error  # fmt: skip
         if bound is None:
             return Interpreted(self.graph, self._limits)
+        bound = inlined(bound, partial(is_nest, bound))
         lowering = Lowering(bound, self._isa, self.target.threads, self._constants)
         lowering.run()
         return Plan(lowering, self._team, self._limits)

@@ -1,6 +1,7 @@
 """Graphs as ONNX models: float ones and those with quantize/dequantize pairs.
 
-Every op that ONNX names is written as it stands; fused convolutions are taken apart again.
+Every op that ONNX names is written as it stands; fused convolutions and groups are taken apart
+again.
 Integer-level ops have no exact counterpart in ONNX and are refused.
 """
 
@@ -37,7 +38,7 @@ from ...ir import (
     UnsupportedError,
     Value,
 )
-from ...ir.bodies import walk
+from ...ir.bodies import inlined, walk
 from ...ir.files import write_atomic
 from ...ir.op import Attribute, op_class
 from ...ir.ops.structure import Constant, Input
@@ -67,7 +68,7 @@ def export_onnx(
     if not OLDEST <= opset <= newest:
         raise UnsupportedError(f"opset {opset} cannot be written: {OLDEST} to {newest} can")
     list(walk(graph))  # bodies are nested no deeper than the limit
-    writer = _Writer(graph, opset)
+    writer = _Writer(inlined(graph), opset)
     model = writer.model()
     if sum(a.nbytes for a in writer.arrays.values()) > external_bytes:
         if path is None:

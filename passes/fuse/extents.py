@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...ir import Graph, Node, Op, Value
+from ...ir.analysis.pointwise import operand_kinds
 from ...ir.ops.convolution import ConvTranspose
 from ...ir.ops.joining import Concat
 from ...ir.ops.shape import Transpose
 from ...ir.ops.windows import Windowed
-from ..simplify.unary import operand_kinds
 
 _TERM = re.compile(r"\w+\[([^\]]*)\]")
 

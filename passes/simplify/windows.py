@@ -14,7 +14,6 @@ from ..pattern import Pattern, PatternBuilder
 from ..rewrite import Failure, Match, RewriteBuilder
 from .algebra import Algebra
 
-
 NONNEGATIVE = ("relu", "sigmoid", "hard_sigmoid", "softplus", "exp", "abs", "softmax")
 KEEPS_SIGN = ("max_pool", "average_pool", "global_average_pool", "global_max_pool", "reshape",
               "transpose", "concat")  # fmt: skip
@@ -134,8 +133,9 @@ class PadAfterQuantize(Algebra):
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
         made = b.node(m.root.op, m.x, m.s, m.z)
         kind = made.type.dtype.numpy
-        zero = m.z is not None and m.op.name == "quantize_linear"
-        value = np.asarray(m.z.array.reshape(()) if zero else 0, kind)
+        value = np.zeros((), kind)
+        if m.z is not None and m.op.name == "quantize_linear":
+            value = m.z.array.reshape(()).astype(kind)
         return b.node(m.pad.op, made, m.n, b.constant(value, f"{m.pad.name}.value"), m.a)
 
 

@@ -13,12 +13,13 @@ transform or compile them and hold the result against the NumPy reference. Needs
 from .checks import CheckFailure, check_backend, check_pass, check_pipeline, difference
 from .dags import dags
 from .families import cnns, integers, mlps, quantized
+from .fusible import fusibles
 from .graphs import FAMILIES, graphs
 from .transformers import transformers
 from .values import AWKWARD, arrays, feeds, shapes, tensor_types
 
 __all__ = [
     "AWKWARD", "FAMILIES", "CheckFailure", "arrays", "check_backend", "check_pass",
-    "check_pipeline", "cnns", "dags", "difference", "feeds", "graphs", "integers", "mlps",
-    "quantized", "shapes", "tensor_types", "transformers",
+    "check_pipeline", "cnns", "dags", "difference", "feeds", "fusibles", "graphs", "integers",
+    "mlps", "quantized", "shapes", "tensor_types", "transformers",
 ]  # fmt: skip

@@ -10,12 +10,14 @@ from taut.ir import Graph
 
 from .dags import dags
 from .families import cnns, integers, mlps, quantized
+from .fusible import fusibles
 from .transformers import transformers
 
 FAMILIES: dict[str, Callable[[Iterable[str]], st.SearchStrategy[Graph]]] = {
     "mlp": lambda awkward: mlps(awkward=awkward),
     "cnn": lambda awkward: cnns(awkward=awkward),
     "dag": lambda awkward: dags(awkward=awkward),
+    "fusible": lambda awkward: fusibles(awkward=awkward),
     "quantized": lambda awkward: quantized(),
     "integer": lambda awkward: integers(),
     "transformer": lambda awkward: transformers(awkward=awkward),

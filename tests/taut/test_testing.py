@@ -45,6 +45,7 @@ def test_families_are_sound(family: str):
         "mlp": {"gemm", "mat_mul", "relu"},
         "cnn": {"conv", "batch_normalization", "relu"},
         "dag": {"abs"},
+        "fusible": {"transpose", "concat", "softmax", "reduce_max"},
         "quantized": {"quantize_linear", "dequantize_linear", "conv"},
         "integer": {"conv_integer", "requantize", "lookup"},
         "transformer": {"attention", "softmax", "mat_mul", "layer_normalization", "swish"},

@@ -1,0 +1,211 @@
+"""Generated loop nests of fused groups: stages of one loop each over a row, in one kernel.
+
+    for row in rows:                      # shared out in chunks
+        for each stage:
+            before: numbers of the row, from the folds of earlier stages
+            for j0, j1, ... around:
+                for i in range(n): statements: loads, arithmetic, updates of folds, stores
+
+Two schemes. *rows*: `i` runs along the row, folds are numbers in registers, summed in several
+vector accumulators. *lanes*: `i` runs over neighbouring rows whose elements lie side by side, the
+row itself is `around`, and folds are vectors in the scratch memory of the chunk.
+
+Operands, results and scratch never overlap, which the loads and stores say to LLVM: its vectoriser
+then needs no checks of addresses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+FIXED = 9  # words: header, rows, per, width, tail, scratch, bytes of scratch for each chunk
+
+
+@dataclass(frozen=True)
+class Place:
+    """An operand, result or scratch array in the loops.
+
+    moves   whether it has strides over rows; and whether over the loops inside a row
+    step    of the innermost loop: c one element, s none, g any
+    """
+
+    dtype: str
+    outside: bool
+    inside: bool
+    step: str
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Statements before the loop (numbers of the row, starts of folds), statements in it, places
+    that they use, and (slot, bytes) of scratch arrays that hold an element for each of its points.
+    """
+
+    before: tuple[str, ...] = ()
+    loop: tuple[str, ...] = ()
+    places: tuple[int, ...] = ()
+    kept: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Text:
+    """A nest: sizes of its loops in number, its places, scratch arrays, and statements."""
+
+    rows: int
+    around: int
+    lanes: bool
+    places: tuple[Place, ...]
+    slots: int
+    head: tuple[str, ...]
+    stages: tuple[Stage, ...]
+
+
+def words_of(place: Place, rows: int, around: int) -> int:
+    """How many words of the record a place takes."""
+    return 1 + rows * place.outside + (around * place.inside) + (place.step == "g")
+
+
+def nest_kernel(isa: Any, text: Text):
+    """The kernel of a nest."""
+    from . import numeric
+
+    head = ["def body(d, chunk):", *_record(text), *(f"    {line}" for line in text.head)]
+    lines = [*head, "    row = chunk * per", "    last = smaller(row + per, rows)", "    r = row"]
+    for k in range(text.rows - 1, 0, -1):
+        lines += [f"    i{k} = r % n{k}", f"    r = r // n{k}"]
+    lines += ["    i0 = r", "    while row < last:"]
+    final = text.rows - 1
+    lines += [f"        n = tail if i{final} == n{final} - 1 else width"]
+    for j, place in enumerate(text.places):
+        terms = [f"i{k} * s{j}_{k}" for k in range(text.rows)] if place.outside else []
+        lines.append(f"        q{j} = " + " + ".join([f"b{j}", *terms]))
+    for stage in text.stages:
+        lines += [f"        {line}" for line in _stage(text, stage)]
+    lines += ["        row += 1", f"        i{final} += 1"]
+    for k in range(final, 0, -1):
+        pad = "    " * (2 + final - k)
+        lines += [f"{pad}if i{k} == n{k}:", f"{pad}    i{k} = 0", f"{pad}    i{k - 1} += 1"]
+    return numeric.chunked("\n".join(lines), scope())
+
+
+def _record(text: Text) -> list[str]:
+    lines = [
+        "    rows, per, width, tail = word(d + 24), word(d + 32), word(d + 40), word(d + 48)",
+        "    scratch = word(d + 56) + chunk * word(d + 64)",
+    ]
+    at = 8 * FIXED
+
+    def take(name: str) -> None:
+        nonlocal at
+        lines.append(f"    {name} = word(d + {at})")
+        at += 8
+
+    for k in range(text.rows):
+        take(f"n{k}")
+    for k in range(text.around):
+        take(f"m{k}")
+    for k in range(text.slots):
+        take(f"z{k}")
+        lines.append(f"    z{k} += scratch")
+    for j, place in enumerate(text.places):
+        take(f"b{j}")
+        for k in range(text.rows if place.outside else 0):
+            take(f"s{j}_{k}")
+        for k in range(text.around if place.inside else 0):
+            take(f"u{j}_{k}")
+        if place.step == "g":
+            take(f"g{j}")
+    factors = [f"m{k}" for k in range(text.around)] + ([] if text.lanes else ["width"])
+    lines.append("    count = " + " * ".join(factors or ["1"]))
+    return lines
+
+
+def _stage(text: Text, stage: Stage) -> list[str]:
+    lines = list(stage.before)
+    if text.lanes and lines:
+        lines = ["for i in range(n):", *(f"    {line}" for line in lines)]
+    if not stage.loop:
+        return lines
+    pad = ""
+    for k in range(text.around):
+        lines.append(f"{pad}for j{k} in range(m{k}):")
+        pad += "    "
+    for j in stage.places:
+        inside = [f"j{k} * u{j}_{k}" for k in range(text.around)] if text.places[j].inside else []
+        lines.append(f"{pad}p{j} = " + " + ".join([f"q{j}", *inside]))
+    line = "0"
+    for k in range(text.around):
+        line = f"({line} * m{k} + j{k})" if k else "j0"
+    lines += [f"{pad}e{k} = z{k} + {line} * n * {item}" for k, item in stage.kept]
+    lines.append(f"{pad}for i in range(n):")
+    return [*lines, *(f"{pad}    {statement}" for statement in stage.loop)]
+
+
+# ---- the language ------------------------------------------------------------------------------
+
+
+@cache
+def scope() -> dict[str, object]:
+    """Names that statements may use: those of `numeric`, and
+
+    read_T(base, offset)      of operands            write_T(base, offset, value)  of results
+    kept_T(base, offset)      of scratch             keep_T(base, offset, value)   to scratch
+    plus(total, x), top(most, x), bottom(least, x)   updates of folds in any order
+    """
+    import llvmlite.ir as ir
+
+    from . import numeric
+
+    def tag(group: str, alone: tuple[str, ...]):
+        def set_metadata(module: ir.Module, instruction: ir.Instruction) -> None:
+            domain = module.add_metadata([ir.MetaDataString(module, "taut nest")])
+            groups = {g: module.add_metadata([ir.MetaDataString(module, f"taut {g}"), domain])
+                      for g in ("operand", "result", "scratch")}  # fmt: skip
+            instruction.set_metadata("alias.scope", module.add_metadata([groups[group]]))
+            instruction.set_metadata("noalias", module.add_metadata([groups[g] for g in alone]))
+
+        return set_metadata
+
+    tags = {
+        "operand": tag("operand", ("result", "scratch")),
+        "result": tag("result", ("operand", "scratch")),
+        "scratch": tag("scratch", ("operand", "result")),
+    }
+    names = dict(numeric.scope())
+    for kind in numeric.KINDS:
+        names[f"read_{kind}"] = numeric.typed_load(kind, tags["operand"])
+        names[f"write_{kind}"] = numeric.typed_store(kind, tags["result"])
+        names[f"kept_{kind}"] = numeric.typed_load(kind, tags["scratch"])
+        names[f"keep_{kind}"] = numeric.typed_store(kind, tags["scratch"])
+    return names | _folds()
+
+
+def _folds() -> dict[str, object]:
+    """Sums that LLVM may split over lanes and accumulators, and extremes that keep NaN."""
+    import llvmlite.ir as ir
+    from numba.core.types import Float
+
+    from .numeric import intrinsic
+
+    @intrinsic
+    def plus(typing, total, x):
+        def generate(context, b, signature, args):
+            return b.fadd(args[0], args[1], flags=("reassoc", "nsz"))
+
+        return (total(total, x), generate) if isinstance(total, Float) and total == x else None
+
+    def extreme(name: str):
+        @intrinsic
+        def apply(typing, best, x):
+            def generate(context, b, signature, args):
+                kind = args[0].type
+                shape = ir.FunctionType(kind, [kind, kind])
+                return b.call(b.module.declare_intrinsic(name, [kind], shape), args)
+
+            return (best(best, x), generate) if isinstance(best, Float) and best == x else None
+
+        return apply
+
+    return {"plus": plus, "top": extreme("llvm.maximum"), "bottom": extreme("llvm.minimum")}

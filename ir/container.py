@@ -95,9 +95,10 @@ def load_text(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> 
 
 def pack_tensors(tensors: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
     """Safetensors bytes; types that safetensors lacks (bf16, 4 and 2 bits) travel as bytes."""
-    return save_tensors(
-        {f"{DType.of(v).value}:{k}": np.ascontiguousarray(_native(v)) for k, v in tensors.items()}
-    )
+    return save_tensors({
+        f"{DType.of(v).value}:{k}": np.ascontiguousarray(_native(v)).reshape(v.shape)
+        for k, v in tensors.items()
+    })  # fmt: skip
 
 
 def unpack_tensors(data: bytes) -> dict[str, np.ndarray[Any, Any]]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from taut.ir import Builder, Graph, interpret, verify
 from taut.passes import Changes, Outcome, Pass, PassManager, bisect, replay
+
 from taut.testing import difference
 
 F32 = np.float32
@@ -78,8 +79,9 @@ def looping(trip: Any = 3) -> Graph:
     b: Any = Builder()
     i, cond = b.input("i", "i64"), b.input("cond", "bool")
     v, w, dead = (b.input(k, "f32", (None, 2)) for k in ("v", "w", "dead"))
-    body = b.outputs(cond=cond, v=b.add(v, v), w=b.add(w, b.reduce_sum(v)),
-                     dead=b.exp(dead), seen=b.reduce_sum(v), no=b.cast(i, to=v.type.dtype))  # fmt: skip
+    total = b.reduce_sum(v)
+    body = b.outputs(cond=cond, v=b.add(v, v), w=b.add(w, total), dead=b.exp(dead), seen=total,
+                     no=b.cast(i, to=v.type.dtype))  # fmt: skip
     b = Builder()
     x = b.input("x", "f32", ("n", 2))
     trip = b.input("trip", "i64") if trip is None else np.array(trip)

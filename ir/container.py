@@ -95,9 +95,9 @@ def load_text(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> 
 
 def pack_tensors(tensors: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
     """Safetensors bytes; types that safetensors lacks (bf16, 4 and 2 bits) travel as bytes."""
-    return save_tensors(
-        {f"{DType.of(v).value}:{k}": np.ascontiguousarray(_native(v)) for k, v in tensors.items()}
-    )
+    native = {f"{DType.of(v).value}:{k}": _native(v) for k, v in tensors.items()}
+    # NumPy makes scalars vectors here: they get their shape back.
+    return save_tensors({k: np.ascontiguousarray(v).reshape(v.shape) for k, v in native.items()})
 
 
 def unpack_tensors(data: bytes) -> dict[str, np.ndarray[Any, Any]]:

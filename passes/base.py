@@ -131,6 +131,9 @@ class Pass:
     bound: ClassVar[Bound] = Exact()
     preserves: ClassVar[tuple[str, ...]] = ()
     """Names of analyses whose results stay right (checked where the manager checks)."""
+    nested: ClassVar[bool] = False
+    """Whether the manager runs it on the bodies of branches and loops too, each a graph of its own
+    (inputs and outputs by position, nothing known of what calls it)."""
     open_options: ClassVar[str] = ""
     """The field, a tuple of (name, value) pairs, that takes options of any name."""
 

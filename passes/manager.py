@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..ir import Graph, PassError, TautError, print_graph, verify
+from ..ir.ops.control import ControlFlow
 from .base import Outcome, Pass
 from .context import Context
 from .instrument import NumericCheck, PeakMemory, Steps, Which, chosen
@@ -119,6 +120,8 @@ class PassManager:
         started = time.perf_counter()
         try:
             outcome = p.run(graph, context)
+            if p.nested and isinstance(outcome, Outcome):
+                run_on_bodies(p, graph, context, outcome)
         except TautError as error:
             if not error.message.startswith(f"pass {p.name}"):
                 error.message = f"pass {p.name}: {error.message}"
@@ -159,6 +162,27 @@ class PassManager:
         )  # fmt: skip
         if error.hint is None:
             error.hint = f"replay with `taut opt --reproduce {self.reproduce}`"
+
+
+def run_on_bodies(
+    p: Pass, graph: Graph, context: Context, outcome: Outcome, path: str = ""
+) -> None:
+    """Run a pass on every body of the graph's branches and loops, the outer ones first, and take
+    what it did over into `outcome`. A node keeps its bodies unless one changed."""
+    for node in [n for n in graph.nodes() if isinstance(n.op, ControlFlow)]:
+        assert isinstance(node.op, ControlFlow)
+        changed: dict[str, Graph] = {}
+        for name, body in node.op.bodies.items():
+            twin = body.copy()
+            version, place = twin.version, f"{path}{node.name}/{name}/"
+            made = p.run(twin, context)
+            made.remarks = [r._replace(node=place + r.node) for r in made.remarks]
+            outcome.merge(made)
+            run_on_bodies(p, twin, context, outcome, place)
+            if twin.version != version:
+                changed[name] = twin
+        if changed:
+            graph.set_op(node, node.op.replace(**changed))
 
 
 def optimize(

@@ -6,6 +6,7 @@ Lowering and planning are in `lower`, `plan_layout`, `layout` and `arena`, handl
 
 from . import lower_attention as lower_attention
 from . import lower_axis as lower_axis
+from . import lower_control as lower_control
 from . import lower_conv as lower_conv
 from . import lower_elementwise as lower_elementwise
 from . import lower_fusion as lower_fusion

@@ -15,8 +15,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...ir import Array, DType, Graph, LimitError, Node, TensorType, Value
+from ...ir import (
+    DEFAULT_LIMITS,
+    Array,
+    DType,
+    Graph,
+    LimitError,
+    Limits,
+    Node,
+    TensorType,
+    Value,
+)
 from ...ir.interpret import run_node
+from ...ir.op import has_body
 from ...ir.ops.structure import Input
 from . import generic
 from .generic import Leaf
@@ -28,6 +39,8 @@ from .team import aligned
 
 if TYPE_CHECKING:
     from .groups import Group
+    from .lower_control import Bodies
+    from .program import Program
 
 Handler = Callable[["Lowering", Node], bool]
 HANDLERS: dict[str, list[Handler]] = {}
@@ -79,6 +92,9 @@ class Lowering:
     variants: dict[object, Tensor] = field(default_factory=dict)  # other layouts of values
     outputs: list[Tensor] = field(default_factory=list)
     fallbacks: list[Node] = field(default_factory=list)
+    limits: Limits = DEFAULT_LIMITS
+    compile_body: Callable[[Graph], Program] | None = None  # for bodies of branches and loops
+    bodies: list[Bodies] = field(default_factory=list)  # of the nodes lowered
     live: set[Node] = field(default_factory=set)
     faults: list[tuple[str, Array]] = field(default_factory=list)
 
@@ -317,7 +333,7 @@ class Lowering:
             given: list[Array | None] = [
                      None if v is None else next(rest) if a is None else a
                      for v, a in zip(operands, fixed)]  # fmt: skip
-            return run_node(node, given)
+            return run_node(node, given, self.limits)
 
         self.steps.append(
             PythonStep(run, inputs, outputs, [t.buffer for t in inputs],
@@ -325,12 +341,7 @@ class Lowering:
         )  # fmt: skip
 
     def _find_live(self) -> None:
-        pending = [v.node for v in self.graph.outputs]
-        while pending:
-            node = pending.pop()
-            if node not in self.live:
-                self.live.add(node)
-                pending.extend(self.graph.nx.predecessors(node))
+        self.live = live_nodes(self.graph)
 
     def _is_known(self, node: Node) -> bool:
         return all(node[i] in self.known for i in range(len(node.results)))
@@ -352,6 +363,7 @@ class Lowering:
             if (
                 not self._is_known(node)
                 and node.op.pure
+                and not has_body(node.op)
                 and operands
                 and all(v is None or v in self.known for v in operands)
                 and sum(t.nbytes for t in node.types if t.is_static) <= FOLD_LIMIT
@@ -374,9 +386,9 @@ class Lowering:
             )
 
 
-def bind(graph: Graph, types: list[TensorType]) -> Graph | None:
-    """The graph with these input types, or None where some size is still not known (it depends on
-    data)."""
+def bind(graph: Graph, types: list[TensorType]) -> Graph:
+    """The graph with these input types. Some sizes may still not be known: those that depend on
+    data."""
     if all(t.is_static for n in graph.nodes() if n is not graph.result for t in n.types):
         return graph
     twin = graph.copy()
@@ -384,17 +396,24 @@ def bind(graph: Graph, types: list[TensorType]) -> Graph | None:
         if node.type != made:
             twin.set_input_type(node, made)
     twin.reinfer()
+    return twin
+
+
+def live_nodes(graph: Graph) -> set[Node]:
+    """The nodes that some output needs."""
     live: set[Node] = set()
-    todo = [v.node for v in twin.outputs]
+    todo = [v.node for v in graph.outputs]
     while todo:
         node = todo.pop()
-        if node in live:
-            continue
-        live.add(node)
-        if not all(t.is_static for t in node.types):
-            return None
-        todo.extend(twin.nx.predecessors(node))
-    return twin
+        if node not in live:
+            live.add(node)
+            todo.extend(graph.nx.predecessors(node))
+    return live
+
+
+def has_all_sizes(graph: Graph) -> bool:
+    """Whether every size that a run needs is known beforehand."""
+    return all(t.is_static for node in live_nodes(graph) for t in node.types)
 
 
 def check_size(total: int, limit: int) -> None:

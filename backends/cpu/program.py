@@ -30,12 +30,15 @@ from ..base import KernelTime
 from . import arena, codegen, jit, sync
 from .isa import Isa, find
 from .layout import SLACK, Buffer, Constants, Ref, Tensor
-from .lower import Lowering, bind, check_size
+from .lower import Lowering, bind, check_size, has_all_sizes
 from .lower_fusion import is_nest
+from .stages import Staged
 from .steps import HEADER, PythonStep, Step, Task, bits, schedule
 from .team import Team, aligned, team
 
 PLANS = 8  # input signatures for which plans are kept
+INNER_PLANS = 64  # the same for bodies and for what waits for sizes: a value may grow in a loop
+STAGES = 32  # parts that wait for sizes one after the other; what comes then is interpreted
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -58,18 +61,24 @@ class Program:
     code is shared by all sizes. Calls from several threads take turns.
     """
 
-    def __init__(self, graph: Graph, isa: Isa, threads: int, limits: Limits) -> None:
+    def __init__(
+        self, graph: Graph, isa: Isa, threads: int, limits: Limits,
+        outer: Program | None = None, stage: int = 0,
+    ) -> None:  # fmt: skip
+        """With `outer`, a part of another program: constants are shared and nothing is planned
+        before it runs. `stage` counts the parts that wait for sizes one after the other."""
         self.graph = graph
         self.target = CpuTarget(isa.name, threads)
-        self._isa, self._limits = isa, limits
+        self._isa, self._limits, self._stage = isa, limits, stage
         self._team = team(threads)
-        self._constants = Constants()
-        self._plans: OrderedDict[Shapes, Plan | Interpreted] = OrderedDict()
+        self._constants = Constants() if outer is None else outer._constants
+        self._kept = PLANS if outer is None else INNER_PLANS
+        self._plans: OrderedDict[Shapes, AnyPlan] = OrderedDict()
         self._lock = threading.Lock()
         self._names = [n.name for n in graph.inputs]
         self._dtypes = [n.type.dtype.numpy for n in graph.inputs]
-        self._quick: tuple[Shapes, Plan | Interpreted] | None = None
-        if all(n.type.is_static for n in graph.inputs):
+        self._quick: tuple[Shapes, AnyPlan] | None = None
+        if outer is None and all(n.type.is_static for n in graph.inputs):
             self._plan(tuple(n.type.static_shape for n in graph.inputs))
 
     def __call__(self, *arrays: Any, **named: Any) -> dict[str, Array]:
@@ -77,9 +86,22 @@ class Program:
         plan, given = self._feed(arrays, named)
         return plan.run(given)
 
+    def run(self, arrays: Sequence[Array]) -> list[Array]:
+        """The outputs in order, of arrays of the right types in graph order."""
+        return list(self._plan_of(arrays).run(_contiguous(arrays)).values())
+
+    def time(self, arrays: Sequence[Array]) -> list[KernelTime]:
+        """One call of `run`, each of its parts timed."""
+        return self._plan_of(arrays).time(_contiguous(arrays))
+
+    def _plan_of(self, arrays: Sequence[Array]) -> AnyPlan:
+        shapes = tuple(a.shape for a in arrays)
+        quick = self._quick
+        return quick[1] if quick is not None and quick[0] == shapes else self._plan(shapes)
+
     def _feed(
         self, arrays: tuple[Any, ...], named: dict[str, Any]
-    ) -> tuple[Plan | Interpreted, Sequence[Array]]:
+    ) -> tuple[AnyPlan, Sequence[Array]]:
         quick = self._quick
         if quick is not None and not named and len(arrays) == len(self._dtypes):
             for a, shape, dtype in zip(arrays, quick[0], self._dtypes):
@@ -96,31 +118,51 @@ class Program:
         given = [np.ascontiguousarray(feeds[n]).reshape(feeds[n].shape) for n in self._names]
         return self._plan(tuple(a.shape for a in given)), given
 
-    def _plan(self, shapes: Shapes) -> Plan | Interpreted:
+    def _plan(self, shapes: Shapes) -> AnyPlan:
         with self._lock:
             found = self._plans.get(shapes)
             if found is None:
                 found = self._make(shapes)
                 self._plans[shapes] = found
-                while len(self._plans) > PLANS:
+                while len(self._plans) > self._kept:
                     self._plans.popitem(last=False)
             self._plans.move_to_end(shapes)
             self._quick = (shapes, found)
             return found
 
-    def _make(self, shapes: Shapes) -> Plan | Interpreted:
+    def _make(self, shapes: Shapes) -> AnyPlan:
         types = [TensorType(n.type.dtype, s) for n, s in zip(self.graph.inputs, shapes)]
         try:
             bound = bind(self.graph, types)
         except VerifyError as error:
             raise FeedError(f"inputs of these sizes do not fit: {error.message}",
                             node=error.node, op=error.op) from error  # fmt: skip
-        if bound is None:
-            return Interpreted(self.graph, self._limits)
+        if not has_all_sizes(bound):
+            if self._stage == STAGES:
+                return Interpreted(bound, self._limits)
+            return Staged(bound, self._part, self._later, self._limits)
         bound = inlined(bound, partial(is_nest, bound))
-        lowering = Lowering(bound, self._isa, self.target.threads, self._constants)
+        lowering = Lowering(
+            bound, self._isa, self.target.threads, self._constants, limits=self._limits,
+            compile_body=self._part,
+        )  # fmt: skip
         lowering.run()
         return Plan(lowering, self._team, self._limits)
+
+    def _part(self, graph: Graph) -> Program:
+        return Program(graph, self._isa, self.target.threads, self._limits, self)
+
+    def _later(self, graph: Graph) -> Program:
+        return Program(graph, self._isa, self.target.threads, self._limits, self, self._stage + 1)
+
+    @property
+    def planned(self) -> bool:
+        """Whether it has run, or its sizes were known from the start."""
+        return self._quick is not None
+
+    def kernels(self) -> list[jit.Kernel]:
+        """The kernels of the plan used last."""
+        return self._used().kernels()
 
     @property
     def fallbacks(self) -> list[str]:
@@ -130,7 +172,12 @@ class Program:
     @property
     def memory(self) -> int:
         """Bytes held: packed constants, and the arenas and tables of the plans kept."""
-        return self._constants.total + sum(p.memory for p in self._plans.values())
+        return self._constants.total + self.plan_memory
+
+    @property
+    def plan_memory(self) -> int:
+        """Bytes of the arenas and tables of the plans kept."""
+        return sum(p.memory for p in self._plans.values())
 
     def profile(self, *arrays: Any, repeat: int = 1, **named: Any) -> list[KernelTime]:
         """Seconds for each kernel in the order they run: the median over `repeat` calls.
@@ -163,7 +210,7 @@ class Program:
         kernels = self._used().kernels()
         return "\n".join(f"# {k.name}\n{jit.assembly(k, self._isa)}" for k in kernels)
 
-    def _used(self) -> Plan | Interpreted:
+    def _used(self) -> AnyPlan:
         if self._quick is None:
             raise CompileError("the sizes are not known yet", hint="call the program once first")
         return self._quick[1]
@@ -177,7 +224,8 @@ class Plan:
         self.lock = threading.Lock()
         self.names = lowering.graph.output_names
         self.segments = schedule(lowering.steps, workers.nt)
-        self.fallbacks = [n.name for n in lowering.fallbacks]
+        self._fallbacks = [n.name for n in lowering.fallbacks]
+        self._bodies = lowering.bodies
         self._outputs = [(t.shape, t.dtype.numpy) for t in lowering.outputs]
         buffers = {b: None for s in lowering.steps for b in (*s.reads, *s.writes)}
         size = arena.assign(b for b in buffers if b.space == "arena")
@@ -194,7 +242,16 @@ class Plan:
             (s.address, None) if s.python is None else (0, _Bridge(self, s.python))
             for s in self.segments
         ]
-        self.memory = self._arena.size + self._table.nbytes
+
+    @property
+    def memory(self) -> int:
+        inside = sum(b.memory for b in self._bodies)
+        return self._arena.size + self._table.nbytes + inside
+
+    @property
+    def fallbacks(self) -> list[str]:
+        """Nodes that run in Python, those of bodies by their path as far as these have run."""
+        return self._fallbacks + [name for b in self._bodies for name in b.fallbacks()]
 
     def _write_table(self) -> None:
         steps = [s for seg in self.segments for phase in seg.phases for s in phase.steps]
@@ -297,7 +354,7 @@ class Plan:
                     start = time.perf_counter()
                     bridge(given, made)
                     took = time.perf_counter() - start
-                    rows.append(KernelTime("python", segment.python.nodes, took))
+                    rows.append(KernelTime(segment.python.kind, segment.python.nodes, took))
                 for phase in segment.phases:
                     for step in phase.steps:
                         address = self._native(step)
@@ -334,6 +391,7 @@ class Plan:
             f"{len(segment.python.outputs)} results\n"
             for segment in self.segments
         ]
+        parts += [text for b in self._bodies for text in b.sources()]
         return "\n".join(parts)
 
 
@@ -350,7 +408,7 @@ class _Bridge:
 
 
 class Interpreted:
-    """A graph whose sizes depend on its data runs by the reference, node by node."""
+    """A graph that runs by the reference, node by node."""
 
     memory = 0
 
@@ -372,6 +430,15 @@ class Interpreted:
 
     def source(self) -> str:
         return "# in Python: sizes depend on data, so the reference runs the graph\n"
+
+
+AnyPlan = Plan | Staged | Interpreted
+
+
+def _contiguous(arrays: Sequence[Array]) -> list[Array]:
+    return [
+        a if a.flags.c_contiguous else np.ascontiguousarray(a).reshape(a.shape) for a in arrays
+    ]  # fmt: skip
 
 
 def compile(

@@ -37,7 +37,8 @@ class Step:
 
 @dataclass(eq=False)
 class PythonStep:
-    """A step that runs in Python on NumPy views: an op that no kernel covers."""
+    """A step that runs in Python on NumPy views: an op that no kernel covers, or (`kind`) one that
+    runs compiled bodies."""
 
     run: Callable[[list[np.ndarray]], Sequence[np.ndarray]]
     inputs: list[Tensor]
@@ -46,6 +47,7 @@ class PythonStep:
     writes: list[Buffer]
     nodes: tuple[str, ...] = ()
     macs: int = field(default=0)
+    kind: str = "python"
 
 
 AnyStep = Step | PythonStep

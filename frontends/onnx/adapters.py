@@ -254,6 +254,12 @@ def grid_sample(emit: Emit, call: Call) -> None:
     call.attributes["mode"] = modes[mode]
 
 
+@adapts("DFT", before=20)
+def dft_axis(emit: Emit, call: Call) -> None:
+    axis = call.attributes.pop("axis", 1)
+    call.set_operand(2, emit.constant(np.array(axis, np.int64), "axis"))
+
+
 @adapts("GroupNormalization", before=21)
 def group_vectors(emit: Emit, call: Call) -> None:
     """Opset 18 had a scale and a bias for each group, newer ones for each channel."""

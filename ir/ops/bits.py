@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..errors import VerifyError
 from ..op import Abstract, Array, Inferred, Op, register
+from ..types import DType
 from .common import check_choice, check_integer
 from .elementwise import Binary
 
@@ -80,3 +82,21 @@ class BitShift(Binary):
         if self.direction == "RIGHT":
             return np.where(out, np.where(a < 0, -1, 0), np.right_shift(a, by)).astype(a.dtype)
         return np.where(out, np.zeros((), a.dtype), np.left_shift(a, by))
+
+
+@register
+@dataclass(frozen=True)
+class BitCast(Op):
+    """The same bits as elements of another type of the same width"""
+
+    to: DType
+
+    def infer(self, x: Abstract) -> Inferred:
+        if x.dtype.bits != self.to.bits:
+            raise VerifyError(f"{x.dtype.value} and {self.to.value} differ in width")
+        return x.type.with_dtype(self.to)
+
+    def reference(self, x: Array) -> Array:
+        if self.to is DType.bool:
+            return x.view(np.uint8) != 0
+        return np.ascontiguousarray(x).reshape(x.shape).view(self.to.numpy)

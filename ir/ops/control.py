@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -48,6 +48,19 @@ class ControlFlow(Op):
     def places(self) -> Places:
         """The same for each of the op's bodies."""
         raise NotImplementedError
+
+    first_result: ClassVar[int] = 0
+    """The body output that is the node's first result."""
+
+    @property
+    def carried_values(self) -> int:
+        """How many results, the first ones, a body gets back in its next run: result k is operand
+        `start` + k and body input `made` + k."""
+        return 0
+
+    def trimmed(self, dead: set[int]) -> dict[str, Any]:
+        """The attributes, bodies apart, without these results."""
+        return {}
 
     def settled(self, *operands: Abstract | None) -> list[Abstract]:
         """What holds of each body input in every run of a body."""

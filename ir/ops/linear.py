@@ -255,3 +255,22 @@ class Einsum(Op):
         dims = [d for d in (*sizes.values(), *(shared or ())) if isinstance(d, int)]
         macs = math.prod(dims) * max(len(inputs) - 1, 1)
         return Cost(macs, memory_bytes(operands, results))
+
+
+@register
+@dataclass(frozen=True)
+class Det(Op):
+    """The determinants of square matrices over the last two axes"""
+
+    axes = "x[...,i,j] -> y[...]"
+
+    def infer(self, x: Abstract) -> Inferred:
+        check_float(x)
+        if x.shape is None:
+            return x.type
+        if len(x.shape) < 2 or differs(*x.shape[-2:]):
+            raise VerifyError(f"the operand is {x.type}, which holds no square matrices")
+        return x.type.with_shape(x.shape[:-2])
+
+    def reference(self, x: Array) -> Array:
+        return np.asarray(in_wide(np.linalg.det, x))

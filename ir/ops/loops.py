@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -42,9 +42,18 @@ class Loop(ControlFlow):
     carried: int
     body: Graph
 
+    first_result: ClassVar[int] = 1
+
     @property
     def places(self) -> Places:
         return Places(2, 2, 2 + self.carried)
+
+    @property
+    def carried_values(self) -> int:
+        return self.carried
+
+    def trimmed(self, dead: set[int]) -> dict[str, Any]:
+        return {"carried": self.carried - sum(r < self.carried for r in dead)}
 
     def _made(self) -> list[Abstract]:
         """The iteration's number and the condition, as vectors of one element where the body's
@@ -74,7 +83,7 @@ class Loop(ControlFlow):
         if goes_on.dtype is not DType.bool:
             raise VerifyError(f"its body's condition is {goes_on.type}, not bool")
         check_scalar(goes_on, "its body's condition")
-        count = self._count(trip, cond)
+        count = self.count(trip, cond)
         scans = [
             x.type.with_shape(None if x.shape is None else (count, *x.shape))
             for x in outputs[1 + self.carried :]
@@ -94,7 +103,7 @@ class Loop(ControlFlow):
             raise VerifyError(f"{len(values)} values are given, of which {self.carried} are to be "
                               "carried")  # fmt: skip
 
-    def _count(self, trip: Abstract | None, cond: Abstract | None) -> Dim:
+    def count(self, trip: Abstract | None, cond: Abstract | None) -> Dim:
         """The number of iterations, where operands and body tell it."""
         if cond is not None and not (_is_true(cond) and self.never_stops):
             return None
@@ -145,7 +154,7 @@ class Loop(ControlFlow):
     def cost(self, *operands: Abstract | None, results: tuple[TensorType, ...]) -> Cost:
         """Of the iterations where their number is known, else of one."""
         given = (*operands, None, None)
-        count = self._count(given[0], given[1])
+        count = self.count(given[0], given[1])
         times = count if isinstance(count, int) else 1
         macs = times * body_macs(self.body, self.settled(*operands))
         return Cost(macs, memory_bytes(operands, results))
@@ -181,6 +190,20 @@ class Scan(ControlFlow):
     @property
     def places(self) -> Places:
         return Places(0, 0, self.states + self.num_scan_inputs)
+
+    @property
+    def carried_values(self) -> int:
+        return self.states
+
+    def trimmed(self, dead: set[int]) -> dict[str, Any]:
+        def kept(given: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(v for k, v in enumerate(given) if k + self.states not in dead)
+
+        return {
+            "states": self.states - sum(r < self.states for r in dead),
+            "scan_output_axes": kept(self.scan_output_axes),
+            "scan_output_directions": kept(self.scan_output_directions),
+        }
 
     def _split(self, values: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
         """(initial states, scanned operands, captures)"""

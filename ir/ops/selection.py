@@ -165,3 +165,71 @@ class TopK(Op):
             order = np.argsort(v, axis=self.axis, kind="stable")
         at = np.take(order, np.arange(count), axis=self.axis).astype(np.int64)
         return np.take_along_axis(x, at, axis=self.axis), at
+
+
+@register
+@dataclass(frozen=True)
+class Unique(Op):
+    """The elements (or slices along an axis) that differ, each once, in rising order or that of
+    their first places; these places; for each element which one it is; and how often each occurs
+    """
+
+    results = ("y", "indices", "inverse_indices", "counts")
+    axis: int | None = None
+    sorted: bool = True
+
+    def infer(self, x: Abstract) -> Inferred:
+        vector = TensorType(DType.i64, (None,))
+        if self.axis is None:
+            count = x.type.size if x.type.is_static else None
+            return TensorType(x.dtype, (None,)), vector, vector.with_shape((count,)), vector
+        if x.shape is None:
+            return x.type, vector, vector, vector
+        axis = check_axis(self.axis, len(x.shape))
+        shape = [None if k == axis else d for k, d in enumerate(x.shape)]
+        return x.type.with_shape(shape), vector, vector.with_shape((x.shape[axis],)), vector
+
+    def reference(self, x: Array) -> tuple[Array, ...]:
+        axis = 0 if self.axis is None else check_axis(self.axis, x.ndim)
+        data = x.reshape(-1) if self.axis is None else x
+        _, places, which, counts = np.unique(
+            wide(data), True, True, True, axis=None if self.axis is None else axis
+        )
+        which = which.reshape(-1)
+        if not self.sorted:
+            order = np.argsort(places)
+            places, counts = places[order], counts[order]
+            which = np.argsort(order)[which]
+        made = np.take(data, places, axis)
+        return made, *(v.astype(np.int64) for v in (places, which, counts))
+
+
+@register
+@dataclass(frozen=True)
+class ReverseSequence(Op):
+    """For each b of the batch axis, the first lens[b] slices of the time axis in reverse order"""
+
+    batch_axis: int = 1
+    time_axis: int = 0
+
+    def infer(self, x: Abstract, lens: Abstract) -> Inferred:
+        if {self.batch_axis, self.time_axis} != {0, 1}:
+            raise VerifyError("batch and time are axes 0 and 1, in some order")
+        check_integer(lens, "the lengths")
+        check_rank(lens, 1, "the lengths")
+        if x.shape is None:
+            return x.type
+        if len(x.shape) < 2 or (lens.shape and differs(lens.shape[0], x.shape[self.batch_axis])):
+            raise VerifyError(f"lengths of {lens.type} do not fit {x.type}")
+        return x.type
+
+    def reference(self, x: Array, lens: Array) -> Array:
+        data = np.moveaxis(x, self.time_axis, 1)
+        count = data.shape[1]
+        if ((lens < 0) | (lens > count)).any():
+            raise FeedError(f"a length is not between 0 and {count}")
+        places = np.arange(count)
+        n = lens.reshape(-1, 1)
+        order = np.where(places < n, n - 1 - places, places)
+        made = np.take_along_axis(data, order.reshape(*order.shape, *[1] * (data.ndim - 2)), 1)
+        return np.moveaxis(made, 1, self.time_axis)

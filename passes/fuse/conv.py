@@ -205,6 +205,7 @@ class FuseConv(Pass):
 
     name = "fuse-conv"
     bound = Within(rtol=1e-4, atol=1e-5)
+    nested = True
     activation: bool = True
     residual: bool = True
     shared: bool = False

@@ -366,6 +366,7 @@ class Recognize(Pass):
 
     name = "recognize"
     bound = Within(rtol=2e-4, atol=1e-5)
+    nested = True
 
     def run(self, graph: Graph, context: Context) -> Outcome:
         outcome = apply_rewrites(graph, [r() for r in RULES], context, who=self.name)

@@ -6,23 +6,31 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...ir import Graph, Node
+from ...ir.ops.control import ControlFlow
 from ..base import Exact, Outcome, Pass, register_pass
 from ..context import Context
 from ..rewrite import erase_dead
+from .bodies import trim
 
 
 @register_pass
 @dataclass(frozen=True)
 class DeadCode(Pass):
-    """Erase every node from which no output can be reached (inputs stay). Always legal: a run has
-    no effect but its outputs.
+    """Erase every node from which no output can be reached (inputs stay), and of branches and
+    loops the results, carried values and captures that nothing needs. Always legal: a run has no
+    effect but its outputs.
     """
 
     name = "dce"
     bound = Exact()
+    nested = True
 
     def run(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
+        outcome.count("erased", len(erase_dead(graph, graph.nodes()[::-1])))
+        for node in graph.nodes()[::-1]:
+            if isinstance(node.op, ControlFlow) and node in graph.nx:
+                outcome.count("trimmed", trim(graph, node))
         outcome.count("erased", len(erase_dead(graph, graph.nodes()[::-1])))
         return outcome
 
@@ -38,6 +46,7 @@ class CommonSubexpressions(Pass):
 
     name = "cse"
     bound = Exact()
+    nested = True
     constants: bool = True
 
     def run(self, graph: Graph, context: Context) -> Outcome:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...ir import Array, Graph, Node, TautError
 from ...ir.interpret import run_node
-from ...ir.op import Abstract
+from ...ir.op import Abstract, has_body
 from ...ir.ops.structure import Constant
 from ..base import Exact, Outcome, Pass, register_pass
 from ..context import Context
@@ -32,6 +32,7 @@ class Fold(Pass):
 
     name = "fold"
     bound = Exact()
+    nested = True
     bytes: int = 64 << 20
     growth: float = 16.0
     macs: int = 1 << 28
@@ -72,8 +73,8 @@ class Fold(Pass):
         operands = graph.abstracts(node)
         if not all(o is None or o.value is not None for o in operands):
             return None
-        if any(a.kind == "graph" for a in node.op.attributes):
-            return None
+        if has_body(node.op):
+            return None  # a loop's work is not known; branches on what is known are inlined
         given = sum(o.value.nbytes for o in operands if o is not None and o.value is not None)
         if not all(t.is_static for t in node.types):
             return None

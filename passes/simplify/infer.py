@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...ir import FeedError, Graph, TensorType
+from ...ir.ops.control import ControlFlow
 from ..base import Exact, Outcome, Pass, near, register_pass
 from ..context import Context
 
@@ -13,14 +14,22 @@ from ..context import Context
 @register_pass
 @dataclass(frozen=True)
 class Infer(Pass):
-    """Infer every type again from the inputs on. Changes no values, only what is known of them."""
+    """Infer every type again from the inputs on, and type bodies as closely as their nodes'
+    operands allow. Changes no values, only what is known of them."""
 
     name = "infer"
     bound = Exact()
+    nested = True
 
     def run(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
         outcome.count("retyped", graph.reinfer())
+        for node in graph.nodes():
+            if isinstance(node.op, ControlFlow):
+                closer = node.op.refined(*graph.abstracts(node))
+                if closer.key() != node.op.key():
+                    graph.set_op(node, closer)
+                    outcome.count("bodies")
         unknown = [n for n in graph.nodes() if n.types and n.types[0].shape is None]
         for node in unknown[:100]:
             outcome.note(f"the rank of {node.op.name}'s result is unknown", node)

@@ -8,7 +8,7 @@ from ...ir import Graph
 from ..base import Bound, Exact, Outcome, Pass, Within, register_pass
 from ..context import Context
 from ..rewrite import apply_rewrites
-from . import algebra, clips, reshaping, windows
+from . import algebra, bodies, clips, reshaping, windows
 from .layout import move_transposes
 
 ROUNDS = 8
@@ -19,7 +19,8 @@ ROUNDS = 8
 @dataclass(frozen=True)
 class Simplify(Pass):
     """Algebraic identities, to a fixed point: neutral elements, involutions, clamps in a row, casts
-    in a row, identities and dropout, padding into the window after it, x @ w + c as one op.
+    in a row, identities and dropout, padding into the window after it, x @ w + c as one op,
+    branches on what is known.
 
     Each holds for every number, NaN and both zeros included; with `fast` also such as hold for
     finite numbers up to rounding (x * 0, x / c, (x + c) + d, x ^ 2).
@@ -27,6 +28,7 @@ class Simplify(Pass):
 
     name = "simplify"
     bound = Exact()
+    nested = True
     fast: bool = False
 
     @property
@@ -34,7 +36,7 @@ class Simplify(Pass):
         return Within(rtol=1e-5, atol=1e-6) if self.fast else Exact()
 
     def run(self, graph: Graph, context: Context) -> Outcome:
-        every = (*algebra.RULES, *clips.RULES, *windows.RULES)
+        every = (*algebra.RULES, *clips.RULES, *windows.RULES, *bodies.RULES)
         rules = [r() for r in every if self.fast or not r.fast]
         return apply_rewrites(graph, rules, context, who=self.name)
 
@@ -49,6 +51,7 @@ class Motion(Pass):
 
     name = "motion"
     bound = Exact()
+    nested = True
     regions: bool = True
 
     def run(self, graph: Graph, context: Context) -> Outcome:

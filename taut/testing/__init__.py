@@ -11,6 +11,7 @@ transform or compile them and hold the result against the NumPy reference. Needs
 """
 
 from .checks import CheckFailure, check_backend, check_pass, check_pipeline, difference
+from .control import controls
 from .dags import dags
 from .families import cnns, integers, mlps, quantized
 from .fusible import fusibles
@@ -20,6 +21,7 @@ from .values import AWKWARD, arrays, feeds, shapes, tensor_types
 
 __all__ = [
     "AWKWARD", "FAMILIES", "CheckFailure", "arrays", "check_backend", "check_pass",
-    "check_pipeline", "cnns", "dags", "difference", "feeds", "fusibles", "graphs", "integers",
+    "check_pipeline", "cnns", "controls", "dags", "difference", "feeds", "fusibles", "graphs",
+    "integers",
     "mlps", "quantized", "shapes", "tensor_types", "transformers",
 ]  # fmt: skip

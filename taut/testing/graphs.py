@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from taut.ir import Graph
 
+from .control import controls
 from .dags import dags
 from .families import cnns, integers, mlps, quantized
 from .fusible import fusibles
@@ -20,6 +21,7 @@ FAMILIES: dict[str, Callable[[Iterable[str]], st.SearchStrategy[Graph]]] = {
     "fusible": lambda awkward: fusibles(awkward=awkward),
     "quantized": lambda awkward: quantized(),
     "integer": lambda awkward: integers(),
+    "control": lambda awkward: controls(awkward=awkward),
     "transformer": lambda awkward: transformers(awkward=awkward),
 }
 """A strategy for each family, given the awkward kinds its constants may hold."""

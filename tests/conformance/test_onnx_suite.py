@@ -32,6 +32,8 @@ def run_kinds(*kinds: str) -> tuple[Counter, list[str]]:
     lost += [f"{kind} {name}: is not in the suite" for kind, name in sorted(required)]
     for kind in kinds:
         print(kind, {s: counts[kind, s] for s in ("passed", "unsupported", "failed")})
+    passed = sum(n for (_, status), n in counts.items() if status == "passed")
+    print(f"{passed} of {sum(counts.values())} cases passed")
     return counts, lost
 
 

@@ -48,6 +48,7 @@ def test_families_are_sound(family: str):
         "fusible": {"transpose", "concat", "softmax", "reduce_max"},
         "quantized": {"quantize_linear", "dequantize_linear", "conv"},
         "integer": {"conv_integer", "requantize", "lookup"},
+        "control": {"if", "loop", "scan"},
         "transformer": {"attention", "softmax", "mat_mul", "layer_normalization", "swish"},
     }[family]
     assert expected <= set(seen)

@@ -412,6 +412,40 @@ def _quantized() -> None:
     add("sum_pool_integer", words(np.int8, 1, 2, 5, 6), peer="")
 
 
+def _sampled() -> None:
+    grid = f(2, 4, 3, 2)
+    for mode in ("linear", "nearest", "cubic"):
+        for padding in ("zeros", "border", "reflection"):
+            add("grid_sample", f(2, 3, 5, 4), grid, mode=mode, padding_mode=padding,
+                align_corners=padding == "border", tol=1e-4,
+                peer="ref" if (mode, padding) == ("cubic", "border") else "ort")  # fmt: skip
+    add("grid_sample", f(1, 2, 3, 3, 4), f(1, 2, 2, 3, 3), tol=1e-4)
+    boxes, scores = np.sort(f(2, 9, 4)), positive(2, 3, 9)
+    limits = (np.array([4]), np.float32([0.3]), np.float32([0.4]))
+    add("non_max_suppression", boxes, scores, *limits, data=True)
+    add("non_max_suppression", boxes, scores, limits[0], data=True)
+    add("non_max_suppression", positive(1, 7, 4), positive(1, 2, 7), *limits, data=True,
+        center_point_box=True)  # fmt: skip
+    add("non_max_suppression", boxes, scores, data=True)
+    add("col2im", f(1, 12, 6), i(4, 5), i(2, 2), pads=(0, 1, 0, 0), strides=(2, 2),
+        dilations=(1, 1))  # fmt: skip
+    add("col2im", f(2, 6, 1), i(3, 4), i(3, 2), peer="ref", dilations=(1, 3))
+    add("col2im", f(2, 6, 4), i(5), i(2))
+    for parts, how in ((1, {}), (2, {}), (1, {"onesided": True}), (2, {"inverse": True})):
+        add("dft", f(2, 6, 3, parts), None, np.array(1), tol=1e-5, **how)
+        add("dft", f(2, 5, parts), np.array(7), tol=1e-5, **how)
+    add("dft", f(2, 4, 2), np.array(6), peer="ref", inverse=True, onesided=True)
+    repeated = integers(0, 4, 3, 4)
+    for ordered in (True, False):
+        add("unique", repeated, data=True, sorted=ordered)
+        add("unique", repeated[[0, 1, 0]], data=True, sorted=ordered, axis=0)
+    add("reverse_sequence", f(4, 3, 2), i(1, 4, 0))
+    add("reverse_sequence", f(3, 4), i(1, 4, 2), batch_axis=0, time_axis=1)
+    add("det", f(3, 4, 4), tol=1e-4)
+    add("bit_cast", f(2, 3), peer="", to=DType.i32)
+    add("bit_cast", words(np.uint8, 4), peer="", to=DType.bool)
+
+
 def _bodies() -> None:
     b = Builder()
     x, y = b.input("x", "f32", ("n", 4)), b.input("y", "f32", (4,))
@@ -483,5 +517,5 @@ def _recurrent() -> None:
 
 
 for _fill in (_elementwise, _windows, _linear, _attention, _shapes, _indices, _quantized, _bodies,
-              _recurrent):  # fmt: skip
+              _sampled, _recurrent):  # fmt: skip
     _fill()

@@ -1,0 +1,91 @@
+"""Transforms between signals and frequencies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import FeedError, VerifyError
+from ..op import Abstract, Array, Inferred, Op, register
+from ..types import Dim, TensorType
+from .common import check_axis, check_float, check_scalar, differs, in_wide
+
+
+@register
+@dataclass(frozen=True)
+class DFT(Op):
+    """The discrete Fourier transform along one axis; the last axis holds real and imaginary parts
+
+    Real signals have one part. With `onesided` the redundant half of a real signal's spectrum is
+    left out (and with `inverse` is not given, for a real result). `inverse` divides by the length.
+    """
+
+    inverse: bool = False
+    onesided: bool = False
+
+    def infer(
+        self, x: Abstract, dft_length: Abstract | None = None, axis: Abstract | None = None
+    ) -> Inferred:
+        check_float(x)
+        check_scalar(dft_length, "the length")
+        check_scalar(axis, "the axis")
+        if x.shape is None:
+            return x.type
+        rank = len(x.shape)
+        if rank < 2 or not (x.shape[-1] in (1, 2) or not isinstance(x.shape[-1], int)):
+            raise VerifyError(f"the operand is {x.type}, whose last axis is not 1 or 2 long")
+        if self.onesided and differs(x.shape[-1], 2 if self.inverse else 1):
+            raise VerifyError(f"a one-sided transform does not take {x.type}")
+        parts = 1 if self.inverse and self.onesided else 2
+        at = (-2,) if axis is None else axis.as_ints()
+        if at is None:
+            return x.type.with_shape((*(None,) * (rank - 1), parts))
+        place = _signal_axis(at[0], rank)
+        given = None if dft_length is None else dft_length.as_ints()
+        length: Dim = None if dft_length is not None else x.shape[place]
+        if given is not None:
+            length = given[0]
+        shape = list(x.shape)
+        shape[place] = self._size(length, dft_length is not None)
+        shape[-1] = parts
+        return TensorType(x.dtype, tuple(shape))
+
+    def _size(self, length: Dim, stated: bool) -> Dim:
+        """Elements along the axis after a transform of this length."""
+        if not isinstance(length, int):
+            return None if self.onesided else length
+        if stated and length < 1:
+            raise VerifyError(f"a transform of length {length} does not exist")
+        if not self.onesided:
+            return length
+        if self.inverse:
+            return length if stated else max(2 * (length - 1), 0)
+        return length // 2 + 1
+
+    def reference(
+        self, x: Array, dft_length: Array | None = None, axis: Array | None = None
+    ) -> Array:
+        place = _signal_axis(-2 if axis is None else int(axis.reshape(-1)[0]), x.ndim)
+        length = x.shape[place] if dft_length is None else int(dft_length.reshape(-1)[0])
+        if self.inverse and self.onesided and dft_length is None:
+            length = 2 * (length - 1)
+        if length < 1:
+            raise FeedError(f"a transform of length {length} does not exist")
+        return in_wide(lambda v: self._transform(v, length, place), x)
+
+    def _transform(self, x: Array, length: int, place: int) -> Array:
+        signal = x[..., 0] if x.shape[-1] == 1 else x[..., 0] + 1j * x[..., 1]
+        if self.inverse and self.onesided:
+            return np.fft.irfft(signal, length, place)[..., None].astype(x.dtype)
+        made = (np.fft.ifft if self.inverse else np.fft.fft)(signal, length, place)
+        if self.onesided:
+            made = np.take(made, np.arange(length // 2 + 1), place)
+        return np.stack([made.real, made.imag], -1).astype(x.dtype)
+
+
+def _signal_axis(axis: int, rank: int) -> int:
+    place = check_axis(axis, rank)
+    if place == rank - 1:
+        raise VerifyError("the last axis holds real and imaginary parts, no signal")
+    return place

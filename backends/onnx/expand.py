@@ -13,6 +13,7 @@ from ...ir.ops.epilogue import activation_op
 from ...ir.ops.linear import FusedMatMul
 
 ATTENTION_SINCE = 23
+_LATER = f"export with opset {ATTENTION_SINCE}"
 
 
 def body_of(node: Node, operands: Sequence[Value | None], opset: int) -> Graph | None:
@@ -71,16 +72,14 @@ def _attention(
     if odd:
         raise UnsupportedError(f"attention with {', '.join(odd)} has no form before opset "
                                f"{ATTENTION_SINCE}", node=node.name, op=op.name,
-                               hint=f"export with opset {ATTENTION_SINCE}")  # fmt: skip
+                               hint=_LATER)  # fmt: skip
     flat = len(q.shape or ()) == 3
     if flat:
-        q = _split(b, q, op.q_num_heads)
-        k, v = (_split(b, x, op.kv_num_heads) for x in (k, v))
+        q = _split(b, q, op.q_num_heads, node)
+        k, v = (_split(b, x, op.kv_num_heads, node) for x in (k, v))
     k = k if past_key is None else b.concat(past_key, k, axis=2)
     v = v if past_value is None else b.concat(past_value, v, axis=2)
-    heads, shared, size, deep = q.shape[1], k.shape[1], q.shape[3], v.shape[3]  # type: ignore[index]
-    if not all(isinstance(d, int) for d in (heads, shared, size, deep)):
-        raise UnsupportedError("attention of unknown heads cannot be written out", node=node.name)
+    heads, shared, size, deep = (_known(x, i, node) for x, i in ((q, 1), (k, 1), (q, 3), (v, 3)))
     share = heads // shared != 1
     if share:  # [b,g,h/g,l,d] by [b,g,1,s,d]
         q = b.reshape(q, np.array([0, shared, heads // shared, -1, size]))
@@ -89,13 +88,7 @@ def _attention(
     kind = q.type.dtype.numpy
     scores = b.mul(b.mat_mul(q, _swap(b, k)), np.asarray(scale, kind))
     for bias in _biases(b, op, scores, mask, past_key):
-        wide = bias
-        if share and len(bias.shape or ()) > 2:
-            if bias.shape[1 - (len(bias.shape) == 3)] != 1:  # type: ignore[index,arg-type]
-                raise UnsupportedError("a mask for each of shared heads cannot be written out",
-                                       node=node.name)  # fmt: skip
-            wide = b.unsqueeze(bias, np.array([2 if len(bias.shape or ()) == 4 else 1]))
-        scores = b.add(scores, wide)
+        scores = b.add(scores, _shared(b, bias, node) if share else bias)
     y = b.mat_mul(b.softmax(scores, axis=-1), v)
     if share:
         y = b.reshape(y, np.array([0, heads, -1, deep]))
@@ -105,11 +98,27 @@ def _attention(
     return y
 
 
-def _split(b: Builder, x: Value, heads: int) -> Value:
-    width = x.shape[2]  # type: ignore[index]
-    if not isinstance(width, int):
-        raise UnsupportedError("attention of unknown width cannot be written out")
-    return b.transpose(b.reshape(x, np.array([0, 0, heads, width // heads])), perm=(0, 2, 1, 3))
+def _known(x: Value, axis: int, node: Node) -> int:
+    size = None if x.shape is None else x.shape[axis]
+    if not isinstance(size, int):
+        raise UnsupportedError("attention of unknown heads cannot be written out", node=node.name)
+    return size
+
+
+def _split(b: Builder, x: Value, heads: int, node: Node) -> Value:
+    shape = np.array([0, 0, heads, _known(x, 2, node) // heads])
+    return b.transpose(b.reshape(x, shape), perm=(0, 2, 1, 3))
+
+
+def _shared(b: Builder, bias: Value, node: Node) -> Value:
+    """A bias [b,1,l,t] (or of fewer axes) as it stands against scores [b,g,h/g,l,t]."""
+    shape = bias.shape or ()
+    if len(shape) < 3:
+        return bias
+    if shape[-3] != 1:
+        raise UnsupportedError("a mask for each of shared heads cannot be written out",
+                               node=node.name, hint=_LATER)  # fmt: skip
+    return b.unsqueeze(bias, np.array([len(shape) - 3]))
 
 
 def _biases(

@@ -31,7 +31,7 @@ def test_attention_is_written_out_for_older_opsets(form: dict[str, Any]) -> None
     shapes = [(2, "l", 4 * 6), (2, "s", kv * 6), (2, "s", kv * 5)] if flat else \
         [(2, 4, "l", 6), (2, kv, "s", 6), (2, kv, "s", 5)]  # fmt: skip
     sizes = {"l": 3, "s": 7}
-    values = [b.input(n, "f32", s) for n, s in zip("qkv", shapes)]
+    values: list[Any] = [b.input(n, "f32", s) for n, s in zip("qkv", shapes)]
     values.append(b.input("m", mask, (2, 1, "l", "s")) if mask else None)
     if past:
         values += [b.input("pk", "f32", (2, kv, 2, 6)), b.input("pv", "f32", (2, kv, 2, 5))]
@@ -40,7 +40,8 @@ def test_attention_is_written_out_for_older_opsets(form: dict[str, Any]) -> None
     graph = b.outputs(y=b.attention(*values, **form))
     feeds = {}
     for n in graph.inputs:
-        made = random.standard_normal([sizes.get(d, d) for d in n.type.shape or ()])
+        shape = [d if isinstance(d, int) else sizes[str(d)] for d in n.type.shape or ()]
+        made = random.standard_normal(shape)
         feeds[n.name] = made > 0 if n.type.dtype is DType.bool else made.astype(np.float32)
     if mask == "bool":
         feeds["m"][..., 0] = True  # a row without keys is zero here, even there

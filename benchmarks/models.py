@@ -15,12 +15,14 @@ from functools import cached_property
 from pathlib import Path
 
 import efficientnet
+import minilm
 import numpy as np
 import onnx
 import onnxruntime
 from onnx import shape_inference
 
 from taut import samples
+from taut.sentences import WordPiece, token_rows
 
 Shape = tuple[int, ...]
 Feed = dict[str, np.ndarray]  # what one run gets, by the names of the file's inputs
@@ -39,6 +41,7 @@ class Data:
     calibration_size: int
     draw: Callable[[int, int], Arrays]
     batched: bool = True
+    transformer: bool = False  # peers have tools of their own for these
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,9 @@ NAMES = (
     "magika",
     "silero-vad",
     "silero-vad-32",
+    "minilm-16",
+    "minilm-128",
+    "minilm-512",
 )
 DEFAULT = NAMES[:5]
 TRAINED = ("efficientnet-lite0", "orientation", "ocr-det", "ocr-rec")
@@ -115,7 +121,8 @@ def model(name: str, batch: int = 1, logits: bool = False) -> Model:
         raise SystemExit(f"no model is called {name!r}; there are: {', '.join(NAMES)}")
     path = folder() / f"{name}-{batch}{'-logits' if logits else ''}.onnx"
     if not path.exists():
-        source = _without_last_activation(_source(name)) if logits else _source(name)
+        source = _source(name, batch)
+        source = _without_last_activation(source) if logits else source
         front = (batch,) if data.batched else ()
         _write(_fixed(source, [(*front, *shape) for shape in data.shapes]), path)
     inputs = tuple(v.name for v in onnx.load(path).graph.input)
@@ -138,6 +145,16 @@ def _speech(windows: int) -> Data:
     return Data(((windows, 576), state, state), 100, draw, batched=False)
 
 
+def _sentences(length: int) -> Data:
+    """Token numbers of running text, and the mask of those that are there."""
+
+    def draw(n: int, seed: int) -> Arrays:
+        tokenizer = WordPiece(samples.fetch("minilm-vocabulary"))
+        return token_rows(tokenizer, n, length, seed)
+
+    return Data(((length,), (length,)), 100, draw, transformer=True)
+
+
 _OWN: dict[str, Data] = {
     "efficientnet-lite0": Data(((3, 224, 224),), 200, _first(samples.pictures)),
     "orientation": Data(((3, 48, 192),), 300, _first(samples.orientation_lines)),
@@ -146,10 +163,13 @@ _OWN: dict[str, Data] = {
     "magika": Data(((2048,),), 200, lambda n, seed: (samples.file_bytes(n, seed),)),
     "silero-vad": _speech(1),
     "silero-vad-32": _speech(32),
+    **{f"minilm-{length}": _sentences(length) for length in (16, 128, 512)},
 }
 
 
-def _source(name: str) -> onnx.ModelProto:
+def _source(name: str, batch: int) -> onnx.ModelProto:
+    if name.startswith("minilm-"):
+        return minilm.source(batch, int(name.removeprefix("minilm-")))
     if name in samples.LIGHT:
         return samples.light_model(name)
     if name == "efficientnet-lite0":
@@ -158,7 +178,7 @@ def _source(name: str) -> onnx.ModelProto:
 
 
 def _without_last_activation(proto: onnx.ModelProto) -> onnx.ModelProto:
-    graph, (output,) = proto.graph, proto.graph.output
+    graph, output = proto.graph, proto.graph.output[-1]
     makers = {name: node for node in graph.node for name in node.output}
     name = output.name
     while makers[name].op_type in ("Identity", "Softmax", "Sigmoid"):

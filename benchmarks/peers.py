@@ -64,7 +64,8 @@ class OnnxRuntime(Runner):
 
 
 class OnnxRuntimeInt8(OnnxRuntime):
-    """onnxruntime, static QDQ: u8 activations, s8 weights per channel, min-max calibration.
+    """onnxruntime, static QDQ: u8 activations, s8 weights per channel, min-max calibration. For
+    transformers its dynamic quantization, which is what it recommends for them and is faster.
 
     Its own pre-processing (symbolic shapes, fusion of batch norms) runs first. `reduce_range` is
     off: it is for machines without VNNI.
@@ -77,12 +78,17 @@ class OnnxRuntimeInt8(OnnxRuntime):
 
     def quantize(self, model: models.Model, path: Path) -> None:
         from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+        from onnxruntime.quantization.quantize import quantize_dynamic
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
         ready = path.with_name("pre.onnx")
         source = path.with_name("source.onnx")
         onnx.save(_with_initializers(model.path), source)
         logging.getLogger().setLevel(logging.ERROR)
+        if model.data.transformer:
+            quantize_dynamic(str(source), str(path), per_channel=True, reduce_range=False,
+                             weight_type=QuantType.QInt8)  # fmt: skip
+            return
         try:
             quant_pre_process(str(source), str(ready), auto_merge=True)
         except AssertionError:  # its symbolic inference gives up on some graphs
@@ -190,6 +196,7 @@ class OpenVinoInt8(OpenVino):
             nncf.Dataset(rows),
             preset=nncf.QuantizationPreset(self.preset) if self.preset else None,
             subset_size=len(rows),
+            model_type=nncf.ModelType.TRANSFORMER if model.data.transformer else None,
         )
         ov.save_model(quantized, str(path), compress_to_fp16=False)
 

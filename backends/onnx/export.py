@@ -44,6 +44,7 @@ from ...ir.op import Attribute, op_class
 from ...ir.ops.structure import Constant, Input
 from ...ir.standard import ONNX_TYPES, attribute_proto, schema, schema_defaults
 from ...ir.types import TensorType
+from .expand import body_of
 
 OLDEST = 18  # the first in which all reductions take their axes as an operand
 EXTERNAL_BYTES = 1_500_000_000  # protobuf cannot hold 2 GiB
@@ -203,10 +204,27 @@ class _Writer:
         operands = ["" if v is None else self.names[v] for v in self.graph.operands(node)]
         results = [self.names[Value(node, i)] for i in range(len(node.results))]
         expand = _EXPANSIONS.get(node.op.name)
+        body = body_of(node, self.graph.operands(node), self.opset)
         if expand is not None:
             expand(self, node, operands, results)
+        elif body is not None:
+            self.inline(node, body, operands, results)
         else:
             self.emit(node, node.op, operands, results)
+
+    def inline(self, node: Node, body: Graph, operands: list[str], results: list[str]) -> None:
+        """A body's nodes in place of the one that it stands for."""
+        names = dict(zip((Value(n) for n in body.inputs), filter(None, operands)))
+        names |= dict(zip(body.outputs, results))
+        for inner in body.nodes():
+            value = Value(inner)
+            if isinstance(inner.op, Constant):
+                names[value] = self.helper_value(node, inner.name)
+                self.arrays[names[value]] = inner.op.value
+            elif not isinstance(inner.op, Input) and inner is not body.result:
+                names.setdefault(value, self.helper_value(node, inner.name))
+                given = ["" if v is None else names[v] for v in body.operands(inner)]
+                self.emit(node, inner.op, given, [names[value]])
 
     def emit(self, node: Node, op: Op, operands: list[str], results: list[str]) -> None:
         """One op as one ONNX node. Raises UnsupportedError where ONNX has no such op."""

@@ -1,6 +1,7 @@
-"""Transformers as their trainers store them: a `config.json` and a `model.safetensors`."""
+"""Transformers: encoders as their trainers store them, decoder blocks with seeded weights."""
 
 from .bert import load_bert
 from .config import BertConfig
+from .decoder import DecoderConfig, build_decoder
 
-__all__ = ["BertConfig", "load_bert"]
+__all__ = ["BertConfig", "DecoderConfig", "build_decoder", "load_bert"]

@@ -1,0 +1,1 @@
+../../taut/recordings.py

@@ -14,11 +14,12 @@ from .checks import CheckFailure, check_backend, check_pass, check_pipeline, dif
 from .dags import dags
 from .families import cnns, integers, mlps, quantized
 from .graphs import FAMILIES, graphs
+from .recurrents import recurrents
 from .transformers import transformers
 from .values import AWKWARD, arrays, feeds, shapes, tensor_types
 
 __all__ = [
     "AWKWARD", "FAMILIES", "CheckFailure", "arrays", "check_backend", "check_pass",
     "check_pipeline", "cnns", "dags", "difference", "feeds", "graphs", "integers", "mlps",
-    "quantized", "shapes", "tensor_types", "transformers",
+    "quantized", "recurrents", "shapes", "tensor_types", "transformers",
 ]  # fmt: skip

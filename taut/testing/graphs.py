@@ -10,6 +10,7 @@ from taut.ir import Graph
 
 from .dags import dags
 from .families import cnns, integers, mlps, quantized
+from .recurrents import recurrents
 from .transformers import transformers
 
 FAMILIES: dict[str, Callable[[Iterable[str]], st.SearchStrategy[Graph]]] = {
@@ -18,6 +19,7 @@ FAMILIES: dict[str, Callable[[Iterable[str]], st.SearchStrategy[Graph]]] = {
     "dag": lambda awkward: dags(awkward=awkward),
     "quantized": lambda awkward: quantized(),
     "integer": lambda awkward: integers(),
+    "recurrent": lambda awkward: recurrents(awkward=awkward),
     "transformer": lambda awkward: transformers(awkward=awkward),
 }
 """A strategy for each family, given the awkward kinds its constants may hold."""

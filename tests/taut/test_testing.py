@@ -47,6 +47,7 @@ def test_families_are_sound(family: str):
         "dag": {"abs"},
         "quantized": {"quantize_linear", "dequantize_linear", "conv"},
         "integer": {"conv_integer", "requantize", "lookup"},
+        "recurrent": {"lstm", "gru", "rnn", "conv", "transpose"},
         "transformer": {"attention", "softmax", "mat_mul", "layer_normalization", "swish"},
     }[family]
     assert expected <= set(seen)

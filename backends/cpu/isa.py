@@ -58,9 +58,10 @@ class Isa:
 TABLES = {
     t.name: t
     for t in (
-        Isa("avx512vnni", 16, 4, ((14, 2), (10, 2), (8, 2), (14, 1), (1, 4)), "vpdpbusd512",
+        Isa("avx512vnni", 16, 4, ((14, 2), (10, 2), (8, 2), (5, 4), (4, 4), (14, 1), (1, 4)),
+            "vpdpbusd512",
             cpu="cascadelake", needs=("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni"),
-            float_tiles=((14, 2), (10, 2), (8, 2), (14, 1), (1, 4))),
+            float_tiles=((14, 2), (10, 2), (8, 2), (5, 4), (4, 4), (14, 1), (1, 4))),
         Isa("avxvnni", 8, 4, ((6, 2), (6, 1), (1, 4)), "vpdpbusd256",
             cpu="alderlake", needs=("avx2", "fma", "avxvnni")),
         Isa("avx2", 8, 4, ((6, 2), (6, 1), (1, 4)), "pmaddwd",

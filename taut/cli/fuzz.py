@@ -21,7 +21,8 @@ def fuzz(
     target: Annotated[str | None, typer.Option("--target", help="A backend instead.")] = None,
     family: Annotated[
         list[str] | None,
-        typer.Option("--family", help="mlp, cnn, dag, fusible, quantized, integer, transformer."),
+        typer.Option("--family", help="One of mlp, cnn, dag, fusible, quantized, integer, control, "
+                                      "recurrent, transformer; may be given again."),
     ] = None,
     examples: Annotated[int, typer.Option(min=1, help="Graphs to draw.")] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Another seed draws other graphs.")] = 0,

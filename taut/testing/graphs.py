@@ -12,6 +12,7 @@ from .control import controls
 from .dags import dags
 from .families import cnns, integers, mlps, quantized
 from .fusible import fusibles
+from .recurrents import recurrents
 from .transformers import transformers
 
 FAMILIES: dict[str, Callable[[Iterable[str]], st.SearchStrategy[Graph]]] = {
@@ -22,6 +23,7 @@ FAMILIES: dict[str, Callable[[Iterable[str]], st.SearchStrategy[Graph]]] = {
     "quantized": lambda awkward: quantized(),
     "integer": lambda awkward: integers(),
     "control": lambda awkward: controls(awkward=awkward),
+    "recurrent": lambda awkward: recurrents(awkward=awkward),
     "transformer": lambda awkward: transformers(awkward=awkward),
 }
 """A strategy for each family, given the awkward kinds its constants may hold."""

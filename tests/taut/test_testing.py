@@ -49,6 +49,7 @@ def test_families_are_sound(family: str):
         "quantized": {"quantize_linear", "dequantize_linear", "conv"},
         "integer": {"conv_integer", "requantize", "lookup"},
         "control": {"if", "loop", "scan"},
+        "recurrent": {"lstm", "gru", "rnn", "conv", "transpose"},
         "transformer": {"attention", "softmax", "mat_mul", "layer_normalization", "swish"},
     }[family]
     assert expected <= set(seen)

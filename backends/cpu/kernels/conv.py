@@ -351,7 +351,9 @@ def best_tile(pixels: int, vectors: int, tiles: tuple[tuple[int, int], ...]) -> 
         tall, wide = tile
         return -(-pixels // tall) * tall / pixels * (1.0 if vectors % wide == 0 else 1.1)
 
-    return min((t for t in tiles if t[0] > 1 and t[1] > 1), key=waste)
+    # A tile wider than the layer would leave all of it to the narrow tile for rests.
+    fitting = [t for t in tiles if t[0] > 1 and 1 < t[1] <= max(vectors, 2)]
+    return min(fitting, key=waste)
 
 
 NEAR = 256 << 10  # bytes of input that should stay in a core's second-level cache

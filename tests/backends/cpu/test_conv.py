@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import ISAS, Arena, accumulate, requantize, wrap
+from taut.backends.cpu.isa import TABLES
 from taut.backends.cpu.kernels import conv
 
 EXAMPLES = 25
@@ -195,3 +196,10 @@ def test_float_convolution(isa, p, activation, residual):
     expected = expected + (other if residual == "last" else 0)
     room = (sums(abs(image), abs(weights)) + abs(bias) + abs(other)) * np.maximum(abs(slopes), 1)
     assert (abs(target - expected) <= 1e-6 * (room + abs(expected))).all()
+
+
+def test_few_pixels_take_a_flat_tile_and_no_tile_is_wider_than_the_layer():
+    tiles = TABLES["avx512vnni"].float_tiles
+    chosen = {(p, v): conv.best_tile(p, v, tiles) for p in (2, 4, 5, 49, 196) for v in (1, 2, 4, 8)}
+    assert chosen[5, 8] == (5, 4) and chosen[4, 4] == (4, 4) and chosen[196, 8] == (14, 2)
+    assert all(wide <= max(2, vectors) for (_, vectors), (_, wide) in chosen.items())

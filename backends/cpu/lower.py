@@ -25,6 +25,7 @@ from .kernels import frame
 from .layout import Buffer, Constants, Halo, Ref, Tensor, channels_last, round_up, row_major
 from .steps import AnyStep, PythonStep, Step, Word, record_words
 from .team import aligned
+from .tuning import Schedules
 
 if TYPE_CHECKING:
     from .groups import Group
@@ -67,6 +68,7 @@ class Lowering:
     isa: Isa
     threads: int
     constants: Constants
+    schedules: Schedules = field(default_factory=Schedules)
     steps: list[AnyStep] = field(default_factory=list)
     tensors: dict[Value, Tensor] = field(default_factory=dict)
     pending: dict[Value, Pending] = field(default_factory=dict)

@@ -247,6 +247,18 @@ _SOURCES = (
 )  # fmt: skip
 
 
+def origins() -> dict[str, int]:
+    """How many pieces of machine code this process has compiled, and loaded from disk."""
+    with _lock:
+        cached = sum(one.cached for one in _loaded.values())
+        return {"compiled": len(_loaded) - cached, "from_disk": cached}
+
+
+def version(isa: Isa) -> str:
+    """A digest of what machine code for this table depends on, the kernels themselves apart."""
+    return _key("version", isa)[:16]
+
+
 @cache
 def _world() -> tuple[str, ...]:
     """Everything else that machine code depends on: our sources and the compilers' versions."""

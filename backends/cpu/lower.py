@@ -36,6 +36,7 @@ from .kernels import frame
 from .layout import Buffer, Constants, Halo, Ref, Tensor, channels_last, round_up, row_major
 from .steps import AnyStep, PythonStep, Step, Word, record_words
 from .team import aligned
+from .tuning import Schedules
 
 if TYPE_CHECKING:
     from .groups import Group
@@ -80,6 +81,7 @@ class Lowering:
     isa: Isa
     threads: int
     constants: Constants
+    schedules: Schedules = field(default_factory=Schedules)
     steps: list[AnyStep] = field(default_factory=list)
     tensors: dict[Value, Tensor] = field(default_factory=dict)
     pending: dict[Value, Pending] = field(default_factory=dict)

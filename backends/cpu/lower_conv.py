@@ -93,7 +93,7 @@ def emit_layer(low: Lowering, layer: Layer, source: Tensor, target: Tensor, g: G
         size=(target.shape[2], target.shape[3]), images=target.shape[0],
         dilation=(g.dilations[0], g.dilations[1]),
         groups=groups, out=layer.out, residual=layer.order, threads=low.threads,
-        activation=layer.activation, other_scale=layer.other_scale,
+        activation=layer.activation, other_scale=layer.other_scale, schedules=low.schedules,
     )  # fmt: skip
     for part in parts:
         values: dict[str, Word] = {

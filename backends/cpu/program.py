@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,7 +27,8 @@ from ...ir import (
 from ...ir.bodies import inlined
 from ...ir.interpret import bind_feeds
 from ..base import KernelTime
-from . import arena, codegen, jit, sync
+from . import arena, codegen, jit, search, sync
+from . import tuning as records
 from .isa import Isa, find
 from .layout import SLACK, Buffer, Constants, Ref, Tensor
 from .lower import Lowering, bind, check_size, has_all_sizes
@@ -35,6 +36,7 @@ from .lower_fusion import is_nest
 from .stages import Staged
 from .steps import HEADER, PythonStep, Step, Task, bits, schedule
 from .team import Team, aligned, team
+from .tuning import HEURISTIC, Schedule, Schedules
 
 PLANS = 8  # input signatures for which plans are kept
 INNER_PLANS = 64  # the same for bodies and for what waits for sizes: a value may grow in a loop
@@ -63,11 +65,13 @@ class Program:
 
     def __init__(
         self, graph: Graph, isa: Isa, threads: int, limits: Limits,
+        schedules: Mapping[str, Schedule], tuner: search.Tuner | None,
         outer: Program | None = None, stage: int = 0,
     ) -> None:  # fmt: skip
         """With `outer`, a part of another program: constants are shared and nothing is planned
         before it runs. `stage` counts the parts that wait for sizes one after the other."""
         self.graph = graph
+        self.schedules, self._tuner = dict(schedules), tuner
         self.target = CpuTarget(isa.name, threads)
         self._isa, self._limits, self._stage = isa, limits, stage
         self._team = team(threads)
@@ -142,18 +146,48 @@ class Program:
                 return Interpreted(bound, self._limits)
             return Staged(bound, self._part, self._later, self._limits)
         bound = inlined(bound, partial(is_nest, bound))
+        lowering = self._lower(bound, self.schedules)
+        plan = Plan(lowering, self._team, self._limits)
+        return plan if self._tuner is None else self._tune(bound, lowering, plan, self._tuner)
+
+    def _lower(self, bound: Graph, schedules: Mapping[str, Schedule]) -> Lowering:
         lowering = Lowering(
-            bound, self._isa, self.target.threads, self._constants, limits=self._limits,
-            compile_body=self._part,
+            bound, self._isa, self.target.threads, self._constants, Schedules(dict(schedules)),
+            limits=self._limits, compile_body=self._part,
         )  # fmt: skip
         lowering.run()
-        return Plan(lowering, self._team, self._limits)
+        return lowering
 
-    def _part(self, graph: Graph) -> Program:
-        return Program(graph, self._isa, self.target.threads, self._limits, self)
+    def _tune(self, bound: Graph, lowering: Lowering, plan: Plan, tuner: search.Tuner) -> Plan:
+        """The plan with other schedules, if the whole is faster for them too."""
+        cases = [c for c in lowering.schedules.asked if c.name not in self.schedules]
+        known, found = tuner.find(cases)
+        chosen = {**self.schedules, **known, **found}
+        if set(chosen.values()) <= {HEURISTIC}:
+            tuner.settle(found, True)
+            return plan
+        made = Plan(self._lower(bound, chosen), self._team, self._limits)
+        if found:
+            zeros = [np.zeros(n.type.static_shape, n.type.dtype.numpy) for n in bound.inputs]
+            better = search.is_faster(lambda: made.run(zeros), lambda: plan.run(zeros))
+            tuner.settle(found, better)
+            if not better:
+                return plan
+        self.schedules = chosen
+        return made
+
+    def save_tuning(self, path: str | os.PathLike[str]) -> None:
+        """Write the schedules in use as JSON, for `compile(..., tuning=path)`. StorageError."""
+        records.write(self.schedules, self._isa, self.target.threads, path)
+
+    def _part(self, graph: Graph, stage: int = 0) -> Program:
+        return Program(
+            graph, self._isa, self.target.threads, self._limits, self.schedules, self._tuner,
+            self, stage,
+        )  # fmt: skip
 
     def _later(self, graph: Graph) -> Program:
-        return Program(graph, self._isa, self.target.threads, self._limits, self, self._stage + 1)
+        return self._part(graph, self._stage + 1)
 
     @property
     def planned(self) -> bool:
@@ -178,6 +212,12 @@ class Program:
     def plan_memory(self) -> int:
         """Bytes of the arenas and tables of the plans kept."""
         return sum(p.memory for p in self._plans.values())
+
+    @property
+    def origins(self) -> dict[str, int]:
+        """Pieces of machine code that this process has `compiled`, and loaded `from_disk`: for
+        all its programs together."""
+        return jit.origins()
 
     def profile(self, *arrays: Any, repeat: int = 1, **named: Any) -> list[KernelTime]:
         """Seconds for each kernel in the order they run: the median over `repeat` calls.
@@ -447,9 +487,20 @@ def compile(
     threads: int | None = None,
     isa: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    tune: float | None = None,
+    tuning: str | os.PathLike[str] | None = None,
+    progress: search.Progress | None = None,
 ) -> Program:
     """Compile for this machine. `threads` defaults to the cores this process may use; `isa` names
-    an instruction table (`TAUT_ISA` or the best by default). Raises CompileError."""
+    an instruction table (`TAUT_ISA` or the best by default).
+
+    tune      seconds to spend on measuring other schedules for the layers, besides what earlier
+              programs found on this machine (0: use only that). Without it nothing is measured and
+              the same graph gives the same program.
+    tuning    a file of schedules, from `Program.save_tuning`
+    progress  called with (layers measured, layers to measure)
+    Raises CompileError; StorageError where the tuning file cannot be read.
+    """
     if threads is None:
         threads = default_threads()
     if not isinstance(threads, int) or not 1 <= threads <= 4096:
@@ -458,7 +509,11 @@ def compile(
         table = find(isa)
     except ValueError as error:
         raise CompileError(str(error)) from error
-    return Program(graph, table, threads, limits)
+    if tune is not None and (not isinstance(tune, int | float) or not 0 <= tune < float("inf")):
+        raise CompileError(f"tune is a number of seconds, not {tune!r}")
+    schedules = {} if tuning is None else records.read(tuning, table, threads)
+    tuner = None if tune is None else search.Tuner(table, threads, tune, progress)
+    return Program(graph, table, threads, limits, schedules, tuner)
 
 
 def default_threads() -> int:

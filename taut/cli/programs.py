@@ -39,10 +39,11 @@ def prepare(model: str, pipeline: str | None, seed: int, data: Any = None) -> Gr
     return graph if pipeline is None else taut.optimize(graph, pipeline, data=data, seed=seed)
 
 
-def build(graph: Graph, target: str, threads: int | None) -> Program:
+def build(graph: Graph, target: str, threads: int | None, **options: Any) -> Program:
     import taut
 
-    return taut.compile(graph, target, threads=None if target == "reference" else threads)
+    threads = None if target == "reference" else threads
+    return taut.compile(graph, target, threads=threads, **options)
 
 
 def one_call(graph: Graph, data: str | None, seed: int, dims: Any, batch: int | None) -> Any:
@@ -62,21 +63,37 @@ def compile(
     dims: Dims = None,
     batch: Batch = None,
     seed: Seed = 0,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Measure other schedules for layers, keep the best.")
+    ] = False,
+    budget: Annotated[float, typer.Option(min=0, help="Seconds for --tune.")] = 30.0,
+    tuning: Annotated[
+        str | None, typer.Option("--tuning", help="File of schedules: read; with --tune, written.")
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Compile a model (into the on-disk cache too) and say what came of it."""
     start = time.perf_counter()
     graph = prepare(model, pipeline, seed)
     loaded = time.perf_counter()
-    program = build(graph, target, threads)
-    arrays = one_call(graph, None, seed, dims, batch)
-    program(*arrays)
+    with common.progress("tune") as advance:
+        options: dict[str, Any] = {"tune": budget, "progress": advance} if tune else {}
+        if tuning is not None and not tune:
+            options["tuning"] = tuning
+        program = build(graph, target, threads, **options)
+        arrays = one_call(graph, None, seed, dims, batch)
+        program(*arrays)
     seconds = time.perf_counter() - loaded
+    if tune and tuning is not None:
+        getattr(program, "save_tuning")(tuning)  # noqa: B009 (only targets that tune have it)
     rows = program.profile(*arrays)
+    origins = getattr(program, "origins", {})
     facts = {
         "model": model, "target": str(program.target), "nodes": len(graph) - 1,
         "kernels": len(rows), "memory": program.memory, "load_seconds": loaded - start,
-        "compile_seconds": seconds, "in_python": list(getattr(program, "fallbacks", [])),
+        "compile_seconds": seconds, **origins,
+        "schedules": len(getattr(program, "schedules", {})),
+        "in_python": list(getattr(program, "fallbacks", [])),
     }  # fmt: skip
     if json:
         common.show_json(facts)
@@ -86,6 +103,10 @@ def compile(
         f"{common.engineering(program.memory, 'B')} held, compiled and called once in "
         f"{seconds:.2f} s"
     ))  # fmt: skip
+    if origins:
+        common.show(f"machine code: {origins['compiled']} pieces compiled, "
+                    f"{origins['from_disk']} from the cache; "
+                    f"{facts['schedules']} layers have a measured schedule")  # fmt: skip
     if facts["in_python"]:
         listed = [(n, graph[n].op.name) for n in facts["in_python"] if graph.find(n)]
         common.show(common.table("no kernel, run in Python:", "node", "op", rows=listed))

@@ -159,9 +159,24 @@ def test_bench_profile_compile_emit(taut_: Shell, model: str):
     assert all(r["seconds"] >= 0 for r in rows)
     made = taut_.json("compile", model, "--threads", "1")
     assert made["kernels"] >= 1 and made["memory"] > 0
+    assert made["compiled"] + made["from_disk"] > 0 and made["schedules"] == 0
     assert "def " in taut_("emit", model, "--threads", "1")
     assert "conv(" in taut_("emit", model, "--target", "reference")
     assert "no llvm" in taut_.fails("emit", model, "--target", "reference", "--form", "llvm")
+
+
+def test_compile_tunes_and_keeps_a_record(taut_: Shell, model: str, tmp_path: Path):
+    record = str(tmp_path / "tuning.json")
+    tune = ("compile", model, "--threads", "1", "--tune", "--budget", "0.2", "--tuning", record)
+    assert "machine code" in taut_(*tune)
+    found = json.loads(Path(record).read_text())["layers"]
+    again = taut_.json("compile", model, "--threads", "1", "--tuning", record)
+    assert again["schedules"] == len(found)
+    assert "its threads is" in taut_.fails(
+        "compile", model, "--threads", "2", "--tuning", record
+    )
+    Path(record).write_text("{}")
+    assert "not a tuning record" in taut_.fails("compile", model, "--tuning", record)
 
 
 def test_compare_shows_layers(taut_: Shell, model: str):

@@ -24,6 +24,7 @@ import numpy as np
 from ..isa import Isa
 from ..jit import Kernel
 from ..records import Header
+from ..tuning import Case, Schedule, Schedules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +231,8 @@ def prepare(
     tile: tuple[int, int] | None = None,
     activation: str = "clamp",
     other_scale: float | None = None,
+    schedules: Schedules | None = None,
+    schedule: Schedule | None = None,
 ) -> list[Part]:
     """Choose tiles, pack weights and split the work of one layer.
 
@@ -239,6 +242,7 @@ def prepare(
     row, pixel   bytes between rows and pixels of the input buffer (not times the stride)
     size      output height and width
     other_scale   the record's, if residual; not given, the slower unbounded epilogue is chosen
+    schedule      how to cut the layer, or `schedules` where that is looked up; else by heuristics
     The result covers N rounded up to whole vectors; with groups N exactly, each of which needs a
     vector's channels at least (see `merge_groups`).
     """
@@ -253,6 +257,14 @@ def prepare(
     if item == 1:
         bias = fold_signed(flat, bias, isa)
     pixels = size[0] * size[1]
+    if schedules is not None:
+        case = Case(
+            (n, height, width, channels), item, pixel, size, images, groups, dilation, out,
+            residual, activation, bounded and out == "u8",
+        )  # fmt: skip
+        schedule = schedules.find(case, isa)
+    if schedule is not None:
+        tile = schedule.tile
     parts = []
     for share in choose(n, pixels, groups, isa, tile, out == "float"):
         shape, rows = share.tile, share.rows
@@ -263,6 +275,8 @@ def prepare(
         chunk_tiles, chunk_panels = split(
             tiles, images, panels, threads, shape[0] * pixel, packed.size // panels
         )
+        if schedule is not None and shape == schedule.tile:
+            chunk_tiles, chunk_panels = min(tiles, schedule.tiles), min(panels, schedule.panels)
         chunk_pixels = chunk_tiles * shape[0]
         pixel_chunks, panel_chunks = -(-pixels // chunk_pixels), -(-panels // chunk_panels)
         fields = {

@@ -36,7 +36,9 @@ def test_no_step_runs_beside_one_that_it_depends_on(steps, threads):
     segments = schedule(steps, threads)
     groups: list[list[Step | PythonStep]] = []
     for segment in segments:
-        groups += [[segment.python]] if segment.python else [[*p.steps] for p in segment.phases]
+        if segment.python:
+            groups.append([segment.python])
+        groups.extend([*phase.steps] for phase in segment.phases)
         for phase in segment.phases:
             assert 1 <= len(phase.tasks) <= (SLOTS if threads > 1 else 1)
             assert threads > 1 or len(phase.steps) == 1

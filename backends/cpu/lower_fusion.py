@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from ...ir import Array, Builder, Graph, Node, Value
 from ...ir.analysis.index import NotNest
-from ...ir.analysis.nest import Apply, Nest, Read, Size, expressions, trace
+from ...ir.analysis.nest import Apply, Nest, Read, expressions, trace
 from ...ir.analysis.nest_rules import FINISHED, SIMPLE
 from ...ir.bodies import specialize
 from ...ir.op import Abstract
@@ -21,8 +21,9 @@ from .generic import SUPPORTED
 from .layout import Buffer, Ref, Tensor, round_up
 from .loops_fusion import nest_kernel
 from .lower import Lowering, lowers
+from .nest_formulas import template_of
 from .nest_loops import Loops, View, extent, loops_of
-from .nest_text import Writer, template_of
+from .nest_text import Writer
 from .steps import Step, Word
 
 ONE_CHUNK = 1024  # elements that are not worth sharing out
@@ -155,13 +156,9 @@ def require(nests: Sequence[Nest]) -> None:
 def body_nests(body: Graph) -> list[Nest]:
     """The nests of a body whose sizes are known. Raises NotNest."""
     members = {n for n in body.nodes() if n is not body.result and not isinstance(n.op, Input)}
-    nests = trace(body, members, body.outputs, _static)
+    nests = trace(body, members, body.outputs)
     require(nests)
     return nests
-
-
-def _static(value: Value) -> Sequence[Size] | None:
-    return value.shape
 
 
 @lowers("fusion")

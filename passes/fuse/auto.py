@@ -22,9 +22,7 @@ SMALL = 16  # elements of a constant that goes into the bodies that read it
 WORTH_TELLING = 2e-6  # seconds: what a refused group would have saved, to be remarked on
 
 # Integer ops with epilogues of their own, and what belongs to these.
-PRODUCTS = frozenset((
-    "conv_integer", "mat_mul_integer", "sum_pool_integer", "mul_integer",
-))  # fmt: skip
+PRODUCTS = frozenset(("conv_integer", "mat_mul_integer", "sum_pool_integer", "mul_integer"))
 EPILOGUES = frozenset(("dequantize_linear", "cast"))
 
 

@@ -320,7 +320,7 @@ class Emit:
         return self.b.bitcast(self.shuffle(dwords, dwords, order), vec(I8, 64))
 
     def narrow(self, four: Sequence[Value], zero: Value, lo: Value, hi: Value) -> Value:
-        """clamp(x + zero, lo, hi) of four <16 x i32> as <64 x i8>; zero <32 x i16>, bounds bytes."""
+        """clamp(x + zero, lo, hi) of four <16 x i32> as <64 x i8>; zero <32 x i16>, bounds i8."""
         b, words = self.b, self.words(four, zero)
         packed = self.call("llvm.x86.avx512.packuswb.512", vec(I8, 64), *words)
         packed = b.select(b.icmp_unsigned(">", packed, lo), packed, lo)

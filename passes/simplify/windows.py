@@ -14,7 +14,6 @@ from ..pattern import Pattern, PatternBuilder
 from ..rewrite import Failure, Match, RewriteBuilder
 from .algebra import Algebra
 
-
 NONNEGATIVE = ("relu", "sigmoid", "hard_sigmoid", "softplus", "exp", "abs", "softmax")
 KEEPS_SIGN = ("max_pool", "average_pool", "global_average_pool", "global_max_pool", "reshape",
               "transpose", "concat")  # fmt: skip

@@ -16,7 +16,8 @@ from taut.ir import Builder, DType, Graph, TensorType, Value
 
 from .values import arrays
 
-ACTIVATIONS = ("relu", "clip", "sigmoid", "hard_swish", "leaky_relu", "tanh", "hard_sigmoid")
+ACTIVATIONS = ("relu", "clip", "sigmoid", "hard_swish", "leaky_relu", "tanh", "hard_sigmoid",
+               "prelu")  # fmt: skip
 
 
 def _dims(value: Value) -> tuple[Any, ...]:
@@ -45,6 +46,10 @@ class Net:
 
     def activate(self, x: Value) -> Value:
         kind = self.pick(*ACTIVATIONS)
+        if kind == "prelu":
+            dims = _dims(x)
+            channels = dims[1] if len(dims) > 2 else 1
+            return self.b.prelu(x, self.floats(channels, *(1,) * max(0, len(dims) - 2)))
         if kind == "clip":
             return self.b.clip(x, np.float32(self.pick(0.0, -1.0)), np.float32(self.pick(6.0, 1.0)))
         return getattr(self.b, kind)(x)
@@ -66,6 +71,22 @@ class Net:
         stride = self.pick(1, 2)
         return self.b.conv(x, weight, bias, pads=pads, strides=(stride, stride), group=group,
                            dilations=(dilation, dilation))  # fmt: skip
+
+    def conv_transpose(self, x: Value) -> Value:
+        """Windows side by side or overlapping, at most twice as large."""
+        channels = _dims(x)[1]
+        out, kernel = self.draw(st.integers(1, 6)), self.pick(1, 2, 3)
+        weight = self.floats(channels, out, kernel, kernel, scale=channels**-0.5)
+        stride = self.pick(1, 2)
+        return self.b.conv_transpose(x, weight, strides=(stride, stride))
+
+    def scale(self, x: Value) -> Value:
+        """A factor or a term, one for each channel or one for all."""
+        c = _dims(x)[1]
+        shape = self.pick((), (c, *(1,) * (len(_dims(x)) - 2)))
+        kind = self.pick("mul", "add", "sub", "div")
+        v = self.positive(*shape) if kind in ("mul", "div") else self.floats(*shape)
+        return getattr(self.b, kind)(x, v)
 
     def batch_norm(self, x: Value) -> Value:
         c = _dims(x)[1]
@@ -109,7 +130,9 @@ def cnns(draw: st.DrawFn, awkward: Iterable[str] = (), max_layers: int = 5) -> G
     size = [draw(st.integers(1, 9)) for _ in range(2)]
     x = net.b.input("x", "f32", (batch, draw(st.integers(1, 4)), *size))
     earlier = [x]
-    kinds = st.sampled_from(["conv", "activate", "batch_norm", "residual", "pool", "block"])
+    kinds = st.sampled_from(
+        ["conv", "activate", "batch_norm", "residual", "pool", "block", "scale", "conv_transpose"]
+    )
     for kind in draw(st.lists(kinds, min_size=1, max_size=max_layers)):
         if kind == "residual":
             x = net.residual(x, earlier)

@@ -4,10 +4,13 @@ Lowering and planning are in `lower`, `plan_layout`, `layout` and `arena`, handl
 `lower_*`, micro-kernels in `kernels/`, generated loop nests in `generic`, native code in `jit`.
 """
 
+from . import lower_attention as lower_attention
 from . import lower_axis as lower_axis
 from . import lower_conv as lower_conv
 from . import lower_elementwise as lower_elementwise
 from . import lower_integer as lower_integer
+from . import lower_matmul as lower_matmul
+from . import lower_matmul_integer as lower_matmul_integer
 from . import lower_quantize as lower_quantize
 from . import lower_recurrent as lower_recurrent
 from . import lower_reduce as lower_reduce

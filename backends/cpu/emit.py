@@ -67,6 +67,21 @@ class Emit:
         value.set_metadata("invariant.load", self.b.module.add_metadata([]))
         return value
 
+    def stack(self, size: int, align: int) -> Value:
+        """The address of `size` bytes of this function's frame."""
+        with self.b.goto_entry_block():
+            made = self.b.alloca(I8, size)
+            made.align = align
+        return self.b.ptrtoint(made, I64)
+
+    def copy(self, source: Value, target: Value, size: Value) -> None:
+        """Copy `size` bytes between places that do not overlap."""
+        b = self.b
+        places = [b.inttoptr(a, I8.as_pointer()) for a in (target, source)]
+        kind = ir.FunctionType(ir.VoidType(), [places[0].type, places[1].type, I64, I1])
+        move = declare(b.module, kind, "llvm.memcpy.p0.p0.i64")
+        b.call(move, [*places, size, ir.Constant(I1, 0)])
+
     def call(self, name: str, result: Kind, *args: Value) -> Value:
         kind = ir.FunctionType(result, [a.type for a in args])
         return self.b.call(declare(self.b.module, kind, name), args)
@@ -110,12 +125,6 @@ class Emit:
         n, base = a.type.count, a.type.element
         return self.call(f"llvm.fma.v{n}f{64 if base == F64 else 32}", a.type, a, b, c)
 
-    def hard_swish(self, a: Value) -> Value:
-        """a * clamp(a / 6 + 0.5, 0, 1), float32, as ONNX defines it."""
-        n = a.type.count
-        t = self.b.fadd(self.b.fmul(a, self.vector(F32, 1 / 6, n)), self.vector(F32, 0.5, n))
-        return self.b.fmul(a, self.clamp_float(t, self.vector(F32, 0, n), self.vector(F32, 1, n)))
-
     def number(self, value: float) -> Value:
         return ir.Constant(F64, value)
 
@@ -131,6 +140,12 @@ class Emit:
             word = b.extract_element(words, ir.Constant(I32, i // 4))
             at = b.and_(b.lshr(word, self.i64(16 * (i % 4))), self.i64(0xFFFF))
             self.store(self.load(self.add(table, at), I8), self.add(address, i))
+
+    def total(self, a: Value) -> Value:
+        """The sum of a float32 vector's lanes, halves first."""
+        while a.type.count > 1:
+            a = self.b.fadd(self.low(a), self.high(a))
+        return self.b.extract_element(a, ir.Constant(I32, 0))
 
     # Control flow.
 
@@ -229,11 +244,12 @@ class Emit:
             b.bitcast(word, words), self.vector(I16, 8, 2 * self.n)
         )
 
-    def weight_step(self, address: Value, real: bool = False) -> Value:
-        """One step's weights for `lanes` output channels, in the form `dot` wants."""
+    def weight_step(self, address: Value, real: bool = False, align: int = 0) -> Value:
+        """One step's weights for `lanes` output channels, in the form `dot` wants; they are aligned
+        to whole vectors unless `align` says otherwise."""
         n, group = self.n, self.isa.group
         if real:
-            return self.load(address, vec(F32, n), 4 * n)
+            return self.load(address, vec(F32, n), align or 4 * n)
         raw = self.load(address, vec(I8, n * group), n * group)
         if self.isa.dot == "pmaddwd":
             words, eight = self.b.bitcast(raw, vec(I16, 2 * n)), self.vector(I16, 8, 2 * n)

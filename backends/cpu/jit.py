@@ -242,7 +242,7 @@ def _key(kind: str, *parts: object) -> str:
 
 
 _SOURCES = (
-    "emit", "isa", "jit", "loops", "loops_axis", "numeric", "records", "sync", "vector"
+    "emit", "emit_math", "isa", "jit", "loops", "loops_axis", "numeric", "records", "sync", "vector"
 )  # fmt: skip
 
 

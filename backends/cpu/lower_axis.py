@@ -1,4 +1,4 @@
-"""Softmax, normalizations, arg max, resizing and general matrix products on generated loops."""
+"""Softmax, normalizations, arg max, resizing and products of any type on generated loops."""
 
 from __future__ import annotations
 
@@ -246,7 +246,9 @@ def _interpolate(
 # ---- matrix products ---------------------------------------------------------------------------
 
 
-def product(low: Lowering, a: Tensor, b: Tensor, out: Tensor, nodes: tuple[str, ...]) -> bool:
+def generic_product(
+    low: Lowering, a: Tensor, b: Tensor, out: Tensor, nodes: tuple[str, ...]
+) -> bool:
     """out = a @ b for matrices on the last two axes, batches broadcast."""
     if b.strides[-1] != b.item or b.buffer is out.buffer:
         made = low.new(b.dtype, b.shape)
@@ -269,104 +271,4 @@ def product(low: Lowering, a: Tensor, b: Tensor, out: Tensor, nodes: tuple[str, 
     words += [k, n, left.strides[-1], right.strides[-2]]
     macs = out.size * k
     emit(low, product_kernel, "product", {"kind": out.dtype.value}, words, [a, b], out, nodes, macs)
-    return True
-
-
-@lowers("mat_mul")
-def matmul(low: Lowering, node: Node) -> bool:
-    """Products of two computed matrices."""
-    a, b = low.graph.operands(node)[:2]
-    assert a is not None and b is not None
-    if node.type.dtype not in (*FLOATS, DType.i32, DType.i64) or node.type.size == 0:
-        return False
-    if node.type.rank > KEPT:
-        return False
-    from .lower_conv import float_matmul
-
-    if float_matmul(low, node):
-        return True
-    x, y = low.tensor(a), low.tensor(b)
-    if not x.size:
-        return False
-    out = low.result(node[0], exact=True)
-    seen = out
-    if len(x.shape) == 1:
-        x = x.view((1, *x.shape), (0, *x.strides))
-        seen = _inserted(seen, len(seen.shape) - (len(y.shape) > 1))
-    if len(y.shape) == 1:
-        y = y.view((*y.shape, 1), (*y.strides, y.item))
-        seen = _inserted(seen, len(seen.shape))
-    if not product(low, x, y, seen, (node.name,)):
-        del low.tensors[node[0]]
-        return False
-    return True
-
-
-def _inserted(t: Tensor, axis: int) -> Tensor:
-    shape = (*t.shape[:axis], 1, *t.shape[axis:])
-    return t.view(shape, (*t.strides[:axis], t.item, *t.strides[axis:]))
-
-
-@lowers("gemm")
-def gemm(low: Lowering, node: Node) -> bool:
-    """alpha * a' @ b' + beta * c for computed operands."""
-    from .lower_conv import float_matmul
-
-    if float_matmul(low, node):
-        return True
-    op: Any = node.op
-    a, b, c = [*low.graph.operands(node), None][:3]
-    assert a is not None and b is not None
-    kind = node.type.dtype
-    if kind not in FLOATS or node.type.size == 0 or low.shape(a)[1 - op.transA] == 0:
-        return False
-    x, y = low.tensor(a), low.tensor(b)
-    x = x.permute((1, 0)) if op.transA else x
-    y = y.permute((1, 0)) if op.transB else y
-    out = low.result(node[0], exact=True)
-    if not product(low, x, y, out, (node.name,)):
-        del low.tensors[node[0]]
-        return False
-    leaves, text = [Leaf(out)], "a0"
-    if op.alpha != 1.0:
-        leaves.append(low.scalar(op.alpha, kind))
-        text = "a0 * a1"
-    if c is not None and op.beta != 0.0:
-        k = len(leaves)
-        leaves += [Leaf(low.tensor(c)), low.scalar(op.beta, kind)]
-        text += f" + a{k} * a{k + 1}"
-    if len(leaves) > 1:
-        low.emit(generic.map_step(text, "affine", out, leaves, low.threads, (node.name,)))
-    return True
-
-
-@lowers("mat_mul_integer")
-def matmul_integer(low: Lowering, node: Node) -> bool:
-    """Products of computed 8-bit matrices: differences as i32, then their product."""
-    values = [*low.graph.operands(node), None, None, None][:5]
-    a, b, a_zero, b_zero, bias = values
-    assert a is not None and b is not None
-    if node.type.size == 0 or node.type.rank > KEPT or min(a.type.rank, b.type.rank) < 2:
-        return False
-    if any(v.type.dtype not in generic.SUPPORTED for v in (a, b)) or low.shape(a)[-1] == 0:
-        return False
-    sides = []
-    for v, zero, axis in ((a, a_zero, -2), (b, b_zero, -1)):
-        made = low.new(DType.i32, low.shape(v))
-        leaves, text = [Leaf(low.tensor(v))], "i32(a0)"
-        if zero is not None:
-            t = low.tensor(zero)
-            if len(t.shape) == 1 and axis == -2 and t.shape[0] > 1:
-                t = t.view((t.shape[0], 1), (t.strides[0], 0))
-            leaves.append(Leaf(t))
-            text = "i32(i32(a0) - i32(a1))"
-        low.emit(generic.map_step(text, "shift", made, leaves, low.threads, (node.name,)))
-        sides.append(made)
-    out = low.result(node[0], exact=True)
-    if not product(low, sides[0], sides[1], out, (node.name,)):
-        return False
-    if bias is not None:
-        leaves = [Leaf(out), Leaf(low.tensor(bias))]
-        text = "i32(a0 + a1)"
-        low.emit(generic.map_step(text, "bias", out, leaves, low.threads, (node.name,)))
     return True

@@ -13,16 +13,17 @@ import numpy as np
 
 from ...ir import Array, DType, Node, Value
 from . import generic
+from .endings import Ending, ending_of
 from .generic import Leaf
 from .groups import affordable, merged
-from .images import Geometry, as_pixels, image, lift, node_geometry
+from .images import Geometry, image, lift, node_geometry
 from .kernels import conv as gemm
 from .kernels import depthwise, shuffle
 from .kernels.conv import ConvRecord
 from .kernels.depthwise import DepthwiseRecord
 from .kernels.grid import LANES, share
 from .kernels.shuffle import ShuffleRecord
-from .layout import Halo, Ref, Tensor, round_up
+from .layout import Halo, Tensor, round_up
 from .lower import GRANULE, Lowering, lowers
 from .steps import Step, Word, record_words
 
@@ -219,41 +220,6 @@ def _grown(values: Array, count: int) -> Array:
 # ---- float -------------------------------------------------------------------------------------
 
 
-@dataclass
-class Ending:
-    """What follows a float convolution: in the kernel, and by a map over the result (text of a0,
-    with further scalars), where the kernel has no such function."""
-
-    activation: str = "clamp"
-    low: float = -np.inf
-    high: float = np.inf
-    text: str = "a0"
-    scalars: list[tuple[Any, DType]] = field(default_factory=list)
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the kernel has nothing to do at its end."""
-        return (self.activation, self.low, self.high) == ("clamp", -np.inf, np.inf)
-
-
-def _ending(op: Any) -> Ending | None:
-    from .lower_elementwise import TEMPLATES
-
-    match getattr(op, "activation", ""):
-        case "":
-            return Ending()
-        case "relu":
-            return Ending(low=0.0)
-        case "clip":
-            return Ending(low=float(op.params[0]), high=float(op.params[1]))
-        case "hard_swish":
-            return Ending("hardswish")
-        case name:
-            template = TEMPLATES.get(name)
-            made = template(op.activation_op(), [DType.f32], DType.f32) if template else None
-            return None if made is None else Ending(text=made[0], scalars=made[1])
-
-
 @lowers("conv", "fused_conv")
 def float_conv(low: Lowering, node: Node) -> bool:
     """Convolutions of one or two spatial axes in f32 with known weights."""
@@ -264,7 +230,7 @@ def float_conv(low: Lowering, node: Node) -> bool:
         node, deal = group.first, group.deal
     x, weight, bias, residual = [*low.graph.operands(node), None, None][:4]
     assert x is not None and weight is not None
-    ending, b = _ending(node.op), low.array(bias)
+    ending, b = ending_of(node.op), low.array(bias)
     if not float_fits(low, node) or ending is None:
         return False
     w = low.array(weight)
@@ -297,19 +263,10 @@ def float_conv(low: Lowering, node: Node) -> bool:
 def _finish_by_map(
     low: Lowering, target: Tensor, ending: Ending, residual: Value | None, node: Node
 ) -> None:
-    leaves, text = [Leaf(target)], "a0"
     if residual is not None:
-        leaves.append(Leaf(low.tensor(residual)))
-        text = "(a0 + a1)"
-    if ending.text != "a0":
-        names = [text]
-        for value, kind in ending.scalars:
-            names.append(f"a{len(leaves)}")
-            leaves.append(low.scalar(value, kind))
-        text = ending.text.format(*names)
-    if text != "a0":
-        name = getattr(node.op, "activation", "") or "add"
-        low.emit(generic.map_step(text, name, target, leaves, low.threads, (node.name,)))
+        leaves = [Leaf(target), Leaf(low.tensor(residual))]
+        low.emit(generic.map_step("a0 + a1", "add", target, leaves, low.threads, (node.name,)))
+    ending.by_map(low, target, (node.name,))
 
 
 def float_fits(low: Lowering, node: Node) -> bool:
@@ -398,69 +355,3 @@ def _disjoint(
         part = target.view(shape, (a, b, h * kh, w * kw), y * h + z * w)
         tap = np.ascontiguousarray(layer.weights[:, y : y + 1, z : z + 1])
         emit_layer(low, replace(layer, weights=tap), source, replace(part, room=target.room), g)
-
-
-@lowers("mat_mul", "gemm")
-def float_matmul(low: Lowering, node: Node) -> bool:
-    """a @ b in f32 with a known matrix b, and gemm's known c as the bias."""
-    a, b, c = [*low.graph.operands(node), None][:3]
-    assert a is not None and b is not None
-    w, op = low.array(b), node.op
-    if w is None or w.ndim != 2 or node.type.dtype is not DType.f32 or a.type.rank < 2:
-        return False
-    if node.type.size == 0 or w.size == 0:
-        return False
-    alpha, beta = getattr(op, "alpha", 1.0), getattr(op, "beta", 1.0)
-    if getattr(op, "transA", False):
-        return False
-    if getattr(op, "transB", False):
-        w = w.T
-    k, n = w.shape
-    bias = np.zeros(n, np.float32)
-    if c is not None and beta != 0:
-        known = low.array(c)
-        if known is None or (known.ndim and known.shape[-1] not in (1, n)) or known.size > n:
-            return False
-        bias = np.ascontiguousarray(np.broadcast_to(known.reshape(-1) * np.float32(beta), (n,)))
-    weights = np.ascontiguousarray((w.T * np.float32(alpha)).astype(np.float32)).reshape(n, 1, 1, k)
-    layer = Layer(
-        weights, bias.astype(np.float32), 1, "float", nodes=(node.name,),
-        extra={"low": -np.inf, "high": np.inf},
-    )  # fmt: skip
-    matrix_layer(low, node[0], a, layer)
-    return True
-
-
-def matrix_layer(low: Lowering, result: Value, a: Value | Tensor, layer: Layer) -> None:
-    """Emit a layer whose source is a matrix of rows and whose result is `result`."""
-    source = rows(low, a)
-    target = low.result(result, exact=False, granule=GRANULE, rows=True)
-    one = (1, 1)
-    g = Geometry(one, one, one, (0, 0), (0, 0), (1, source.shape[3]))
-    emit_layer(low, layer, source, as_pixels(target), g)
-
-
-def rows(low: Lowering, value: Value | Tensor) -> Tensor:
-    """(..., m, k) as pixels of k channels in the arena, copied only if it must be."""
-    t = value if isinstance(value, Tensor) else low.tensor(value)
-    shape = (int(np.prod(t.shape[:-1])), t.shape[-1])
-    flat = t.reshape(shape)
-    if flat is None or t.buffer.space not in ("arena", "constant") or (
-        flat.strides[1] != flat.item and shape[1] > 1
-    ):
-        made = low.new(t.dtype, t.shape)
-        low.copy(t, made)
-        return as_pixels(made)
-    return as_pixels(t)
-
-
-def add_map(
-    low: Lowering, text: str, name: str, out: Tensor, leaves: list[Leaf], nodes: tuple[str, ...]
-) -> None:
-    """One generic step."""
-    if out.size:
-        low.emit(generic.map_step(text, name, out, leaves, low.threads, nodes))
-
-
-def address(t: Tensor) -> Ref:
-    return t.ref

@@ -100,7 +100,7 @@ TEMPLATES |= {
     "ceil": _by_width("ceil#({0})"),
     "round": _by_width("rint#({0})"),
     "exp": _float("exp32({0})", "math.exp({0})"),
-    "log": _library("log"),
+    "log": _float("log32({0})", "math.log({0})"),
     "sin": _library("sin"),
     "cos": _library("cos"),
     "tan": _library("tan"),

@@ -24,10 +24,10 @@ from .lower_conv import (
     emit_dealt,
     emit_layer,
     float_conv,
-    matrix_layer,
     merge_groups,
     reordered,
 )
+from .lower_matmul_integer import matrix_layer
 from .lower_reduce import pool_words, reduce_step, scale_words
 
 KINDS = {DType.u8: "u8", DType.i16: "s16", DType.i32: "s32"}
@@ -76,9 +76,10 @@ def _gemm(low: Lowering, group: Group) -> None:
     )  # fmt: skip
     _finish(low, group, layer)
     if not conv:
-        value = _as_u8(low, x) if x.type.dtype is DType.i8 else x
-        matrix_layer(low, group.last[0], value, layer)
+        matrix_layer(low, group.last[0], x, layer, group.rescale and group.rescale.other)
         return
+    if group.rescale is not None and group.rescale.other is not None:
+        layer.residual = pixels_of(low, group.rescale.other, group.last[0])
     g = node_geometry(low, node)
     assert g is not None
     source = image(low, x, g, fill, unsigned=True)
@@ -105,15 +106,6 @@ def _by_places(
         emit_layer(low, reordered(layer, channels), source, part, g)
 
 
-def _as_u8(low: Lowering, value: Value) -> Tensor:
-    """An i8 matrix with 128 added."""
-    t = low.tensor(value)
-    made = low.new(DType.u8, t.shape)
-    leaf = [Leaf(t)]
-    low.emit(generic.map_step("u8(i32(a0) ^ 128)", "unsign", made, leaf, low.threads))
-    return made
-
-
 def _finish(low: Lowering, group: Group, layer: Layer) -> None:
     """The layer's epilogue."""
     n, rescale = len(layer.weights), group.rescale
@@ -129,7 +121,6 @@ def _finish(low: Lowering, group: Group, layer: Layer) -> None:
         layer.out = "lut"
         layer.extra["table"] = low.constant(group.table)
     if rescale.other is not None:
-        layer.residual = pixels_of(low, rescale.other, group.last[0])
         layer.extra |= {"other_zero": rescale.other_zero, "other_scale": rescale.other_scale}
 
 

@@ -3,18 +3,19 @@ for each direction that walks over the steps."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from ...ir import Array, DType, Node, Value
-from .images import Geometry, as_pixels
 from .kernels import recurrent
+from .kernels.product import Form
 from .kernels.recurrent import GATES
 from .kernels.sequences import RecurrentRecord
 from .layout import Tensor, round_up
 from .lower import Lowering, lowers
-from .lower_conv import Layer, emit_layer, rows
+from .products import Product, dense_rows, emit_product, known_columns
 from .steps import Step, Word, record_words
 
 
@@ -126,16 +127,11 @@ class Layout:
         added = half if self.cell != "gru_linear" else 2 * self.hidden
         bias[:, :added] += self.b[:, half : half + added]
         columns = self._units(self.w.transpose(2, 0, 1)).reshape(self.w.shape[2], -1)
-        weights = np.ascontiguousarray(columns.T).reshape(-1, 1, 1, self.w.shape[2])
-        sums = low.new(DType.f32, (*source.shape[:2], len(weights)))
-        pixels = rows(low, source)
-        one = (1, 1)
-        g = Geometry(one, one, one, (0, 0), (0, 0), (1, pixels.shape[3]))
-        made = Layer(
-            weights.astype(np.float32), self._units(bias).reshape(-1).astype(np.float32), 1,
-            "float", extra={"low": -np.inf, "high": np.inf}, nodes=(self.node.name,),
-        )  # fmt: skip
-        emit_layer(low, made, pixels, as_pixels(sums), g)
+        sums = low.new(DType.f32, (*source.shape[:2], columns.shape[1]))
+        nodes = (self.node.name,)
+        product = Product(Form("float", bias=True), self._units(bias).reshape(-1), nodes=nodes)
+        known = known_columns(low, columns.astype(np.float32), math.prod(source.shape[:2]))
+        emit_product(low, dense_rows(low, source, nodes), known, sums, product)
         return sums
 
     def _packed(self, way: int, first: int, count: int) -> Array:

@@ -7,17 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from ...ir import Array, DType, Node, Value
+from ...ir import DType, Node, Value
 from ...ir.ops.epilogue import activation_op
 from . import generic
+from .endings import ending_of
 from .generic import Leaf
-from .images import Geometry, as_pixels
+from .groups import BYTES
+from .kernels.product import Form
 from .kernels.rows import RowsRecord, rows_kernel
 from .layout import Tensor
-from .lower import GRANULE, Lowering, lowers
-from .lower_axis import product
-from .lower_conv import Layer, emit_layer, rows
+from .lower import Lowering, lowers
 from .lower_elementwise import TEMPLATES
+from .lower_matmul import Target, residual_rows
+from .lower_matmul_integer import Zero, sums, zero_of
+from .products import Product
 from .steps import Step, record_words
 
 
@@ -52,8 +55,9 @@ def quantize_rows(low: Lowering, node: Node) -> bool:
 
 
 @lowers("scaled_mat_mul")
-def scaled_mat_mul(low: Lowering, node: Node) -> bool:
-    """The accumulators by the tile kernel (or the general one), the rest by one map."""
+def scaled_by_map(low: Lowering, node: Node) -> bool:
+    """The accumulators by the tile kernel, the rest by one map: where columns' scales or the bias
+    are computed (see `lower_matmul_integer.scaled`)."""
     a, b, a_scale, b_scale, a_zero, b_zero, bias, residual = [
         *low.graph.operands(node), *[None] * 4
     ][:8]  # fmt: skip
@@ -61,29 +65,18 @@ def scaled_mat_mul(low: Lowering, node: Node) -> bool:
     ending = activation(node)
     if node.type.size == 0 or node.type.rank > 5 or low.shape(a)[-1] == 0 or ending is None:
         return False
-    zero = low.array(a_zero)
-    late = a_zero is not None and (zero is None or zero.size != 1)
-    weights = _weights(low, node, b)
+    if a.type.dtype not in BYTES or b.type.dtype not in BYTES:
+        return False
     nodes = (node.name,)
-    if weights is not None:
-        at = 0 if zero is None or late else int(zero.reshape(-1)[0])
-        acc = _accumulators(low, node, a, weights, at)
-    else:
-        found = _computed(low, node, [(a, a_zero, -2), (b, b_zero, -1)])
-        if found is None:
-            return False
-        acc, late = found, False
-    leaves, text = [Leaf(acc)], "a0"
+    acc = low.new(DType.i32, node.type.static_shape)
+    sums(low, Product(Form("s32"), nodes=nodes), a, b, a_zero, b_zero, acc)
+    leaves = [Leaf(acc)]
 
     def leaf(t: Tensor) -> str:
         leaves.append(Leaf(t))
         return f"a{len(leaves) - 1}"
 
-    if late:
-        assert weights is not None and a_zero is not None
-        sums = low.place(weights.sum(0, dtype=np.int32))
-        text = f"i32(a0 - i32({leaf(along(low, a_zero, -2))}) * {leaf(sums)})"
-    text = f"f32({text}) * {leaf(along(low, b_scale, -1))} * {leaf(along(low, a_scale, -2))}"
+    text = f"f32(a0) * {leaf(along(low, b_scale, -1))} * {leaf(along(low, a_scale, -2))}"
     for v in (bias, residual):
         if v is not None:
             text = f"({text} + {leaf(low.tensor(v))})"
@@ -92,6 +85,60 @@ def scaled_mat_mul(low: Lowering, node: Node) -> bool:
     out = low.result(node[0], exact=True)
     low.emit(generic.map_step(text, "scale", out, leaves, low.threads, nodes))
     return True
+
+
+@lowers("scaled_mat_mul")
+def scaled(low: Lowering, node: Node) -> bool:
+    """One tile kernel: activation((f32(acc) * column scale) * row scale + bias + residual)."""
+    a, b, a_scale, b_scale, a_zero, b_zero, bias, residual = [
+        *low.graph.operands(node), *[None] * 4
+    ][:8]  # fmt: skip
+    assert a is not None and b is not None and a_scale is not None
+    n, factors, offset = low.shape(b)[-1], low.array(b_scale), low.array(bias)
+    ending = ending_of(node.op)
+    if node.type.size == 0 or low.shape(a)[-1] == 0 or ending is None or factors is None:
+        return False
+    if a.type.dtype not in BYTES or b.type.dtype not in BYTES or factors.size not in (1, n):
+        return False
+    if bias is not None and (offset is None or offset.size not in (1, n)):
+        return False
+    nodes = (node.name,)
+    target = Target.of(low, node[0], nodes)
+    form = Form("f32", residual is not None, ending.activation, row_scaled=True)
+    p = Product(form, scale=factors, nodes=nodes)
+    p.fields = {"low": ending.low, "high": ending.high}
+    p.offset = np.zeros(1, np.float32) if offset is None else offset
+    if residual is not None:
+        p.residual = residual_rows(low, target.made, n, [(low.tensor(residual), 1.0)], nodes)
+    scales, step = _scales(low, a_scale, low.shape(a)[:-1], nodes)
+    p.fields |= {"row_scale": scales.ref, "row_scale_step": step}
+    p.reads.append(scales)
+    sums(low, p, a, b, _fixed_zero(a_zero), b_zero, target.made)
+    ending.by_map(low, target.made, nodes)
+    target.finish()
+    return True
+
+
+def _scales(
+    low: Lowering, value: Value, shape: tuple[int, ...], nodes: tuple[str, ...]
+) -> tuple[Tensor, int]:
+    """Scales of rows as f32 [shape] (or one for all), and the bytes from one to the next."""
+    t = zero_of(low, value, -2)
+    if t.size == 1:
+        return t, 0
+    if t.shape == shape and t.is_row_major:
+        return t, 4
+    made = low.new(DType.f32, shape)
+    low.copy(t.broadcast(shape), made, nodes)
+    return made, 4
+
+
+def _fixed_zero(value: Value | None) -> Zero:
+    """A zero point; symmetric rows' are known to be 128 though they are computed."""
+    op: Any = None if value is None else value.node.op
+    if op is not None and op.name == "quantize_rows" and op.symmetric:
+        return np.full(1, 128, np.uint8)
+    return value
 
 
 def activation(node: Node) -> tuple[str, list[tuple[float, DType]]] | None:
@@ -112,59 +159,3 @@ def along(low: Lowering, value: Value, axis: int) -> Tensor:
     if axis == -2 and len(t.shape) == 1 and t.shape[0] > 1:
         return t.view((t.shape[0], 1), (t.strides[0], 0))
     return t
-
-
-def _weights(low: Lowering, node: Node, b: Value) -> Array | None:
-    """b - b_zero_point as s8 [k, n], where b is known and the tile kernels take it."""
-    operands = [*low.graph.operands(node), None, None][:6]
-    weights, zero = low.array(b), low.array(operands[5])
-    if weights is None or weights.ndim != 2 or (operands[5] is not None and zero is None):
-        return None
-    a = operands[0]
-    assert a is not None
-    return shifted(weights, zero) if a.type.dtype in (DType.u8, DType.i8) else None
-
-
-def shifted(weights: Array, zero: Array | None) -> Array | None:
-    """weights - zero as s8, or None where that does not fit."""
-    offset = np.zeros((), np.int16) if zero is None else zero.astype(np.int16)
-    wide = weights.astype(np.int16) - offset.reshape(() if offset.size == 1 else -1)
-    if wide.min(initial=0) < -128 or wide.max(initial=0) > 127:
-        return None
-    return wide.astype(np.int8)
-
-
-def _accumulators(low: Lowering, node: Node, a: Value, weights: Array, zero: int) -> Tensor:
-    """(a - zero) @ weights as int32."""
-    unsigned = low.tensor(a)
-    if a.type.dtype is DType.i8:
-        unsigned, zero = low.new(DType.u8, low.shape(a)), zero + 128
-        step = generic.map_step("u8(i32(a0) ^ 128)", "unsign", unsigned, [Leaf(low.tensor(a))],
-                                low.threads, (node.name,))  # fmt: skip
-        low.emit(step)
-    start = (-zero * weights.sum(0, dtype=np.int64)).astype(np.int32)
-    turned = np.ascontiguousarray(weights.T)[:, None, None]
-    layer = Layer(turned, start, 1, "s32", nodes=(node.name,))
-    source = rows(low, unsigned)
-    target = low.new(DType.i32, node.type.static_shape, granule=GRANULE)
-    one = (1, 1)
-    g = Geometry(one, one, one, (0, 0), (0, 0), (1, source.shape[3]))
-    emit_layer(low, layer, source, as_pixels(target), g)
-    return target
-
-
-def _computed(
-    low: Lowering, node: Node, sides: list[tuple[Value, Value | None, int]]
-) -> Tensor | None:
-    """The accumulators of two computed operands."""
-    made = []
-    for value, zero, axis in sides:
-        wide = low.new(DType.i32, low.shape(value))
-        leaves, text = [Leaf(low.tensor(value))], "i32(a0)"
-        if zero is not None:
-            leaves.append(Leaf(along(low, zero, axis)))
-            text = "i32(i32(a0) - i32(a1))"
-        low.emit(generic.map_step(text, "shift", wide, leaves, low.threads, (node.name,)))
-        made.append(wide)
-    out = low.new(DType.i32, node.type.static_shape)
-    return out if product(low, made[0], made[1], out, (node.name,)) else None

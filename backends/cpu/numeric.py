@@ -1,7 +1,7 @@
 """What generated expressions are made of: typed loads and stores, casts, and float functions.
 
 Importing this imports Numba. Functions are inlined; the float32 ones are polynomials that LLVM
-vectorises, accurate to about 2 units in the last place.
+vectorises, accurate to a few units in the last place (see `emit_math`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from numba import njit, types
 from numba.extending import intrinsic as numba_intrinsic
 
 from ...ir import DType
-from . import vector
+from . import emit_math, vector
+from .emit import Emit
+from .isa import TABLES
 
 _NUMBA = {
     "f32": types.float32, "f64": types.float64, "i64": types.int64, "i32": types.int32,
@@ -82,24 +84,6 @@ def _store(kind: str):
     return store
 
 
-@intrinsic
-def bits_f32(typing, value):
-    """float32 with these 32 bits."""
-
-    def generate(context, b, signature, args):
-        return b.bitcast(args[0], ir.FloatType())
-
-    return types.float32(types.int32), generate
-
-
-@intrinsic
-def f32_bits(typing, value):
-    def generate(context, b, signature, args):
-        return b.bitcast(args[0], ir.IntType(32))
-
-    return types.int32(types.float32), generate
-
-
 def _rounder(kind: str, llvm_name: str):
     held = _memory_type(kind)
 
@@ -122,81 +106,28 @@ abs32, abs64 = _rounder("f32", "llvm.fabs"), _rounder("f64", "llvm.fabs")
 
 F = np.float32
 
+def _float32(function: Any):
+    """A function of `emit_math` on one float32: straight-line code, so that loops vectorise."""
 
-@inline
-def exp32(x):
-    """e^x: x = k ln 2 + r, a polynomial for e^r, k into the exponent (Cephes' expf)."""
-    c = F(88.72283) if x > F(88.72283) else x
-    c = F(-103.97) if c < F(-103.97) else c
-    k = rint32(c * F(1.44269504))
-    r = c - k * F(0.693359375)
-    r = r + k * F(2.12194440e-4)
-    p = F(1.9875691500e-4)
-    p = p * r + F(1.3981999507e-3)
-    p = p * r + F(8.3334519073e-3)
-    p = p * r + F(4.1665795894e-2)
-    p = p * r + F(1.6666665459e-1)
-    p = p * r + F(5.0000001201e-1)
-    p = p * r * r + r + F(1.0)
-    # Two factors, so that results down to the smallest subnormal come out right.
-    n = np.int32(k) if k == k else np.int32(0)
-    half = n >> np.int32(1)
-    a = bits_f32(np.int32((half + np.int32(127)) << np.int32(23)))
-    b = bits_f32(np.int32((n - half + np.int32(127)) << np.int32(23)))
-    y = p * a * b
-    y = F(np.inf) if x > F(88.72283) else y
-    return y if x == x else x
+    @intrinsic
+    def apply(typing, value):
+        def generate(context, b, signature, args):
+            return function(Emit(b, TABLES["portable"]), args[0])
+
+        return types.float32(types.float32), generate
+
+    return apply
 
 
-@inline
-def sigmoid32(x):
-    return F(1.0) / (F(1.0) + exp32(-x))
-
-
-@inline
-def tanh32(x):
-    """An odd polynomial near zero (Cephes' tanhf), else by exp(-2|x|)."""
-    z = abs32(x)
-    w = z * z
-    p = F(-5.70498872745e-3)
-    p = p * w + F(2.06390887954e-2)
-    p = p * w + F(-5.37397155531e-2)
-    p = p * w + F(1.33314422036e-1)
-    p = p * w + F(-3.33332819422e-1)
-    small = p * w * x + x
-    e = exp32(F(-2.0) * z)
-    large = (F(1.0) - e) / (F(1.0) + e)
-    large = -large if x < F(0.0) else large
-    return small if z < F(0.625) else large
-
-
-@inline
-def log32(x):
-    return F(math.log(np.float64(x)))
-
-
-@inline
-def erf32(x):
-    return F(math.erf(np.float64(x)))
-
-
-@inline
-def softplus32(x):
-    """log(1 + e^x) without overflow."""
-    z = np.float64(x)
-    top = z if z > 0.0 else 0.0
-    return F(top + math.log1p(math.exp(-abs64(z))))
+exp32, log32, expm1_32 = map(_float32, (emit_math.exp, emit_math.log, emit_math.expm1))
+tanh32, erf32 = map(_float32, (emit_math.tanh, emit_math.erf))
+sigmoid32, softplus32 = map(_float32, (emit_math.sigmoid, emit_math.softplus))
 
 
 @inline
 def softplus64(x):
     top = x if x > 0.0 else 0.0
     return top + math.log1p(math.exp(-abs64(x)))
-
-
-@inline
-def expm1_32(x):
-    return F(math.expm1(np.float64(x)))
 
 
 @inline
@@ -273,15 +204,14 @@ def scope() -> dict[str, object]:
         names[f"store_{kind}"] = _store(kind)
         names[kind] = type_
     for function in (
-        exp32, sigmoid32, tanh32, log32, erf32, softplus32, softplus64, expm1_32,
-        expm1_64, least, most, unit, requantize, clamp, trunc_div, rint32,
-        rint64, floor32, floor64, ceil32, ceil64, sqrt32, sqrt64, abs32, abs64, quantize32,
-        bits_f32, f32_bits,
+        softplus64, expm1_64, least, most, unit, requantize, clamp, trunc_div, quantize32,
     ):  # fmt: skip
         names[getattr(function, "__name__", "")] = function
     names.update(
-        rint32=rint32, rint64=rint64, floor32=floor32, floor64=floor64, ceil32=ceil32,
-        ceil64=ceil64, sqrt32=sqrt32, sqrt64=sqrt64, abs32=abs32, abs64=abs64,
+        exp32=exp32, log32=log32, expm1_32=expm1_32, tanh32=tanh32, erf32=erf32,
+        sigmoid32=sigmoid32, softplus32=softplus32, rint32=rint32, rint64=rint64,
+        floor32=floor32, floor64=floor64, ceil32=ceil32, ceil64=ceil64, sqrt32=sqrt32,
+        sqrt64=sqrt64, abs32=abs32, abs64=abs64,
     )  # fmt: skip
     return names
 

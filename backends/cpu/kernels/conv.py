@@ -49,7 +49,7 @@ class ConvRecord(Header):
     zero, lo, hi          of the result (u8) or of the table's index (lut: index = value - lo)
     other*      residual operand, its zero point and multiplier * 2^-shift
     table       address of the lut's bytes, hi - lo + 1 of them
-    low, high   bounds of a float result
+    low, high   parameters of a float result's activation (clamp: the bounds)
     """
 
     source: int
@@ -110,7 +110,7 @@ def conv(
                'float': everything is float32, fused multiply-adds, bias, residual, activation
     residual   'u8', 'lut': add (other - other_zero) * other_scale before rounding;
                'float': add other before the activation
-    activation of 'float': 'clamp' to [low, high], or 'hardswish'
+    activation of 'float': a name of `emit_math.ACTIVATIONS`
     bounded    'u8': every rescaled sum is known to fit 32 bits (see `is_bounded`)
     ragged     the channels of a group are no whole panels
     """

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..emit_math import ACTIVATIONS
 from ..isa import Isa
 from ..jit import Kernel
 from .grid import LANES, GridRecord, Row, grid
@@ -26,7 +27,7 @@ class DepthwiseRecord(GridRecord):
     weights     address of `pack`'s result; bias: int32[channels], scale: float64[channels]
                 (float: bias float32[channels], scale unused)
     zero, lo, hi   of the result; table: the 'lut' kind's
-    low, high   bounds of a float result
+    low, high   parameters of a float result's activation (clamp: the bounds)
     """
 
     source: int
@@ -83,7 +84,7 @@ def depthwise(
     """Build a depthwise kernel for one window, horizontal stride and horizontal dilation.
 
     out         'u8', 'lut' (u8 x s8, requantized), 's32', or 'float'
-    activation  of 'float': 'clamp' or 'hardswish'
+    activation  of 'float': a name of `emit_math.ACTIVATIONS`
     """
     shape = Shape(height, width, stride, dilation)
     dots = uses_dots(isa, out)
@@ -197,8 +198,7 @@ class _Line:
         item = 4 if self.out in ("float", "s32") else 1
         at = e.add(self.target, e.add(e.mul(x, row.field("target_pixel")), e.mul(c, item)))
         if self.out == "float":
-            hard = self.activation == "hardswish"
-            acc = e.hard_swish(acc) if hard else e.clamp_float(acc, *self.bounds)
+            acc = ACTIVATIONS[self.activation](e, acc, *self.bounds)
         elif self.out != "s32":
             m = e.load_doubles(e.add(row.field("scale"), e.mul(c, 8)))
             acc = e.requantize([(acc, m)], self.low, self.high, self.zeros)

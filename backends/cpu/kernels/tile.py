@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ..emit import F32, F64, I8, I16, I32, I64, MAGIC, Emit, Value, vec
+from ..emit_math import ACTIVATIONS, LIGHT
 from ..isa import Isa
-from . import functions
 from .conv import ConvRecord
 
 WORDS = {name: i for i, name in enumerate(ConvRecord.__dataclass_fields__)}
@@ -31,12 +31,14 @@ class Tile:
     bounded: bool
     ragged: bool
 
+    weight_align: ClassVar[int] = 0  # 0: whole vectors
+
     def emit(self, e: Emit, d: Value, image: Value, panel: Value, group: Value, *place: Any):
         """Emit the tile at `place` (y, x, left) of `image`, for one panel of output channels.
 
         group: which group of the input's channels the panel reads.
         """
-        spot = _Spot(e, d, image, group, place, self.pixels)
+        spot = Spot(e, d, image, group, place, self.pixels)
         names = ["source", "target", *(["other"] if self.residual else [])]
         addresses = spot.addresses(names)
         first = e.mul(panel, self.vectors * e.n)
@@ -46,25 +48,59 @@ class Tile:
             [[e.add(at, e.mul(c, BYTES[self.out])) for c in channels] for at in addresses[name]]
             if name in addresses else [] for name in ("target", "other")
         )  # fmt: skip
+        self._finish(e, spot, accs, first, targets, others)
+
+    def _finish(
+        self, e: Emit, spot: Fields, accs: list[Value], first: Value, targets: Grid, others: Grid
+    ) -> None:
+        """The epilogue; targets and others are the addresses of each pixel's vectors."""
         if self.packs(e):
             self._packed(e, spot, accs, first, targets, others)
             return
+        if self.activation not in LIGHT:
+            self._finish_by_rows(e, spot, accs, first, targets, others)
+            return
+        stores = self._stores(e, spot, first, others)
+        for j, store in enumerate(stores):
+            for i in range(self.pixels):
+                self._put(e, spot, store(accs[i * self.vectors + j], i), targets[i][j])
+
+    def _finish_by_rows(
+        self, e: Emit, spot: Fields, accs: list[Value], first: Value, targets: Grid, others: Grid
+    ) -> None:
+        """The epilogue as a loop over pixels: a long function's code is there once a vector."""
+        size = 4 * e.n
+        kept = e.stack(size * len(accs), 64)
+        for k, acc in enumerate(accs):
+            e.store(acc, e.add(kept, size * k))
+        stores = self._stores(e, spot, first, Listed(e, others))
+        places = Listed(e, targets)
+
+        def row(i: Value, _: list[Value]) -> list[Value]:
+            at = e.add(kept, e.mul(i, size * self.vectors))
+            for j, store in enumerate(stores):
+                acc = e.load(e.add(at, size * j), accs[0].type, size)
+                self._put(e, spot, store(acc, i), places[i][j])
+            return []
+
+        e.loop(e.i64(0), e.i64(self.pixels), 1, [], row)
+
+    def _stores(self, e: Emit, spot: Fields, first: Value, others: Any) -> list[Emission]:
         finish = {"float": self._float, "s32": self._raw, "f32": self._dequantized}
         emit = finish.get(self.out, self._requantized)(e, spot, first, others)
-        for j in range(self.vectors):
-            store = emit(j)
-            for i in range(self.pixels):
-                value = store(accs[i * self.vectors + j], i)
-                if self.out == "lut":
-                    e.lookup(spot.field("table"), value, targets[i][j])
-                else:
-                    e.store(value, targets[i][j])
+        return [emit(j) for j in range(self.vectors)]
+
+    def _put(self, e: Emit, spot: Fields, value: Value, place: Value) -> None:
+        if self.out == "lut":
+            e.lookup(spot.field("table"), value, place)
+        else:
+            e.store(value, place)
 
     def packs(self, e: Emit) -> bool:
         """Does the epilogue narrow four vectors at a time (AVX-512)?"""
         return self.out == "u8" and self.bounded and e.isa.lanes == 16
 
-    def _channels(self, e: Emit, spot: _Spot, panel: Value, first: Value) -> list[Value]:
+    def _channels(self, e: Emit, spot: Spot, panel: Value, first: Value) -> list[Value]:
         """The first output channel of each vector; a group's last vector overlaps the one before
         where its channels are no whole vectors."""
         if not self.ragged:
@@ -78,7 +114,7 @@ class Tile:
             channels.append(e.add(base, e.b.select(e.b.icmp_signed("<", c, last), c, last)))
         return channels
 
-    def _start(self, e: Emit, spot: _Spot, first: Value) -> list[Value]:
+    def _start(self, e: Emit, spot: Fields, first: Value) -> list[Value]:
         """The accumulators begin at the bias."""
         kind = vec(F32 if self.out == "float" else I32, e.n)
         bias = e.add(spot.field("bias"), e.mul(first, 4))
@@ -86,7 +122,7 @@ class Tile:
         return row * self.pixels
 
     def _dots(
-        self, e: Emit, spot: _Spot, source: list[Value], panel: Value, accs: list[Value]
+        self, e: Emit, spot: Fields, source: list[Value], panel: Value, accs: list[Value]
     ) -> list[Value]:
         real = self.out == "float"
         group = 4 if real else self.isa.group
@@ -99,24 +135,36 @@ class Tile:
 
             def step(at: Value, inner: list[Value]) -> list[Value]:
                 w_at, *acc = inner
-                w = [e.weight_step(e.add(w_at, j * size), real) for j in range(self.vectors)]
-                for i, row in enumerate(source):
-                    x = e.input_step(e.add(row, at), real)
-                    for j in range(self.vectors):
-                        k = i * self.vectors + j
-                        acc[k] = e.fma(x, w[j], acc[k]) if real else e.dot(acc[k], x, w[j])
+                acc = self._multiply(e, [e.add(row, at) for row in source], w_at, acc)
                 return [e.add(w_at, self.vectors * size), *acc]
 
             return e.loop(offset, e.add(offset, length), group, carried, step)
 
         return e.loop(e.i64(0), spot.field("runs"), 1, [weights, *accs], run)[1:]
 
+    def _multiply(
+        self, e: Emit, source: list[Value], weights: Value, accs: list[Value]
+    ) -> list[Value]:
+        """One step: acc[i, j] += x[i] . w[j]."""
+        real, made = self.out == "float", list(accs)
+        size = e.n * (4 if real else self.isa.group)
+        w = [
+            e.weight_step(e.add(weights, j * size), real, self.weight_align)
+            for j in range(self.vectors)
+        ]
+        for i, address in enumerate(source):
+            x = e.input_step(address, real)
+            for j in range(self.vectors):
+                k = i * self.vectors + j
+                made[k] = e.fma(x, w[j], made[k]) if real else e.dot(made[k], x, w[j])
+        return made
+
     # Epilogues: emit(j) prepares vector j's parameters and returns store(acc, i) -> what to store.
 
-    def _raw(self, e, spot, first, others) -> Emission:
+    def _raw(self, e, spot, first, others) -> Callable[[int], Emission]:
         return lambda j: lambda acc, i: acc
 
-    def _dequantized(self, e, spot, first, others) -> Emission:
+    def _dequantized(self, e, spot, first, others) -> Callable[[int], Emission]:
         scale = e.add(spot.field("scale"), e.mul(first, 4))
 
         def emit(j: int) -> Callable[[Value, int], Value]:
@@ -125,22 +173,20 @@ class Tile:
 
         return emit
 
-    def _float(self, e, spot, first, others) -> Emission:
+    def _float(self, e, spot, first, others) -> Callable[[int], Emission]:
         low, high = (e.splat(e.b.fptrunc(spot.field(f, F64), F32)) for f in ("low", "high"))
 
         def emit(j: int) -> Callable[[Value, int], Value]:
             def store(acc: Value, i: int) -> Value:
                 if self.residual:
                     acc = e.b.fadd(acc, e.load(others[i][j], vec(F32, e.n)))
-                if self.activation == "hardswish":
-                    return e.hard_swish(acc)
-                return functions.most(e, functions.least(e, acc, low), high)
+                return ACTIVATIONS[self.activation](e, acc, low, high)
 
             return store
 
         return emit
 
-    def _requantized(self, e, spot, first, others) -> Emission:
+    def _requantized(self, e, spot, first, others) -> Callable[[int], Emission]:
         b, n, half = e.b, e.n, e.n // 2
         zero, lo, hi = (spot.field(name) for name in ("zero", "lo", "hi"))
         low, high = (
@@ -208,11 +254,39 @@ class Tile:
         return terms
 
 
-Emission = Callable[[int], Callable[[Value, int], Value]]
-Terms = Callable[[int], Callable[[Value, int], list[Any]]]
+Grid = list[list[Value]]
+Emission = Callable[[Value, Any], Value]
+Terms = Callable[[int], Callable[[Value, Any], list[Any]]]
 
 
-class _Spot:
+class Listed:
+    """Rows of int64s in the function's frame: `listed[i][j]` loads one, for a Value i."""
+
+    def __init__(self, e: Emit, grid: Sequence[Sequence[Value]]):
+        self.e, self.width = e, len(grid[0]) if grid else 0
+        self.base = e.stack(8 * max(1, len(grid) * self.width), 8)
+        for k, value in enumerate(value for row in grid for value in row):
+            e.store(value, e.add(self.base, 8 * k), 8)
+
+    def __getitem__(self, i: Value) -> list[Value]:
+        e = self.e
+        at = e.add(self.base, e.mul(i, 8 * self.width))
+        return [e.load(e.add(at, 8 * j), I64, 8) for j in range(self.width)]
+
+
+class Fields:
+    """The words of a record, by name."""
+
+    words: ClassVar[dict[str, int]] = WORDS
+
+    def __init__(self, e: Emit, d: Value):
+        self.e, self.d = e, d
+
+    def field(self, name: str, kind: Any = I64) -> Value:
+        return self.e.field(self.d, self.words[name], kind)
+
+
+class Spot(Fields):
     """Where a tile stands: the record, the image, and the addresses of its pixels."""
 
     def __init__(
@@ -224,12 +298,10 @@ class _Spot:
         place: tuple[Value, ...],
         pixels: int,
     ):
-        self.e, self.d, self.image, self.group = e, d, image, group
+        super().__init__(e, d)
+        self.image, self.group = image, group
         (self.y, self.x, self.left), self.pixels = place, pixels
         self.width = self.field("width")
-
-    def field(self, name: str, kind=I64) -> Value:
-        return self.e.field(self.d, WORDS[name], kind)
 
     def addresses(self, names: list[str]) -> dict[str, list[Value]]:
         """The addresses of the tile's pixels in each of the buffers `names`."""

@@ -135,7 +135,7 @@ def test_long_sum_wraps_like_int32(isa):
 
 @pytest.mark.parametrize("isa", ISAS, ids=lambda i: i.name)
 @settings(max_examples=12, deadline=None)
-@given(p=problems(), activation=st.sampled_from(["clamp", "hardswish"]))
+@given(p=problems(), activation=st.sampled_from(["clamp", "hard_swish", "swish"]))
 def test_float_convolution(isa, p, activation):
     """float32 against float64 sums: within a few units in the last place of the sum of sizes."""
     rng = np.random.default_rng(p["seed"])
@@ -147,6 +147,7 @@ def test_float_convolution(isa, p, activation):
         p["channels"] * p["groups"],
     )
     arena, n = Arena(p["threads"]), p["n"]
+    alpha = 1.5 if activation == "swish" else 0.0
     image = arena.empty(shape, np.float32, rng.normal(size=shape))
     weights = rng.normal(size=(n, kh, kw, p["channels"])).astype(np.float32)
     bias = rng.normal(size=n).astype(np.float32)
@@ -167,7 +168,7 @@ def test_float_convolution(isa, p, activation):
             target_row=target.strides[1], target_pixel=target.strides[2],
             target_image=target.strides[0], other=other.ctypes.data + 4 * part.channel,
             other_row=other.strides[1], other_pixel=other.strides[2], other_image=other.strides[0],
-            low=0.0, high=6.0, **part.fields,
+            low=alpha, high=6.0, **part.fields,
         )  # fmt: skip
         calls.append((part.kernel, record))
     arena.run(isa, *calls)
@@ -178,7 +179,9 @@ def test_float_convolution(isa, p, activation):
     total = sums(image, weights) + bias + (other if p["residual"] else 0)
     if activation == "clamp":
         expected = np.clip(total, 0, 6)
-    else:
+    elif activation == "hard_swish":
         expected = total * np.clip(total / 6 + 0.5, 0, 1)
+    else:
+        expected = total / (1 + np.exp(-alpha * total))
     room = sums(abs(image), abs(weights)) + abs(bias) + abs(other)
     assert (abs(target - expected) <= 1e-6 * (room + abs(expected))).all()

@@ -1,0 +1,226 @@
+"""The parts of attention on one tile of query rows, as LLVM IR (see `attention`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .. import emit_math as m
+from ..emit import F32, F64, I32, Emit, Value, vec
+from ..isa import Isa
+from .attention import AttentionRecord, Scratch
+from .tile import Fields
+
+LOWEST = -3.4028234663852886e38  # the start of a maximum: finite, so that differences are numbers
+
+
+class Place(Fields):
+    """The record's words."""
+
+    words: ClassVar[dict[str, int]] = {
+        name: i for i, name in enumerate(AttentionRecord.__dataclass_fields__)
+    }
+
+    def real(self, name: str) -> Value:
+        """A float field as float32 in all lanes."""
+        return self.e.splat(self.e.b.fptrunc(self.field(name, F64), F32))
+
+
+@dataclass(frozen=True)
+class AttentionTile:
+    """Methods emit; rows beyond `left` repeat the last one."""
+
+    isa: Isa
+    rows: int
+    block: int
+    panels: int
+    masked: bool
+    capped: bool
+
+    @property
+    def at(self) -> Scratch:
+        """The layout of the frame."""
+        return Scratch(self.isa, self.rows, self.block, self.panels)
+
+    def clear(self, e: Emit, scratch: Value) -> None:
+        """m = LOWEST, sums and O = 0."""
+        at, zero = self.at, e.vector(F32, 0.0)
+
+        def row(i: Value, _: list[Value]) -> list[Value]:
+            e.store(F32(LOWEST), e.add(scratch, e.add(e.mul(i, 4), at.tops)))
+            e.store(zero, e.add(scratch, e.add(e.mul(i, 4 * e.n), at.sums)))
+            return []
+
+        e.loop(e.i64(0), e.i64(self.rows), 1, [], row)
+        size = e.i64(self.panels * self.rows * at.wide)
+
+        def vector(k: Value, _: list[Value]) -> list[Value]:
+            e.store(zero, e.add(scratch, e.add(k, at.output)))
+            return []
+
+        e.loop(e.i64(0), size, 4 * e.n, [], vector)
+
+    def scores(
+        self, e: Emit, d: Value, queries: Value, keys: Value, out: Value, left: Value
+    ) -> None:
+        """out[i, j] = sum over k of queries[i, k] * keys[k, j] for one panel of keys."""
+        place, step = Place(e, d), 2 * 4 * e.n
+        stride, last = place.field("queries_row"), e.b.sub(left, e.i64(1))
+        sources = []
+        for i in range(self.rows):
+            here = e.b.icmp_signed("<", e.i64(i), last)
+            sources.append(e.add(queries, e.mul(stride, e.b.select(here, e.i64(i), last))))
+
+        def body(k: Value, carried: list[Value]) -> list[Value]:
+            at, *accs = carried
+            made = self._multiply(e, [e.add(row, k) for row in sources], at, accs)
+            return [e.add(at, step), *made]
+
+        zeros = [e.vector(F32, 0.0)] * (2 * self.rows)
+        _, *accs = e.loop(e.i64(0), e.mul(place.field("depth"), 4), 4, [keys, *zeros], body)
+        for i in range(self.rows):
+            for j in range(2):
+                e.store(accs[2 * i + j], e.add(out, self.at.pitch * i + 4 * e.n * j))
+
+    def _multiply(
+        self, e: Emit, sources: list[Value], weights: Value, accs: list[Value]
+    ) -> list[Value]:
+        kind, made = vec(F32, e.n), list(accs)
+        w = [e.load(e.add(weights, 4 * e.n * j), kind, 4 * e.n) for j in range(2)]
+        for i, source in enumerate(sources):
+            x = e.splat(e.load(source, F32))
+            for j in range(2):
+                made[2 * i + j] = e.fma(x, w[j], made[2 * i + j])
+        return made
+
+    def soften(
+        self, e: Emit, d: Value, scratch: Value, mask: Value, ahead: Value, count: Value,
+        left: Value,
+    ) -> None:  # fmt: skip
+        """Scores to weights, row by row: row i's first min(count, ahead + i) columns count."""
+        b, place, at = e.b, Place(e, d), self.at
+        scale, last = place.real("scale"), b.sub(left, e.i64(1))
+        cap = place.real("cap")
+        stride = place.field("mask_row")
+
+        def row(i: Value, _: list[Value]) -> list[Value]:
+            near = b.select(b.icmp_signed("<", i, last), i, last)
+            limit = e.add(ahead, near)
+            limit = b.select(b.icmp_signed("<", limit, count), limit, count)
+            scores = e.add(scratch, e.mul(i, at.pitch))
+            masks = e.add(mask, e.mul(near, stride))
+            values = [self._score(e, scores, masks, scale, cap, j) for j in range(self.block)]
+            whole = b.icmp_signed(">=", limit, e.i64(self.block * e.n))
+            with b.if_else(whole) as (then, otherwise):
+                with then:
+                    first = b.block
+                with otherwise:
+                    cut = [self._cut(e, x, limit, j) for j, x in enumerate(values)]
+                    second = b.block
+            chosen = []
+            for x, y in zip(values, cut):
+                phi = b.phi(x.type)
+                phi.add_incoming(x, first)
+                phi.add_incoming(y, second)
+                chosen.append(phi)
+            self._weigh(e, scratch, scores, i, chosen)
+            return []
+
+        e.loop(e.i64(0), e.i64(self.rows), 1, [], row)
+
+    def _score(
+        self, e: Emit, scores: Value, masks: Value, scale: Value, cap: Value, j: int
+    ) -> Value:
+        kind = vec(F32, e.n)
+        x = e.load(e.add(scores, 4 * e.n * j), kind, 4 * e.n)
+        if self.capped:
+            x = e.b.fdiv(e.b.fmul(x, scale), cap)
+            x, scale = m.tanh(e, x), cap
+        if not self.masked:
+            return e.b.fmul(x, scale)
+        return m.madd(e, x, scale, e.load(e.add(masks, 4 * e.n * j), kind))
+
+    def _cut(self, e: Emit, x: Value, limit: Value, j: int) -> Value:
+        """-inf from column `limit` on."""
+        lanes = vec(I32, e.n)(list(range(e.n * j, e.n * (j + 1))))
+        inside = e.b.icmp_signed("<", lanes, e.splat(e.b.trunc(limit, I32)))
+        return e.b.select(inside, x, e.vector(F32, float("-inf")))
+
+    def _weigh(self, e: Emit, scratch: Value, scores: Value, i: Value, values: list) -> None:
+        """Weights, m, alpha and sums of one row."""
+        b, at = e.b, self.at
+        top = values
+        while len(top) > 1:
+            top = [m.larger(e, *top[k : k + 2]) if k + 1 < len(top) else top[k]
+                   for k in range(0, len(top), 2)]  # fmt: skip
+        best = top[0]
+        while best.type.count > 1:
+            best = m.larger(e, e.low(best), e.high(best))
+        best = b.extract_element(best, I32(0))
+        place = e.add(scratch, e.add(e.mul(i, 4), at.tops))
+        old = e.load(place, F32)
+        new = m.larger(e, best, old)
+        e.store(new, place)
+        alpha = m.exp_weight(e, b.fsub(old, new))
+        e.store(alpha, e.add(place, at.alphas - at.tops))
+        sums = e.add(scratch, e.add(e.mul(i, 4 * e.n), at.sums))
+        total = b.fmul(e.load(sums, vec(F32, e.n), 4 * e.n), e.splat(alpha))
+        spread = e.splat(new)
+        for j, x in enumerate(values):
+            weight = m.exp_weight(e, b.fsub(x, spread))
+            total = b.fadd(total, weight)
+            e.store(weight, e.add(scores, 4 * e.n * j), 4 * e.n)
+        e.store(total, sums, 4 * e.n)
+
+    def gather(self, e: Emit, scratch: Value, values: Value, out: Value, count: Value) -> None:
+        """O[i, j] = alpha[i] * O[i, j] + sum over k < count of weights[i, k] * values[k, j]."""
+        at, kind = self.at, vec(F32, e.n)
+        accs = []
+        for i in range(self.rows):
+            alpha = e.splat(e.load(e.add(scratch, at.alphas + 4 * i), F32))
+            for j in range(2):
+                old = e.load(e.add(out, at.wide * i + 4 * e.n * j), kind, 4 * e.n)
+                accs.append(e.b.fmul(old, alpha))
+
+        def body(k: Value, carried: list[Value]) -> list[Value]:
+            w_at, *inner = carried
+            here = e.add(scratch, k)
+            sources = [e.add(here, at.pitch * i) for i in range(self.rows)]
+            return [e.add(w_at, at.wide), *self._multiply(e, sources, w_at, inner)]
+
+        _, *accs = e.loop(e.i64(0), e.mul(count, 4), 4, [values, *accs], body)
+        for i in range(self.rows):
+            for j in range(2):
+                e.store(accs[2 * i + j], e.add(out, at.wide * i + 4 * e.n * j), 4 * e.n)
+
+    def finish(self, e: Emit, d: Value, scratch: Value, target: Value, left: Value) -> None:
+        """target[i, :] = O[i, :] / sums[i], or 0 where no key counted."""
+        b, place, at = e.b, Place(e, d), self.at
+        step, columns = place.field("target_row"), place.field("columns")
+        panel = self.rows * at.wide
+
+        def row(i: Value, _: list[Value]) -> list[Value]:
+            sums = e.load(e.add(scratch, e.add(e.mul(i, 4 * e.n), at.sums)), vec(F32, e.n))
+            # The largest score's weight is 1; without one, all are next to nothing.
+            total = e.total(sums)
+            none = b.fcmp_ordered("<", total, m.number(total, 0.5))
+            factor = b.fdiv(m.number(total, 1.0), total)
+            factor = b.select(none, m.number(total, 0.0), factor)
+            source = e.add(scratch, e.add(e.mul(i, at.wide), at.output))
+            out = e.add(target, e.mul(i, step))
+
+            def column(k: Value, n: int) -> None:
+                # Column k is in panel k / 2n at k % 2n.
+                width = 2 * e.n
+                within = b.and_(k, e.i64(width - 1))
+                number = b.lshr(k, e.i64(width.bit_length() - 1))
+                at_k = e.add(e.mul(number, panel), e.mul(within, 4))
+                kind = vec(F32, n) if n > 1 else F32
+                x = e.load(e.add(source, at_k), kind)
+                scaled = b.fmul(x, e.splat(factor) if n > 1 else factor)
+                e.store(scaled, e.add(out, e.mul(k, 4)))
+
+            e.span(columns, e.n, column)
+            return []
+
+        e.loop(e.i64(0), left, 1, [], row)

@@ -1,0 +1,176 @@
+"""Matrix products on register tiles: rows of A by panels of packed columns of B, in batches.
+
+A's last axis is contiguous; its rows, and the result's, are apart by any stride. B is packed in
+panels of `vectors * lanes` columns, `[step][vector][lane][group]`, at compile time where it is
+known and by `pack` kernels where it is not; float32 columns that lie side by side can be read where
+they are, since the bytes between two steps are a word of the record.
+
+The tile is the convolution's (see `conv`): `rows x vectors` accumulators. Rows that are missing
+repeat the last one. Columns that are missing, in the last panel, are computed from whatever the
+panel holds there and thrown away: the tile then goes to the stack and only its columns that exist
+are copied, so that nothing outside the result is ever written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..isa import Isa
+from ..jit import Kernel
+from ..records import Header
+
+SPOT = 6  # words of a batch (see `ProductRecord.spots`)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProductRecord(Header):
+    """Batches of products; all strides are in bytes.
+
+    chunks == batches * row_chunks * panel_chunks, panels fastest.
+    spots       address of int64[batches][SPOT]: what is added to the addresses source, weights,
+                target and other (bytes), and to the index of a row and of a column in the arrays
+                of rows' parameters and of column terms
+    source, source_row    A
+    steps       dot steps: columns of A, or groups of them
+    weights, weights_step, panel_bytes   packed B, and from one step and one panel to the next
+    rows, columns         of the result
+    chunk_rows, row_chunks, chunk_panels, panel_chunks, panels   how work is split
+    bias        address of int32 or float32[panels * width]; 0: none
+    scale       address of float64 (u8, lut) or float32 (f32) [panels * width]
+    offset      'f32': address of float32[panels * width] added after scaling
+    target, target_row, other, other_row   the result and a residual operand
+    alpha       'float': factor of the sum
+    row_scale   'f32': address of a float32 factor for each row
+    *_row_term, *_column_term   addresses of int32s whose products are added to the sum
+    *_step      bytes from one row's parameter to the next one's
+    zero, lo, hi, other_zero, other_scale, table, low, high   as ConvRecord's
+    """
+
+    spots: int
+    source: int
+    source_row: int
+    steps: int
+    weights: int
+    weights_step: int
+    panel_bytes: int
+    rows: int
+    columns: int
+    chunk_rows: int
+    row_chunks: int
+    chunk_panels: int
+    panel_chunks: int
+    panels: int
+    target: int
+    target_row: int
+    bias: int = 0
+    scale: int = 0
+    offset: int = 0
+    other: int = 0
+    other_row: int = 0
+    alpha: float = 1.0
+    row_scale: int = 0
+    row_scale_step: int = 4
+    first_row_term: int = 0
+    first_row_step: int = 4
+    first_column_term: int = 0
+    second_row_term: int = 0
+    second_row_step: int = 4
+    second_column_term: int = 0
+    zero: int = 0
+    lo: int = 0
+    hi: int = 255
+    other_zero: int = 0
+    other_scale: float = 0.0
+    table: int = 0
+    low: float = float("-inf")
+    high: float = float("inf")
+
+
+@dataclass(frozen=True)
+class Form:
+    """A variant of the product kernel.
+
+    out         'float' (all float32), or of u8 x s8: 's32' sums, 'f32' sums * column scale
+                [* row scale] + offset, 'u8' requantized, 'lut' requantized to an index of `table`
+    residual    add the other operand before the activation ('u8', 'lut': before rounding)
+    activation  of 'float' and 'f32': a name of `emit_math.ACTIVATIONS`
+    bias        'float': added after alpha; integers: the sums begin with it
+    bounded     'u8': see `conv.is_bounded`
+    row_scaled  'f32': a factor for each row
+    terms       0, 1 or 2 products of a row's and a column's int32 added to the sums
+    """
+
+    out: str
+    residual: bool = False
+    activation: str = "clamp"
+    bias: bool = False
+    bounded: bool = False
+    row_scaled: bool = False
+    terms: int = 0
+
+
+def product(
+    isa: Isa, rows: int, vectors: int, out: str, residual: bool, activation: str, bias: bool,
+    bounded: bool, row_scaled: bool, terms: int,
+):  # fmt: skip
+    """Build the product kernel with a tile of rows x (vectors * isa.lanes); see `Form`."""
+    from .. import vector as v
+    from .product_tile import ProductTile
+
+    form = Form(out, residual, activation, bias, bounded, row_scaled, terms)
+    shape = ProductTile.of(isa, rows, vectors, form)
+    tile = v.emitted(isa, 10, shape.emit)
+    word, smaller = v.load_i64, v.smaller
+    width, item = vectors * isa.lanes, shape.item
+    at = {name: 8 * ProductRecord.at(name) for name in ProductRecord.__dataclass_fields__}
+    panel_chunks_, row_chunks_ = at["panel_chunks"], at["row_chunks"]
+    chunk_panels_, chunk_rows_ = at["chunk_panels"], at["chunk_rows"]
+    panels_, rows_, columns_, spots_ = at["panels"], at["rows"], at["columns"], at["spots"]
+    source_, source_row_, weights_ = at["source"], at["source_row"], at["weights"]
+    panel_bytes_, target_, target_row_ = at["panel_bytes"], at["target"], at["target_row"]
+    other_, other_row_ = at["other"], at["other_row"]
+
+    @v.inline
+    def body(d, chunk):
+        panel_chunks = word(d + panel_chunks_)
+        row_chunks = word(d + row_chunks_)
+        block = chunk // panel_chunks
+        batch = block // row_chunks
+        first = (block - batch * row_chunks) * word(d + chunk_rows_)
+        panel = (chunk - block * panel_chunks) * word(d + chunk_panels_)
+        last = smaller(first + word(d + chunk_rows_), word(d + rows_))
+        end = smaller(panel + word(d + chunk_panels_), word(d + panels_))
+        spot = word(d + spots_) + 8 * SPOT * batch
+        source = word(d + source_) + word(spot)
+        weights = word(d + weights_) + word(spot + 8)
+        target = word(d + target_) + word(spot + 16)
+        other = word(d + other_) + word(spot + 24)
+        index, terms = word(spot + 32), word(spot + 40)
+        while panel < end:
+            row = first
+            while row < last:
+                tile(
+                    d,
+                    source + row * word(d + source_row_),
+                    weights + panel * word(d + panel_bytes_),
+                    target + row * word(d + target_row_) + panel * (width * item),
+                    other + row * word(d + other_row_),
+                    index + row,
+                    panel * width,
+                    terms + panel * width,
+                    last - row,
+                    word(d + columns_) - panel * width,
+                )
+                row += rows
+            panel += 1
+
+    return v.driver(body)
+
+
+def kernel(tile: tuple[int, int], form: Form) -> Kernel:
+    """The product kernel with this tile."""
+    return Kernel.of(
+        product, rows=tile[0], vectors=tile[1], out=form.out, residual=form.residual,
+        activation=form.activation, bias=form.bias, bounded=form.bounded and form.out == "u8",
+        row_scaled=form.row_scaled, terms=form.terms,
+    )  # fmt: skip

@@ -1,0 +1,187 @@
+"""Attention in float32 on the streaming kernel (see `kernels.attention`)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...ir import DType, Node, Value
+from . import generic
+from .generic import Leaf
+from .kernels import attention
+from .kernels.attention import BLOCK, SINCE, AttentionRecord
+from .layout import Tensor
+from .lower import Lowering, lowers
+from .lower_matmul import turned
+from .products import dense_rows, offsets, packed
+from .steps import Step, Word, record_words
+
+WIDEST = 512  # columns of a head's values: their sums are in the kernel's frame
+TILES = 8  # chunks a thread, at least, where there is work enough
+
+
+@dataclass
+class Heads:
+    """q (b, h, l, d), keys (b, g, t, d) and values (b, g, t, e) as views."""
+
+    q: Tensor
+    keys: Tensor
+    values: Tensor
+
+
+@lowers("attention")
+def streaming(low: Lowering, node: Node) -> bool:
+    """Any head layout, masks, causal order and a past, in f32."""
+    op: Any = node.op
+    operands = [*low.graph.operands(node), *[None] * 4][:7]
+    q, k, v, mask, _, _, lengths = operands
+    assert q is not None and k is not None and v is not None
+    windows = max(op.left_window_size, op.right_window_size) >= 0
+    precise = op.softmax_precision not in (None, DType.f32)
+    if node.type.dtype is not DType.f32 or lengths is not None or windows or precise:
+        return False
+    if low.shape(v)[-1] // (op.kv_num_heads or 1) > WIDEST:
+        return False
+    if len(node.results) > 3 or node.type.size == 0 or 0 in low.shape(k) or 0 in low.shape(v):
+        return False
+    nodes = (node.name,)
+    x = _with_past(low, node, operands)
+    b, h, length, d = x.q.shape
+    _, g, total, e = x.values.shape
+    scale = 1 / math.sqrt(d) if op.scale is None else op.scale
+    bias = None if mask is None else _mask(low, mask, (b, h, length, total), nodes)
+    result = low.result(node[0], exact=True, rows=True)
+    out = result if result.strides[-1] == 4 or result.shape[-1] == 1 else \
+        low.new(DType.f32, result.shape)  # fmt: skip
+    seen = _split(out, h) if len(out.shape) == 3 else out
+    rows, block = _tile(low, length, total)
+    keys = packed(low, turned(x.keys), 2, nodes)
+    values = packed(low, x.values, 2, nodes)
+    queries = dense_rows(low, x.q, nodes)
+    share = np.repeat(np.arange(g), h // g)
+    spots = np.stack([
+        offsets((b, h), queries.strides[:2]),
+        offsets((b, g), keys.strides).reshape(b, g)[:, share].reshape(-1),
+        offsets((b, g), values.strides).reshape(b, g)[:, share].reshape(-1),
+        offsets((b, h), seen.strides[:2]),
+        np.zeros(b * h, np.int64) if bias is None else offsets((b, h), bias.strides[:2]),
+    ], axis=-1)  # fmt: skip
+    past = total - low.shape(k)[-2]
+    fields: dict[str, Word] = {
+        **_shares(low, b * h, length, rows),
+        "spots": low.constant(spots),
+        "queries": queries.ref,
+        "queries_row": queries.strides[2],
+        "depth": d,
+        "keys": keys.tensor.ref,
+        "key_panel": keys.panel_bytes,
+        "values": values.tensor.ref,
+        "value_panel": values.panel_bytes,
+        "target": seen.ref,
+        "target_row": seen.strides[2],
+        "columns": e,
+        "rows": length,
+        "length": total,
+        "ahead": past + 1 if op.is_causal else SINCE,
+        "scale": float(scale),
+        "cap": float(op.softcap) or 1.0,
+    }
+    reads = [queries, keys.tensor, values.tensor]
+    if bias is not None:
+        fields |= {"mask": bias.ref, "mask_row": bias.strides[2]}
+        reads.append(bias)
+    panels = -(-e // (2 * low.isa.lanes))
+    kernel = attention.kernel(rows, block, panels, bias is not None, op.softcap > 0)
+    words = record_words(AttentionRecord, fields)
+    macs = b * h * length * total * (d + e)
+    low.emit(Step(kernel, words, [t.buffer for t in reads], [out.buffer], nodes, macs))
+    if out is not result:
+        low.copy(out, result, nodes)
+    return True
+
+
+def _tile(low: Lowering, length: int, total: int) -> tuple[int, int]:
+    """Rows of a tile and vectors of a block of keys."""
+    heights = [t[0] for t in low.isa.float_tiles if t[1] == 2]
+    rows = min(heights, key=lambda t: -(-length // t) * t)
+    vectors = -(-total // low.isa.lanes)
+    return rows, min(BLOCK, 2 if vectors <= 2 else 4 if vectors <= 4 else BLOCK)
+
+
+def _shares(low: Lowering, heads: int, length: int, rows: int) -> dict[str, Word]:
+    tiles = -(-length // rows)
+    wanted = -(-TILES * low.threads // heads) if low.threads > 1 else 1
+    per = max(1, tiles // min(tiles, wanted))
+    chunks = -(-tiles // per)
+    return {"chunks": heads * chunks, "chunk_rows": per * rows, "row_chunks": chunks}
+
+
+# ---- operands ----------------------------------------------------------------------------------
+
+
+def _split(t: Tensor, heads: int) -> Tensor:
+    """(b, l, h * d) as (b, h, l, d)."""
+    b, length, width = t.shape
+    made = t.reshape((b, length, heads, width // heads))
+    assert made is not None
+    return made.permute((0, 2, 1, 3))
+
+
+def _heads(low: Lowering, value: Value, heads: int | None) -> Tensor:
+    t = low.tensor(value)
+    if len(t.shape) == 4:
+        return t
+    assert heads is not None
+    return _split(t, heads)
+
+
+def _with_past(low: Lowering, node: Node, operands: list[Value | None]) -> Heads:
+    """The operands by heads; a past is copied before the new keys and values, into the results
+    that show both, if they are asked for."""
+    op: Any = node.op
+    q, k, v, _, *past = operands[:6]
+    assert q is not None and k is not None and v is not None
+    made = []
+    for i, (value, before) in enumerate(zip((k, v), past)):
+        new = _heads(low, value, op.kv_num_heads)
+        shown = len(node.results) > i + 1
+        if before is None and not shown:
+            made.append(new)
+            continue
+        old = None if before is None else low.tensor(before)
+        length = 0 if old is None else old.shape[2]
+        shape = (*new.shape[:2], length + new.shape[2], new.shape[3])
+        whole = low.result(node[i + 1], exact=True) if shown else low.new(DType.f32, shape)
+        if old is not None:
+            low.copy(old, whole.slice(2, 0, length), (node.name,))
+        low.copy(new, whole.slice(2, length, new.shape[2]), (node.name,))
+        made.append(whole)
+    return Heads(_heads(low, q, op.q_num_heads), *made)
+
+
+def _mask(
+    low: Lowering, value: Value, shape: tuple[int, ...], nodes: tuple[str, ...]
+) -> Tensor:
+    """What is added to the scores, f32 that broadcasts to (b, h, l, t), the last axis in full and
+    readable past its end."""
+    t = low.tensor(value)
+    *front, last = t.shape
+    total = shape[3]
+    lies = t.dtype is DType.f32 and last == total and t.buffer.space in ("arena", "constant")
+    if not lies or t.strides[-1] != 4:
+        made = low.new(DType.f32, (*front, total))
+        part = made
+        if last < total:  # the keys beyond a short mask do not take part
+            low.fill(made.slice(len(front), last, total - last), -math.inf, nodes)
+            part = made.slice(len(front), 0, last)
+        leaves = [Leaf(t)]
+        text = "a0"
+        if t.dtype is DType.bool:
+            leaves += [low.scalar(0.0, DType.f32), low.scalar(-math.inf, DType.f32)]
+            text = "(a1 if a0 else a2)"
+        low.emit(generic.map_step(text, "mask", part, leaves, low.threads, nodes))
+        t = made
+    return t.broadcast(shape)

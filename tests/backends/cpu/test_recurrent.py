@@ -20,7 +20,8 @@ def agree(graph, feeds, *, fallbacks=(), **options):
     made, expected = program(**feeds), interpret(graph, feeds)
     for name, array in expected.items():
         assert made[name].shape == array.shape
-        np.testing.assert_allclose(made[name], array, rtol=2e-5, atol=1e-5)
+        # Drawn functions without bounds square a state, and double its relative error, each step.
+        np.testing.assert_allclose(made[name], array, rtol=1e-4, atol=1e-5)
     assert sorted(program.fallbacks) == sorted(fallbacks)
     return program
 

@@ -22,6 +22,7 @@ from .layout import Ref, Tensor, row_major
 from .lower import Lowering
 from .steps import Step, Word, record_words
 
+PAGE, LINE = 4096, 64
 DIRECT = 2  # tiles of rows up to which packing float32 columns costs more than it saves
 
 
@@ -162,6 +163,7 @@ class _Operands:
 def emit_product(low: Lowering, a: Tensor, b: Columns, out: Tensor, p: Product) -> None:
     """out = a @ b with the ending. a and out have contiguous last axes; reading a beyond its last
     column by less than a group must be allowed (bytes)."""
+    a = _apart(low, a, b.columns, p.nodes)
     v = _merged(_operands(a, b, out, p))
     m, n = out_rows(v.out), b.columns
     real, lanes = p.form.out == "float", low.isa.lanes
@@ -215,6 +217,17 @@ def emit_product(low: Lowering, a: Tensor, b: Columns, out: Tensor, p: Product) 
         values |= {"columns": n - whole * wide}
         values |= _split(low, m, count, 1, single, b.depth * item, b.panel_bytes // 2)
         _step(low, single, p, values, reads, out, macs)
+
+
+def _apart(low: Lowering, a: Tensor, columns: int, nodes: tuple[str, ...]) -> Tensor:
+    """`a`, or a copy with a line more in each row: rows a multiple of a page apart share the same
+    few sets of the first-level cache, which costs more than a copy where there are many columns."""
+    if a.strides[-2] % PAGE or a.shape[-2] < 64 or columns < 1024:
+        return a
+    *lead, k = a.shape
+    made = low.new(a.dtype, (*lead, k + LINE // a.item)).slice(len(lead), 0, k)
+    low.copy(a, made, nodes)
+    return made
 
 
 def out_rows(out: Tensor) -> int:

@@ -234,3 +234,12 @@ def test_scaled_products(data, m, k, n, seed, name, symmetric, ending):
     if ending[0] in ("gelu", "softsign"):
         magnitude = float(np.abs(interpret(graph, feeds)["y"]).max()) + 5.0
     agree(graph, feeds, magnitude, threads=draw(st.integers(1, 2)), isa=name)
+
+
+def test_rows_a_page_apart():
+    rng, b = np.random.default_rng(3), Builder()
+    x, u = b.input("x", "f32", (64, 1024)), b.input("u", "u8", (64, 4096))
+    y, v = rng.standard_normal((1024, 1024), np.float32), _bytes(rng, "i8", (4096, 1024))
+    graph = b.outputs(y=b.mat_mul(x, y), z=b.mat_mul_integer(u, v, np.uint8(7)))
+    feeds = {"x": rng.standard_normal((64, 1024), np.float32), "u": _bytes(rng, "u8", (64, 4096))}
+    agree(graph, feeds, 900.0, threads=2)

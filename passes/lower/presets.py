@@ -2,10 +2,10 @@
 
 from ..pipeline import register_preset
 
-register_preset("int8-qdq", "O2,quantize")
+register_preset("int8-qdq", "O2-plain,quantize")
 register_preset("int8", "int8-qdq,lower-integer,cse,dce")
 register_preset(
     "fixed-point",
-    "O2,quantize{scheme=power-of-two},lower-integer{multipliers=power-of-two},cse,dce",
+    "O2-plain,quantize{scheme=power-of-two},lower-integer{multipliers=power-of-two},cse,dce",
 )
 register_preset("int8-dynamic", "O2,quantize-dynamic,cse,dce")

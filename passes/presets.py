@@ -9,8 +9,14 @@ register_preset("O1", "infer,fold,simplify,motion,cse,dce")
 
 LAYERS = (
     "inline-fusions,infer,fold,simplify,motion,cse,recognize,fuse-lookup,extremes-first,simplify,"
-    "fuse-conv,motion,fold,cse,dce"
+    "fuse-conv,fuse-scaled,motion,fold,cse,dce"
 )
 """What the float and the integer pipelines have in common."""
 
-register_preset("O2", f"{LAYERS},fuse-auto")
+PRODUCTS = (
+    "fuse-attention,motion,fuse-linear,fuse-matmul,merge-matmuls{convolutions=false},fold,cse,dce"
+)
+"""Matrix products with what stands around them. Static quantization puts its pairs around plain
+products, so it comes before."""
+
+register_preset("O2", f"{LAYERS},{PRODUCTS},fuse-auto")

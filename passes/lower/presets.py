@@ -1,13 +1,19 @@
 """The pipelines that end in 8-bit integers."""
 
 from ..pipeline import register_preset
-from ..presets import LAYERS
+from ..presets import LAYERS, PRODUCTS
+
+# What stays float after static quantization are products whose input is float: these take a scale
+# for each row.
+REST = "fuse-matmul,merge-matmuls{convolutions=false},quantize-dynamic,cse,dce,fuse-auto"
 
 register_preset("int8-qdq", f"{LAYERS},quantize")
-register_preset("int8", "int8-qdq,lower-integer,cse,dce,fuse-auto")
+register_preset(
+    "int8", f"{LAYERS},fuse-attention,motion,quantize{{rows=true}},lower-integer,{REST}"
+)
 register_preset(
     "fixed-point",
     f"{LAYERS},quantize{{scheme=power-of-two}},lower-integer{{multipliers=power-of-two}},cse,dce,"
     "fuse-auto",
 )
-register_preset("int8-dynamic", f"{LAYERS},quantize-dynamic,cse,dce,fuse-auto")
+register_preset("int8-dynamic", f"{LAYERS},{PRODUCTS},quantize-dynamic,cse,dce,fuse-auto")

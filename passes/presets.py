@@ -8,5 +8,5 @@ register_preset("O0", "infer")
 register_preset("O1", "infer,fold,simplify,motion,cse,dce")
 register_preset(
     "O2",
-    "infer,fold,simplify,motion,cse,recognize,simplify,fuse-conv,motion,fold,cse,dce",
+    "infer,fold,simplify,motion,cse,recognize,simplify,fuse-conv,fuse-scaled,motion,fold,cse,dce",
 )

@@ -16,28 +16,26 @@ from safetensors.numpy import load_file
 from taut import samples
 
 
-def proto(sequence: int, batch: int = 1) -> onnx.ModelProto:
-    """ids i64[batch, sequence] -> sentence embedding f32[batch, 384]."""
+def proto(sequence: int) -> onnx.ModelProto:
+    """ids i64[1, sequence] -> sentence embedding f32[1, 384]; the batch may be written over."""
     config = json.loads(samples.fetch("minilm-config").read_text())
-    writer = _Writer(load_file(samples.fetch("minilm")), config, batch, sequence)
+    writer = _Writer(load_file(samples.fetch("minilm")), config, sequence)
     return writer.model()
 
 
 class _Writer:
     """Adds nodes one by one; a method returns the name of what it made."""
 
-    def __init__(self, weights: dict[str, np.ndarray], config: dict, batch: int, sequence: int):
+    def __init__(self, weights: dict[str, np.ndarray], config: dict, sequence: int):
         self.weights, self.config = weights, config
-        self.batch, self.sequence = batch, sequence
+        self.sequence = sequence
         self.heads, self.width = config["num_attention_heads"], config["hidden_size"]
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, np.ndarray] = {}
 
     def model(self) -> onnx.ModelProto:
-        shape = [self.batch, self.sequence]
-        ids = helper.make_tensor_value_info("ids", TensorProto.INT64, shape)
-        result = helper.make_tensor_value_info("embedding", TensorProto.FLOAT,
-                                               [self.batch, self.width])  # fmt: skip
+        ids = helper.make_tensor_value_info("ids", TensorProto.INT64, [1, self.sequence])
+        result = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [1, self.width])
         keep = self.node("Not", self.node("Equal", "ids", self.put(0)))
         mask, keep = self.node("Cast", keep, to=1), self.node("Unsqueeze", keep, self.put([1, 2]))
         x = self.embed()
@@ -70,7 +68,7 @@ class _Writer:
         scores = self.node("Where", keep, scores, self.put(np.float32(-1e9)))
         seen = self.node("MatMul", self.node("Softmax", scores, axis=-1), v)
         seen = self.node("Transpose", seen, perm=[0, 2, 1, 3])
-        seen = self.node("Reshape", seen, self.put([self.batch, self.sequence, self.width]))
+        seen = self.node("Reshape", seen, self.put([-1, self.sequence, self.width]))
         y = self.node("Add", self.linear(seen, f"{at}.attention.output.dense"), x)
         x = self.norm(y, f"{at}.attention.output.LayerNorm")
         y = self.gelu(self.linear(x, f"{at}.intermediate.dense"))
@@ -83,7 +81,7 @@ class _Writer:
                          self.weight(f"{at}.bias"))  # fmt: skip
 
     def split(self, x: str) -> str:
-        shape = [self.batch, self.sequence, self.heads, self.width // self.heads]
+        shape = [-1, self.sequence, self.heads, self.width // self.heads]
         return self.node("Transpose", self.node("Reshape", x, self.put(shape)), perm=[0, 2, 1, 3])
 
     def gelu(self, x: str) -> str:
@@ -92,8 +90,9 @@ class _Writer:
         return self.node("Mul", half, self.put(np.float32(0.5)))
 
     def norm(self, x: str, at: str) -> str:
-        return self.node("LayerNormalization", x, self.weight(f"{at}.weight"),
-                         self.weight(f"{at}.bias"), epsilon=self.config["layer_norm_eps"])  # fmt: skip
+        scale, bias = (self.weight(f"{at}.{k}") for k in ("weight", "bias"))
+        epsilon = self.config["layer_norm_eps"]
+        return self.node("LayerNormalization", x, scale, bias, epsilon=epsilon)
 
     def pool(self, x: str, mask: str) -> None:
         column = self.node("Unsqueeze", mask, self.put([2]))

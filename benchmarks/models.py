@@ -15,9 +15,11 @@ from functools import cached_property
 from pathlib import Path
 
 import efficientnet
+import minilm
 import numpy as np
 import onnx
 import onnxruntime
+import sentences
 from onnx import shape_inference
 
 from taut import samples
@@ -39,6 +41,7 @@ class Data:
     calibration_size: int
     draw: Callable[[int, int], Arrays]
     batched: bool = True
+    transformer: bool = False  # quantizers of other projects want to be told
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,12 @@ NAMES = (
     "magika",
     "silero-vad",
     "silero-vad-32",
+    "minilm-16",
+    "minilm-128",
+    "minilm-512",
 )
 DEFAULT = NAMES[:5]
-TRAINED = ("efficientnet-lite0", "orientation", "ocr-det", "ocr-rec")
+TRAINED = ("efficientnet-lite0", "orientation", "ocr-det", "ocr-rec", "minilm-128")
 
 
 def model(name: str, batch: int = 1, logits: bool = False) -> Model:
@@ -138,6 +144,12 @@ def _speech(windows: int) -> Data:
     return Data(((windows, 576), state, state), 100, draw, batched=False)
 
 
+def _text(length: int) -> Data:
+    """Token ids of texts that about fill the sequence."""
+    return Data(((length,),), 100, lambda n, seed: sentences.batch(n, length, seed)[:1],
+                transformer=True)  # fmt: skip
+
+
 _OWN: dict[str, Data] = {
     "efficientnet-lite0": Data(((3, 224, 224),), 200, _first(samples.pictures)),
     "orientation": Data(((3, 48, 192),), 300, _first(samples.orientation_lines)),
@@ -146,6 +158,9 @@ _OWN: dict[str, Data] = {
     "magika": Data(((2048,),), 200, lambda n, seed: (samples.file_bytes(n, seed),)),
     "silero-vad": _speech(1),
     "silero-vad-32": _speech(32),
+    "minilm-16": _text(16),
+    "minilm-128": _text(128),
+    "minilm-512": _text(512),
 }
 
 
@@ -154,6 +169,8 @@ def _source(name: str) -> onnx.ModelProto:
         return samples.light_model(name)
     if name == "efficientnet-lite0":
         return onnx.load(efficientnet.onnx_path(None))
+    if name.startswith("minilm"):
+        return minilm.proto(int(name.partition("-")[2]))
     return onnx.load(samples.fetch("silero-vad" if name.startswith("silero-vad") else name))
 
 

@@ -46,14 +46,13 @@ _WORDS = {
 _PEOPLE = ["maria", "the minister", "john smith", "my neighbour", "a teacher", "dr. chen", "anna"]
 
 
-def sentences(count: int, seed: int, parts: int = 1) -> list[str]:
-    """`count` texts of `parts` sentences each."""
+def sentences(count: int, seed: int, parts: int = 1) -> tuple[list[str], np.ndarray]:
+    """`count` texts of `parts` sentences, each text from one template; the templates' numbers."""
     random = np.random.default_rng([seed, 11])
     templates = [t for t in _TEMPLATES.split("\n") if t]
     words = {k: v.split() for k, v in _WORDS.items()} | {"person": _PEOPLE}
 
-    def one() -> str:
-        text = templates[random.integers(len(templates))]
+    def one(text: str) -> str:
         for _, name, *_ in [*string.Formatter().parse(text)]:
             if name == "number":
                 text = text.replace("{number}", str(random.integers(2, 2000)), 1)
@@ -62,7 +61,9 @@ def sentences(count: int, seed: int, parts: int = 1) -> list[str]:
                 text = text.replace("{" + name + "}", choice, 1)
         return text
 
-    return [" . ".join(one() for _ in range(parts)) + " ." for _ in range(count)]
+    topics = random.integers(len(templates), size=count)
+    texts = [" . ".join(one(templates[t]) for _ in range(parts)) + " ." for t in topics]
+    return texts, topics
 
 
 @cache
@@ -95,11 +96,14 @@ def _pieces(word: str) -> list[str]:
     return made
 
 
-def batch(count: int, length: int, seed: int) -> np.ndarray:
-    """Token ids i64[count, length]: texts that about fill the length, cut or padded to it."""
+def batch(count: int, length: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids i64[count, length] of texts that about fill the length, cut or padded to it, and
+    the texts' topics.
+    """
     ids = np.full((count, length), vocabulary()[PAD], np.int64)
-    for row, text in zip(ids, sentences(count, seed, parts=max(1, length // 18))):
+    texts, topics = sentences(count, seed, parts=max(1, length // 18))
+    for row, text in zip(ids, texts):
         found = tokens(text)[:length]
         found[-1] = vocabulary()[END]
         row[: len(found)] = found
-    return ids
+    return ids, topics

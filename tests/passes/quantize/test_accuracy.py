@@ -1,4 +1,4 @@
-"""Accuracy that must not be lost: int8 beside float in decibels, on a real CNN and a transformer."""
+"""Accuracy that must not be lost: int8 beside float in dB, on a real CNN and a transformer."""
 
 from __future__ import annotations
 

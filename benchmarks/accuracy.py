@@ -17,12 +17,16 @@ import models
 import numpy as np
 import peers
 import results
+import sentences
 from rich.console import Console
 from rich.table import Table
 
 from taut import samples
 
-COUNTS = {"efficientnet-lite0": 200, "orientation": 500, "ocr-det": 20, "ocr-rec": 100}
+COUNTS = {
+    "efficientnet-lite0": 200, "orientation": 500, "ocr-det": 20, "ocr-rec": 100,
+    "minilm-128": 200,
+}  # fmt: skip
 PEERS = ("ov-int8", "ov-int8-mixed", "ort-int8")
 
 
@@ -60,6 +64,15 @@ def scorer(name: str, count: int) -> tuple[np.ndarray, Score]:
             return found, float((found & masks).sum() / max(1, found.sum()))
 
         return x, inside
+    if name.startswith("minilm"):
+        x, topics = sentences.batch(count, int(name.partition("-")[2]), seed=2)
+
+        def nearest(embeddings: np.ndarray) -> tuple[np.ndarray, float]:
+            alike = embeddings @ embeddings.T - 2 * np.eye(count)
+            found = alike.argmax(-1)
+            return found, float((topics[found] == topics).mean())
+
+        return x, nearest
     draw = samples.pictures if name == "efficientnet-lite0" else samples.orientation_lines
     x, labels = draw(count, seed=2)
 

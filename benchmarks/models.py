@@ -19,10 +19,10 @@ import minilm
 import numpy as np
 import onnx
 import onnxruntime
+import sentences
 from onnx import shape_inference
 
 from taut import samples
-from taut.sentences import WordPiece, token_rows
 
 Shape = tuple[int, ...]
 Feed = dict[str, np.ndarray]  # what one run gets, by the names of the file's inputs
@@ -41,7 +41,7 @@ class Data:
     calibration_size: int
     draw: Callable[[int, int], Arrays]
     batched: bool = True
-    transformer: bool = False  # peers have tools of their own for these
+    transformer: bool = False  # quantizers of other projects want to be told
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ NAMES = (
     "minilm-512",
 )
 DEFAULT = NAMES[:5]
-TRAINED = ("efficientnet-lite0", "orientation", "ocr-det", "ocr-rec")
+TRAINED = ("efficientnet-lite0", "orientation", "ocr-det", "ocr-rec", "minilm-128")
 
 
 def model(name: str, batch: int = 1, logits: bool = False) -> Model:
@@ -121,8 +121,7 @@ def model(name: str, batch: int = 1, logits: bool = False) -> Model:
         raise SystemExit(f"no model is called {name!r}; there are: {', '.join(NAMES)}")
     path = folder() / f"{name}-{batch}{'-logits' if logits else ''}.onnx"
     if not path.exists():
-        source = _source(name, batch)
-        source = _without_last_activation(source) if logits else source
+        source = _without_last_activation(_source(name)) if logits else _source(name)
         front = (batch,) if data.batched else ()
         _write(_fixed(source, [(*front, *shape) for shape in data.shapes]), path)
     inputs = tuple(v.name for v in onnx.load(path).graph.input)
@@ -145,14 +144,10 @@ def _speech(windows: int) -> Data:
     return Data(((windows, 576), state, state), 100, draw, batched=False)
 
 
-def _sentences(length: int) -> Data:
-    """Token numbers of running text, and the mask of those that are there."""
-
-    def draw(n: int, seed: int) -> Arrays:
-        tokenizer = WordPiece(samples.fetch("minilm-vocabulary"))
-        return token_rows(tokenizer, n, length, seed)
-
-    return Data(((length,), (length,)), 100, draw, transformer=True)
+def _text(length: int) -> Data:
+    """Token ids of texts that about fill the sequence."""
+    return Data(((length,),), 100, lambda n, seed: sentences.batch(n, length, seed)[:1],
+                transformer=True)  # fmt: skip
 
 
 _OWN: dict[str, Data] = {
@@ -163,22 +158,24 @@ _OWN: dict[str, Data] = {
     "magika": Data(((2048,),), 200, lambda n, seed: (samples.file_bytes(n, seed),)),
     "silero-vad": _speech(1),
     "silero-vad-32": _speech(32),
-    **{f"minilm-{length}": _sentences(length) for length in (16, 128, 512)},
+    "minilm-16": _text(16),
+    "minilm-128": _text(128),
+    "minilm-512": _text(512),
 }
 
 
-def _source(name: str, batch: int) -> onnx.ModelProto:
-    if name.startswith("minilm-"):
-        return minilm.source(batch, int(name.removeprefix("minilm-")))
+def _source(name: str) -> onnx.ModelProto:
     if name in samples.LIGHT:
         return samples.light_model(name)
     if name == "efficientnet-lite0":
         return onnx.load(efficientnet.onnx_path(None))
+    if name.startswith("minilm"):
+        return minilm.proto(int(name.partition("-")[2]))
     return onnx.load(samples.fetch("silero-vad" if name.startswith("silero-vad") else name))
 
 
 def _without_last_activation(proto: onnx.ModelProto) -> onnx.ModelProto:
-    graph, output = proto.graph, proto.graph.output[-1]
+    graph, (output,) = proto.graph, proto.graph.output
     makers = {name: node for node in graph.node for name in node.output}
     name = output.name
     while makers[name].op_type in ("Identity", "Softmax", "Sigmoid"):

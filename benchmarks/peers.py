@@ -64,8 +64,9 @@ class OnnxRuntime(Runner):
 
 
 class OnnxRuntimeInt8(OnnxRuntime):
-    """onnxruntime, static QDQ: u8 activations, s8 weights per channel, min-max calibration. For
-    transformers its dynamic quantization, which is what it recommends for them and is faster.
+    """onnxruntime, static QDQ: u8 activations, s8 weights per channel, min-max calibration.
+
+    Transformers are quantized dynamically, as its documentation advises, with weights per channel.
 
     Its own pre-processing (symbolic shapes, fusion of batch norms) runs first. `reduce_range` is
     off: it is for machines without VNNI.
@@ -77,8 +78,12 @@ class OnnxRuntimeInt8(OnnxRuntime):
         return cached(model, f"ort{ort.__version__}", ".onnx", self.quantize)
 
     def quantize(self, model: models.Model, path: Path) -> None:
-        from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-        from onnxruntime.quantization.quantize import quantize_dynamic
+        from onnxruntime.quantization import (
+            QuantFormat,
+            QuantType,
+            quantize_dynamic,
+            quantize_static,
+        )
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
         ready = path.with_name("pre.onnx")
@@ -86,8 +91,7 @@ class OnnxRuntimeInt8(OnnxRuntime):
         onnx.save(_with_initializers(model.path), source)
         logging.getLogger().setLevel(logging.ERROR)
         if model.data.transformer:
-            quantize_dynamic(str(source), str(path), per_channel=True, reduce_range=False,
-                             weight_type=QuantType.QInt8)  # fmt: skip
+            quantize_dynamic(source, path, per_channel=True, weight_type=QuantType.QInt8)
             return
         try:
             quant_pre_process(str(source), str(ready), auto_merge=True)
@@ -195,8 +199,8 @@ class OpenVinoInt8(OpenVino):
             ov.Core().read_model(str(cached(model, f"fused{ort.__version__}", ".onnx", fuse))),
             nncf.Dataset(rows),
             preset=nncf.QuantizationPreset(self.preset) if self.preset else None,
-            subset_size=len(rows),
             model_type=nncf.ModelType.TRANSFORMER if model.data.transformer else None,
+            subset_size=len(rows),
         )
         ov.save_model(quantized, str(path), compress_to_fp16=False)
 

@@ -27,12 +27,23 @@ from .steps import Step, record_words
 @lowers("quantize_rows")
 def quantize_rows(low: Lowering, node: Node) -> bool:
     """Each row by the vector kernel."""
+    how = "symmetric" if node.op.symmetric else "asymmetric"  # type: ignore[attr-defined]
+    *lead, _ = low.shape(low.graph.operands(node)[0])  # type: ignore[arg-type]
+    return _by_rows(low, node, math.prod(lead), how)
+
+
+@lowers("dynamic_quantize_linear")
+def dynamic_quantize(low: Lowering, node: Node) -> bool:
+    """The whole tensor as one row."""
+    return _by_rows(low, node, 1, "onnx")
+
+
+def _by_rows(low: Lowering, node: Node, count: int, how: str) -> bool:
     value = low.graph.operand(node, 0)
     assert value is not None
     if value.type.size == 0:
         return False
-    *lead, width = low.shape(value)
-    count = math.prod(lead)
+    width = value.type.size // count
     x = low.tensor(value)
     flat = x.reshape((count, width))
     if flat is None or (width > 1 and flat.strides[1] != flat.item):
@@ -48,7 +59,7 @@ def quantize_rows(low: Lowering, node: Node) -> bool:
         "source": flat.ref, "source_row": flat.strides[0], "target": out.ref, "target_row": width,
         "scale": scale.ref, "zero": zero.ref,
     })  # fmt: skip
-    kernel = rows_kernel(node.op.symmetric)  # type: ignore[attr-defined]
+    kernel = rows_kernel(how)
     writes = [t.buffer for t in (out, scale, zero)]
     low.emit(Step(kernel, words, [flat.buffer], writes, (node.name,)))
     return True

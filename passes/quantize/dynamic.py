@@ -44,7 +44,7 @@ class QuantizeDynamic(Pass):
 
     bits            of weights, 2 to 8: one scale for each output column
     weight_scales   max: by the largest weight; mse: the least squared error of the weights
-    symmetric       rows' zero point is 128; otherwise rows use their whole range from min to max
+    symmetric       rows' zero point is 128, rather than using their whole range from min to max
     smallest        products whose weights have fewer elements stay in float
     skip            names of nodes to leave in float
 
@@ -55,7 +55,7 @@ class QuantizeDynamic(Pass):
     bound = Changes()
     bits: int = 8
     weight_scales: Estimate = "mse"
-    symmetric: bool = True
+    symmetric: bool = False
     smallest: int = 1024
     skip: tuple[str, ...] = ()
 
@@ -66,7 +66,7 @@ class QuantizeDynamic(Pass):
     def run(self, graph: Graph, context: Context) -> Outcome:
         run = _Run(graph, self)
         for node in graph.nodes():
-            if node not in graph or node.op.name not in PRODUCTS:
+            if node not in graph or node.op.name not in PRODUCTS or quantized(graph, node):
                 continue
             found = linear(graph, node)
             why = found if isinstance(found, str) else run.refusal(node, found)
@@ -124,6 +124,14 @@ class _Run:
         graph.replace_all_uses(last[0], made)
         take_name(graph, made, last)
         self.outcome.count("quantized")
+
+
+def quantized(graph: Graph, node: Node) -> bool:
+    """Whether a product's weight already is dequantized integers."""
+    w = graph.operand(node, 1)
+    source = None if w is None or w.node.op.name != "dequantize_linear" else \
+        graph.operand(w.node, 0)  # fmt: skip
+    return source is not None and source.array is not None
 
 
 def take_name(graph: Graph, made: Node, old: Node) -> None:

@@ -37,6 +37,8 @@ class Histogram:
         self._widen(max(-low, high, 0.0))
         flat = x.reshape(-1)
         at = np.floor(flat * flat.dtype.type(2.0**-self.exponent)).astype(np.int32)
+        if low < 0:
+            at -= (flat < 0) & (at == 0)  # products that underflowed
         at += BINS
         self.counts += np.bincount(at, minlength=2 * BINS)[: 2 * BINS]
         zeros = int(flat.size - np.count_nonzero(flat))

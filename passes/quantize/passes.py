@@ -89,6 +89,7 @@ class Quantize(Pass):
     bias_correction undo the shift of each channel's mean: measured layer by layer on some samples,
                     or expected from the mean inputs of all of them (none: leave it)
     channel_grids   a scale for each channel of what a depthwise convolution reads, where free
+    rows            leave matrix products whose input comes from float to `quantize-dynamic`
     skip            names of nodes to leave in float
 
     Legal for any graph: what has no integer form stays in float, with a remark that says why.
@@ -106,6 +107,7 @@ class Quantize(Pass):
     bias_correction: Literal["measured", "expected"] | None = "measured"
     channel_grids: bool = True
     samples: int = 300
+    rows: bool = False
     skip: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -122,7 +124,7 @@ class Quantize(Pass):
         skip = dict.fromkeys(self.skip, "it is named in `skip`")
         while True:
             found = Outcome()
-            placement = place(graph, found, skip)
+            placement = place(graph, found, skip, self.rows)
             products = [n for n, r in placement.roles.items() if r.kind == "product"]
             if not products:
                 outcome.merge(found)

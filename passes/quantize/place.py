@@ -168,10 +168,13 @@ def _same(node: Node, operands: list[Value | None]) -> Role | str:
     return Role("same", (0,))
 
 
-def place(graph: Graph, outcome: Outcome, skip: Mapping[str, str] | None = None) -> Placement:
+def place(
+    graph: Graph, outcome: Outcome, skip: Mapping[str, str] | None = None, rows: bool = False
+) -> Placement:
     """Choose the nodes to quantize; what is left in float is remarked on with the reason.
 
-    `skip` names nodes to leave, and why.
+    `skip` names nodes to leave, and why. With `rows` a matrix product is left where its input comes
+    from float, for a scale for each row serves it better than one for all.
     """
     skip = skip or {}
     roles: dict[Node, Role] = {}
@@ -183,7 +186,7 @@ def place(graph: Graph, outcome: Outcome, skip: Mapping[str, str] | None = None)
             roles[node] = role
         elif role:
             outcome.missed(node, f"not quantized: {role}")
-    _eliminate(graph, roles, outcome)
+    _eliminate(graph, roles, outcome, rows)
     made = Placement(roles)
     _find_direct(graph, made)
     for node, role in roles.items():
@@ -195,15 +198,21 @@ def place(graph: Graph, outcome: Outcome, skip: Mapping[str, str] | None = None)
     return made
 
 
-def _eliminate(graph: Graph, roles: dict[Node, Role], outcome: Outcome) -> None:
-    queue = deque(n for n in roles if roles[n].kind != "product")
+MATRICES = frozenset(("gemm", "mat_mul"))
+
+
+def _eliminate(graph: Graph, roles: dict[Node, Role], outcome: Outcome, rows: bool) -> None:
+    def stays(node: Node) -> bool:
+        return roles[node].kind == "product" and not (rows and node.op.name in MATRICES)
+
+    queue = deque(n for n in roles if not stays(n))
     waiting = set(queue)
     while queue:
         node = queue.popleft()
         waiting.discard(node)
         if node not in roles:
             continue
-        why = _reason_to_leave(graph, node, roles)
+        why = _reason_to_leave(graph, node, roles, rows)
         if not why:
             continue
         del roles[node]
@@ -214,18 +223,20 @@ def _eliminate(graph: Graph, roles: dict[Node, Role], outcome: Outcome) -> None:
         for v in graph.operands(node):
             around += [] if v is None else graph.users(v.node)
         for n in around:
-            if n in roles and roles[n].kind != "product" and n not in waiting:
+            if n in roles and not stays(n) and n not in waiting:
                 waiting.add(n)
                 queue.append(n)
 
 
-def _reason_to_leave(graph: Graph, node: Node, roles: dict[Node, Role]) -> str:
+def _reason_to_leave(graph: Graph, node: Node, roles: dict[Node, Role], rows: bool) -> str:
     role = roles[node]
     for i in role.reads:
         value = graph.operand(node, i)
         assert value is not None
-        if value.node not in roles and not _read_by_product(graph, value, roles):
+        if value.node not in roles and not _read_by_product(graph, value, roles, rows):
             return f"its operand {value.node.name!r} is computed in float"
+    if role.kind == "product":
+        return ""
     if role.kind == "step" and node.op.name == "add" and step_of(graph, node) is None:
         source = graph.operand(node, role.reads[0])
         assert source is not None
@@ -244,9 +255,14 @@ def _reads(use: Use, roles: dict[Node, Role]) -> bool:
     return use.node in roles and use.position in roles[use.node].reads
 
 
-def _read_by_product(graph: Graph, value: Value, roles: dict[Node, Role]) -> bool:
-    uses = (u for u in graph.uses(value) if _reads(u, roles))
-    return any(roles[u.node].kind == "product" for u in uses)
+def _read_by_product(
+    graph: Graph, value: Value, roles: dict[Node, Role], rows: bool
+) -> bool:
+    """Whether a product quantizes a float value that it reads."""
+    uses = [u.node for u in graph.uses(value) if _reads(u, roles)]
+    return any(
+        roles[n].kind == "product" and not (rows and n.op.name in MATRICES) for n in uses
+    )
 
 
 def _find_direct(graph: Graph, made: Placement) -> None:

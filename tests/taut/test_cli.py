@@ -409,7 +409,7 @@ def test_quantize_writes_an_int8_model(taut_: Shell, model: str, images: str, tm
     found = taut.compare(taut.load(model), int8, [np.load(images)])
     assert found["y"].sqnr_db > 25
     report = taut_.json("quantize", model, "--data", images, "--calibrate", "min-max")
-    assert "quantize{calibrate=min-max}" in report["pipeline"]
+    assert "quantize{calibrate=min-max rows=true}" in report["pipeline"]
     for bad, word in [("bogus=1", "bogus"), ("bits", "NAME=VALUE"), ("bits=99", "bits"),
                       ("calibrate=magic", "magic")]:  # fmt: skip
         assert word in taut_.fails("quantize", model, "--data", images, "--option", bad)

@@ -1,8 +1,9 @@
-"""Rows of float32 to u8 over each row's own range (`quantize_rows`): two passes over a row.
+"""Rows of float32 to u8 over each row's own range: two passes over a row.
 
 The range is found with integer and ordered comparisons only, so that order does not matter; each
 element then takes one multiplication and one addition of 1.5 * 2^23, whose rounding is half to
-even and which leaves the integer in the low bits. docs/quantization.md has the formulas.
+even and which leaves the integer in the low bits. docs/quantization.md has the formulas. ONNX's
+dynamic_quantize_linear is the same for one row, the whole tensor, but divides.
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ class RowsRecord(Header):
     zero: int
 
 
-def quantize_rows(isa: Isa, symmetric: bool):
-    """q, scale and zero point of each row."""
+def quantize_rows(isa: Isa, how: str):
+    """q, scale and zero point of each row; how: symmetric, asymmetric, or onnx (which divides)."""
     from .. import vector as v
     from ..emit import Emit
 
     def emit(e: Any, d: Any, row: Any) -> None:
-        _Row(Emit(e.b, isa, LANES), d, row, symmetric).emit()
+        _Row(Emit(e.b, isa, LANES), d, row, how).emit()
 
     one = v.emitted(isa, 2, emit)
     word, smaller = v.load_i64, v.smaller
@@ -65,8 +66,9 @@ def quantize_rows(isa: Isa, symmetric: bool):
 class _Row:
     """The code for one row."""
 
-    def __init__(self, e: Any, d: Any, row: Any, symmetric: bool):
-        self.e, self.d, self.row, self.symmetric = e, d, row, symmetric
+    def __init__(self, e: Any, d: Any, row: Any, how: str):
+        self.e, self.d, self.row = e, d, row
+        self.symmetric, self.divides = how == "symmetric", how == "onnx"
         self.words = {name: i for i, name in enumerate(RowsRecord.__dataclass_fields__)}
         self.source = e.add(self.field("source"), e.mul(row, self.field("source_row")))
         self.target = e.add(self.field("target"), e.mul(row, self.field("target_row")))
@@ -83,16 +85,22 @@ class _Row:
         e, b = self.e, self.e.b
         steps = ir.Constant(F32, 127.0 if self.symmetric else 255.0)
         low, span = self._range()
-        smallest = ir.Constant(F32, SMALLEST_SPAN)
-        span = b.select(b.fcmp_ordered("<", span, smallest), smallest, span)
-        factor = b.fdiv(steps, span)
-        e.store(b.fdiv(span, steps), e.add(self.field("scale"), e.mul(self.row, 4)))
+        if self.divides:
+            nothing = b.fcmp_ordered("==", span, ir.Constant(F32, 0.0))
+            factor = scale = b.select(nothing, ir.Constant(F32, 1.0), b.fdiv(span, steps))
+        else:
+            smallest = ir.Constant(F32, SMALLEST_SPAN)
+            span = b.select(b.fcmp_ordered("<", span, smallest), smallest, span)
+            factor, scale = b.fdiv(steps, span), b.fdiv(span, steps)
+        e.store(scale, e.add(self.field("scale"), e.mul(self.row, 4)))
         finite = b.icmp_signed("<", b.bitcast(span, I32), ir.Constant(I32, INFINITY_BITS))
         zero = ir.Constant(I32, 128)
         if not self.symmetric:
-            shifted = b.fadd(b.fmul(b.fneg(low), factor), ir.Constant(F32, MAGIC32))
+            steps = b.fdiv(b.fneg(low), factor) if self.divides else b.fmul(b.fneg(low), factor)
+            shifted = b.fadd(self._bounded(steps), ir.Constant(F32, MAGIC32))
             zero = b.sub(b.bitcast(shifted, I32), ir.Constant(I32, MAGIC32_BITS))
             zero = b.select(finite, zero, ir.Constant(I32, 0))
+            zero = e.clamp_int(zero, ir.Constant(I32, 0), ir.Constant(I32, 255))
         e.store(b.trunc(zero, I8), e.add(self.field("zero"), self.row))
         with b.if_else(finite) as (then, otherwise):
             with then:
@@ -203,6 +211,22 @@ class _Row:
 
     # ---- the integers --------------------------------------------------------------------------
 
+    def _bounded(self, steps: Any) -> Any:
+        """Quotients by a subnormal scale may lie anywhere: NaN as 0, the rest within 512 steps."""
+        import llvmlite.ir as ir
+
+        from ..emit import F32
+
+        e, b = self.e, self.e.b
+        if not self.divides:
+            return steps
+        n = getattr(steps.type, "count", 0)
+        zero, low, high = (
+            e.vector(F32, v, n) if n else ir.Constant(F32, v) for v in (0.0, -512.0, 512.0)
+        )
+        known = b.select(b.fcmp_unordered("uno", steps, steps), zero, steps)
+        return e.clamp_float(known, low, high)
+
     def _quantizer(self, factor: Any, zero: Any) -> Callable[[Any], Any]:
         """float32 lanes to bytes."""
         import llvmlite.ir as ir
@@ -214,11 +238,11 @@ class _Row:
 
         def convert(x: Any) -> Any:
             n = x.type.count
-            steps = b.fadd(b.fmul(x, e.splat(factor, n)), e.vector(F32, MAGIC32, n))
+            scaled = (b.fdiv if self.divides else b.fmul)(x, e.splat(factor, n))
+            steps = b.fadd(self._bounded(scaled), e.vector(F32, MAGIC32, n))
             words = b.add(b.bitcast(steps, vec(I32, n)), e.splat(offset, n))
             if not self.symmetric:
-                most = e.vector(I32, 255, n)
-                words = b.select(b.icmp_unsigned("<", words, most), words, most)
+                words = e.clamp_int(words, e.vector(I32, 0, n), e.vector(I32, 255, n))
             return b.trunc(words, vec(I8, n))
 
         return convert
@@ -242,6 +266,6 @@ class _Row:
             start = stop
 
 
-def rows_kernel(symmetric: bool) -> Kernel:
+def rows_kernel(how: str) -> Kernel:
     """See `quantize_rows`."""
-    return Kernel.of(quantize_rows, symmetric=symmetric)
+    return Kernel.of(quantize_rows, how=how)

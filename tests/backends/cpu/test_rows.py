@@ -72,6 +72,21 @@ def test_rows(
 
 @settings(max_examples=25, deadline=None)
 @given(
+    seed=SEEDS, name=st.sampled_from(NAMES), size=st.integers(1, 9) | st.sampled_from([64, 200]),
+    kind=st.integers(0, 4),
+)  # fmt: skip
+def test_whole_tensors(seed: int, name: str, size: int, kind: int) -> None:
+    """ONNX's dynamic_quantize_linear, which divides; the smallest spans make scales subnormal."""
+    rng = np.random.default_rng(seed)
+    factor = np.float32([1, 0, 1e-44, 1e38, 0.5][kind])
+    x = (rng.integers(-9, 10, (2, size)) if kind > 3 else rng.uniform(-1, 1, (2, size))) * factor
+    b = Builder()
+    q, scale, zero = b.dynamic_quantize_linear(b.input("x", "f32", x.shape))
+    same(b.outputs(q=q, scale=scale, zero=zero), {"x": x.astype(np.float32)}, isa=name)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
     seed=SEEDS, threads=st.integers(1, 2), name=st.sampled_from(NAMES[:1] + NAMES[-1:]),
     size=st.tuples(st.integers(1, 20), st.integers(1, 70), st.integers(1, 40)),
     batch=st.sampled_from([(), (2,), (2, 1)]), zero=st.sampled_from(["none", "known", "rows"]),

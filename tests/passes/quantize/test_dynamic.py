@@ -78,7 +78,7 @@ def test_it_stays_close_to_float(
 
 @pytest.mark.parametrize("text", ["quantize-dynamic{smallest=1}", "int8-dynamic"])
 def test_fuzz(text: str) -> None:
-    testing.check_pipeline(text, families=["mlp", "cnn"], examples=40, seed=1)
+    testing.check_pipeline(text, families=["mlp", "cnn", "transformer"], examples=40, seed=1)
 
 
 def test_names_and_reasons() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from taut.ir import Builder, FeedError
 from taut.passes import Context, PassManager
@@ -19,6 +19,7 @@ METHODS = ("min-max", "moving-average", "percentile", "entropy", "mse")
 
 
 @given(st.lists(st.lists(FLOATS, max_size=20), min_size=1, max_size=6))
+@example([[4095.0], [-(2.0**-149)]])
 def test_histogram_does_not_depend_on_order(batches: list[list[float]]) -> None:
     forward, backward = Histogram(), Histogram()
     for part in batches:

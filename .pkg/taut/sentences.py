@@ -1,1 +1,0 @@
-../../taut/sentences.py

@@ -40,7 +40,7 @@ class Case:
     groups: int
     dilation: tuple[int, int]
     out: str
-    residual: bool
+    residual: str  # as the kernels call it; "" for none
     activation: str
     bounded: bool
 

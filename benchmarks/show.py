@@ -20,6 +20,10 @@ def everything(console: Console, rows: list[Row]) -> None:
     timed = [row for row in rows if row.get("load") in (bars.IDLE, bars.BUSY)]
     medians = table_of(timed)
     verdicts = bars.judge(medians)
+    verdicts += [
+        bars.judge_share(_case(row), row["share"])
+        for row in timed if row["runner"] == "taut-int8" and "share" in row
+    ]
     for case in sorted({row[1:] for row in _cases(timed)}):
         console.print(_latency(case, timed, medians))
     starts = [row for row in rows if row.get("load") == "start"]
@@ -73,7 +77,8 @@ def _time(value: float | None, failed: bool) -> str:
 
 
 def _ratios(cells: dict[str, float], precision: str) -> str:
-    found = [bars.ratio(cells, f"taut-{precision}", (f"{p}-{precision}",)) for p in ("ort", "ov")]
+    ours = (f"taut-{precision}",)
+    found = [bars.ratio(cells, ours, (f"{peer}-{precision}",)) for peer in ("ort", "ov")]
     return " / ".join("-" if v is None else f"{v:.2f}x" for v in found)
 
 

@@ -88,6 +88,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--loads", nargs="+", default=[bars.IDLE, bars.BUSY],
                         choices=[bars.IDLE, bars.BUSY])  # fmt: skip
     parser.add_argument("--precisions", nargs="+", default=list(RUNNERS), choices=list(RUNNERS))
+    parser.add_argument("--products", nargs="*", type=int, default=[1024, 4096],
+                        help="sizes of the large int8 products")  # fmt: skip
     parser.add_argument("--repeats", type=int, default=30, help="counted calls, at least 30")
     parser.add_argument("--no-footprint", action="store_true", help="no memory and start-up")
     parser.add_argument("--only-footprint", action="store_true", help="memory and start-up only")
@@ -117,6 +119,9 @@ def plan(options: argparse.Namespace) -> Iterator[Job]:
                 yield _row_job(name, batch, threads, runners, options)
         for runner in [] if options.no_footprint else runners:
             yield _footprint_job(name, runner, max(options.threads), options.timeout)
+    for size in [] if options.only_footprint else options.products:
+        for threads in options.threads:
+            yield _product_job(size, threads, options)
 
 
 def _row_job(
@@ -140,6 +145,22 @@ def _row_job(
         return [known | {"load": n, "runner": r} for n in options.loads for r in runners]
 
     return Job(f"{name}, batch {batch}, threads {threads}", seconds, run)
+
+
+def _product_job(size: int, threads: int, options: argparse.Namespace) -> Job:
+    seconds = 1 if options.quick else 20
+
+    def run() -> list[Row]:
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "rows.json"
+            given = ["--sizes", size, "--threads", threads, "--seconds", seconds, "--out", out]
+            why = call_script("products.py", given, options.timeout)[1]
+            if out.exists():
+                return json.loads(out.read_text())
+        return [{"model": f"product-{size}", "batch": 1, "threads": threads, "load": bars.IDLE,
+                 "runner": "taut-int8", "error": why}]  # fmt: skip
+
+    return Job(f"product of {size} cubed, threads {threads}", seconds + 10.0, run)
 
 
 def _footprint_job(name: str, runner: str, threads: int, timeout: int) -> Job:

@@ -36,6 +36,18 @@ def test_each_bar_is_held_to_its_peers(bars):
     assert found["squeezenet", int8] == found["squeezenet", real] == "not available"
 
 
+def test_small_models_take_the_faster_precision(bars):
+    row = ("magika", 1, 1, "idle")
+    cells = {"taut-int8": 0.5, "taut-f32": 2.0, "ort-f32": 1.1, "ov-int8": 1.2}
+    (verdict,) = bars.judge({row: cells})
+    assert verdict.ratio == pytest.approx(2.2) and verdict.grade == "aim"
+
+
+def test_large_products_are_held_to_the_roof(bars):
+    row = ("product-1024", 1, 2, "idle")
+    assert [bars.judge_share(row, s).grade for s in (0.69, 0.7, 0.9)] == ["short", "must", "aim"]
+
+
 def test_geometric_means_are_per_case(bars):
     table = {
         ("squeezenet", 1, 2, "idle"): {"taut-int8": 1.0, "ov-int8": 2.0},

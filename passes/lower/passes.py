@@ -130,7 +130,7 @@ class Lowering:
             return self._round(Sum(self.accumulators.of(value).terms), grid, value.node, place)
         node = value.node
         step = step_of(self.graph, node)
-        if step is not None:
+        if step is not None and not self.accumulators.adds_bias(node):
             return self._integers(step[1], (step[0], *steps), grid, place)
         if node.op.name in SAME:
             return self._moved(node, value.index, steps, grid, place)

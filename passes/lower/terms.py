@@ -231,6 +231,14 @@ class Accumulators:
             raise Refusal("the sum has too many operands")
         return Sum(tuple(terms))
 
+    def adds_bias(self, node: Node) -> bool:
+        """Whether a node adds a constant, its bias, to a matrix product."""
+        operands = [v for v in self.graph.operands(node) if v is not None]
+        if node.op.name != "add" or len(operands) != 2:
+            return False
+        names = [v.node.op.name for v in operands if v.array is None]
+        return len(names) == 1 and names[0] in ("mat_mul", "gemm")
+
     def _bias_addition(self, node: Node, operands: list[Value]) -> Sum | None:
         """mat_mul(x, w) + constant vector: the constant is the accumulator's bias."""
         if node.op.name != "add" or len(operands) != 2:

@@ -357,7 +357,7 @@ def test_shuffle(isa, size, groups, per, kind, nt):
     window=st.sampled_from([(3, 3), (5, 5), (1, 3), (7, 7)]),
     stride=st.integers(1, 2),
     dilation=st.integers(1, 2),
-    activation=st.sampled_from(["clamp", "hardswish", "prelu"]),
+    activation=st.sampled_from(["clamp", "hard_swish", "prelu"]),
     residual=st.sampled_from(["", "first", "last"]),
     seed=seeds,
     nt=threads,
@@ -394,7 +394,7 @@ def test_float_depthwise(isa, size, window, stride, dilation, activation, residu
     total = sums(x, w) + bias + (other if residual == "first" else 0)
     expected = {
         "clamp": np.clip(total, 0, 6),
-        "hardswish": total * np.clip(total / 6 + 0.5, 0, 1),
+        "hard_swish": total * np.clip(total / 6 + 0.5, 0, 1),
         "prelu": np.where(total >= 0, total, total * slopes),
     }[activation] + (other if residual == "last" else 0)
     room = (sums(abs(x), abs(w)) + abs(bias) + abs(other)) * np.maximum(abs(slopes), 1)

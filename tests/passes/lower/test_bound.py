@@ -40,6 +40,7 @@ class Maker:
 
     def weight(self, shape: tuple[int, ...], scale: np.ndarray | float, axis: int = 0) -> Value:
         w = self.r.integers(-127, 128, shape).astype(np.int8)
+        w.flat[0] = w.flat[0] or 1  # weights that are all zero make constants, not products
         return self.b.dequantize_linear(w, np.asarray(scale, np.float32), axis=axis)
 
     def finish(self, y: Value, scale: float, zero: int) -> Graph:

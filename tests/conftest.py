@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,11 +13,22 @@ import pytest
 def private_cache(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Path]:
-    """Compiled code goes to a cache of the test run's own, never to the user's."""
-    folder = tmp_path_factory.mktemp("cache")
+    """Compiled code goes to a cache of the test run's own (its workers share it), never to the
+    user's."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "cache"
+    folder.mkdir(mode=0o700, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TAUT_CACHE_DIR", str(folder))
         yield folder
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests want said at the end of a run: (`"said"`, line) among their properties."""
+    for report in terminalreporter.getreports("passed"):
+        for kind, line in report.user_properties:
+            if kind == "said":
+                terminalreporter.write_line(str(line))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

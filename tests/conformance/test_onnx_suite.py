@@ -30,11 +30,17 @@ def run_kinds(*kinds: str) -> tuple[Counter, list[str]]:
             if status != "passed":
                 lost.append(f"{kind} {name}: {status}: {why}")
     lost += [f"{kind} {name}: is not in the suite" for kind, name in sorted(required)]
-    for kind in kinds:
-        print(kind, {s: counts[kind, s] for s in ("passed", "unsupported", "failed")})
-    passed = sum(n for (_, status), n in counts.items() if status == "passed")
-    print(f"{passed} of {sum(counts.values())} cases passed")
     return counts, lost
+
+
+def said(counts: Counter) -> str:
+    """The counts as a line for the end of the run."""
+    parts = []
+    for kind in dict.fromkeys(kind for kind, _ in counts):
+        total = sum(n for (k, _), n in counts.items() if k == kind)
+        parts.append(f"{kind} {counts[kind, 'passed']}/{total}")
+    passed = sum(n for (_, status), n in counts.items() if status == "passed")
+    return f"ONNX suite: {passed} of {sum(counts.values())} cases passed ({', '.join(parts)})"
 
 
 @pytest.fixture(autouse=True)
@@ -43,9 +49,10 @@ def scratch_home(tmp_path, monkeypatch):
     monkeypatch.setenv("ONNX_HOME", str(tmp_path))
 
 
-def test_every_case_of_the_manifest_runs_and_passes(monkeypatch):
+def test_every_case_of_the_manifest_runs_and_passes(monkeypatch, record_property):
     monkeypatch.setattr(TautBackend, "target", "reference")
     counts, lost = run_kinds("node", "simple", "converted", "operator")
+    record_property("said", said(counts))
     assert not lost, "\n".join(lost)
     for kind, least in FIRST_TIER.items():
         assert counts[kind, "passed"] >= least
@@ -59,9 +66,10 @@ def test_the_manifest_names_each_case_once_and_covers_the_first_tier():
 
 
 @pytest.mark.slow
-def test_light_models(monkeypatch):
+def test_light_models(monkeypatch, record_property):
     monkeypatch.setattr(TautBackend, "target", "reference")
     counts, lost = run_kinds("light")
+    record_property("said", said(counts))
     assert not lost, "\n".join(lost)
     assert counts["light", "passed"] == 9
 

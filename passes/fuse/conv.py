@@ -9,6 +9,7 @@ import numpy as np
 
 from ...ir import Array, Graph, Node, Op, Value, VerifyError
 from ...ir.ops.convolution import Conv, ConvTranspose
+from ...ir.ops.epilogue import activation_op
 from ...ir.ops.fused_convolution import SLOPED, FusedConv, FusedConvTranspose
 from ..base import Outcome, Pass, Within, register_pass
 from ..context import Context
@@ -58,19 +59,10 @@ class FuseActivation(Rewrite):
         name = m.op.name
         if name == SLOPED:
             return self.sloped(m)
-        if name != "clip":
-            params = tuple(v for _, v in given_floats(m.op))
-            return ({"activation": name, "params": params}, None) if all_float(m.op) else \
-                f"{name} has settings that are no numbers"  # fmt: skip
-        bounds: list[float] = []
-        for bound, default in ((m.low, -np.inf), (m.high, np.inf)):
-            if bound is None:
-                bounds.append(default)
-            elif bound.array is None or bound.array.size != 1:
-                return "the bounds of clip are not constant"
-            else:
-                bounds.append(float(bound.array.reshape(-1)[0]))
-        return {"activation": name, "params": tuple(bounds)}, None
+        named = activation_of(m.graph, m.root)
+        if isinstance(named, str):
+            return named
+        return {"activation": named[0], "params": named[1]}, None
 
     def sloped(self, m: Match) -> tuple[dict[str, Any], Array | None] | str:
         """PReLU: one slope is leaky ReLU's."""
@@ -107,6 +99,32 @@ class FuseActivation(Rewrite):
         made = b.node(fused(m.conv.op, **changes), m.x, m.w, m.c, m.r, s)
         self.extents.adopt(made.node, m.conv)
         return made
+
+
+def activation_of(graph: Graph, node: Node) -> tuple[str, tuple[float, ...]] | str:
+    """Name and params of an activation as fused ops hold them, or why it cannot be held."""
+    op: Any = node.op
+    if op.name == "gelu" and op.approximate == "tanh":
+        return "gelu_tanh", ()
+    if op.name != "clip":
+        if not all_float(op):
+            return f"{op.name} has settings that are no numbers"
+        params = tuple(v for _, v in given_floats(op))
+        try:
+            activation_op(op.name, params)
+        except VerifyError as error:
+            return error.message
+        return op.name, params
+    bounds: list[float] = []
+    given = [*graph.operands(node), None, None]
+    for bound, default in zip(given[1:3], (-np.inf, np.inf)):
+        if bound is None:
+            bounds.append(default)
+        elif bound.array is None or bound.array.size != 1:
+            return "the bounds of clip are not constant"
+        else:
+            bounds.append(float(bound.array.reshape(-1)[0]))
+    return "clip", tuple(bounds)
 
 
 def given_floats(op: Op) -> list[tuple[str, float]]:

@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from ...ir import Graph, Node, Value, VerifyError
-from ...ir.ops.epilogue import activation_op
+from ...ir import Graph, Value
 from ..base import Outcome, Pass, Within, register_pass
 from ..context import Context
 from ..pattern import Pattern, PatternBuilder
 from ..rewrite import Failure, Match, Rewrite, RewriteBuilder, apply_rewrites
-from .conv import ACTIVATIONS, all_float, given_floats
+from .conv import ACTIVATIONS, activation_of
 from .extents import Extents
 from .products import PRODUCTS, Product, opened
 
@@ -199,32 +198,6 @@ class FuseActivation(IntoProduct):
             return named
         name, params = named
         return product.with_op(activation=name, params=params)
-
-
-def activation_of(graph: Graph, node: Node) -> tuple[str, tuple[float, ...]] | str:
-    """Name and params of an activation as fused ops hold them, or why it cannot be held."""
-    op: Any = node.op
-    if op.name == "gelu" and op.approximate == "tanh":
-        return "gelu_tanh", ()
-    if op.name != "clip":
-        if not all_float(op):
-            return f"{op.name} has settings that are no numbers"
-        params = tuple(v for _, v in given_floats(op))
-        try:
-            activation_op(op.name, params)
-        except VerifyError as error:
-            return error.message
-        return op.name, params
-    bounds: list[float] = []
-    given = [*graph.operands(node), None, None]
-    for bound, default in zip(given[1:3], (-np.inf, np.inf)):
-        if bound is None:
-            bounds.append(default)
-        elif bound.array is None or bound.array.size != 1:
-            return "the bounds of clip are not constant"
-        else:
-            bounds.append(float(bound.array.reshape(-1)[0]))
-    return "clip", tuple(bounds)
 
 
 @register_pass

@@ -13,6 +13,7 @@ import numpy as np
 
 from ...ir import Graph, Node, Op, Value, op_class
 from ...ir.op import Array
+from ...ir.ops.epilogue import activation_op
 from ...ir.ops.unary import Unary
 
 ARITHMETIC = frozenset(("add", "sub", "mul", "div", "pow", "max", "min", "sum"))
@@ -72,15 +73,15 @@ def step_of(graph: Graph, node: Node) -> tuple[Step, Value] | None:
     return Step(op, position, tuple(rest)), x
 
 
-def fused_step(activation: str, params: Sequence[float]) -> Step | None:
+def fused_step(activation: str, params: tuple[float, ...]) -> Step | None:
     """The activation of a fused convolution as a step; None where it has none."""
     if not activation:
         return None
     if activation == "clip":
         bounds = (np.asarray(p, np.float32) for p in params)
         return Step(op_class("clip")(), 0, tuple(bounds))
-    cls = op_class(activation)
-    return Step(cls(**dict(zip([a.name for a in cls.attributes], params))))
+    op = activation_op(activation, params)
+    return None if op is None else Step(op)
 
 
 def interval(steps: Sequence[Step]) -> tuple[float, float] | None:

@@ -245,5 +245,5 @@ def test_what_has_no_kernel_runs_in_python():
     run(build, fallbacks=3, x=floats(2, 3, 5, 6, 4), tolerance=1e-4)
 
 
-def test_sizes_that_depend_on_data_run_by_the_reference():
-    run(lambda b, x: b.non_zero(b.relu(x)), fallbacks=3, x=floats(3, 4))
+def test_what_makes_sizes_of_data_runs_by_the_reference_and_the_rest_compiled():
+    run(lambda b, x: b.non_zero(b.relu(x)), fallbacks=1, x=floats(3, 4))

@@ -11,7 +11,7 @@ import pytest
 from onnx.backend.test.loader import load_model_tests
 from taut.backends.onnx import export_onnx
 from taut.frontends.onnx import load_onnx
-from taut.ir import Graph, TautError, difference, parse, print_graph
+from taut.ir import Graph, TautError, UnsupportedError, difference, parse, print_graph
 
 
 def models(kind: str) -> Iterator[tuple[str, onnx.ModelProto]]:
@@ -39,10 +39,14 @@ def test_export_and_text_keep_the_graph(kind, least):
     count = 0
     for name, graph in imported(kind):
         count += 1
-        again = load_onnx(export_onnx(graph, opset=newest))
-        found = difference(graph, again, names=True)
-        if found is not None:
-            wrong.append(f"{name}: exported: {found}")
+        if all(v.type.shape is not None for v in graph.outputs):
+            again = load_onnx(export_onnx(graph, opset=newest))
+            found = difference(graph, again, names=True)
+            if found is not None:
+                wrong.append(f"{name}: exported: {found}")
+        else:  # whose rank a branch or loop decides
+            with pytest.raises(UnsupportedError, match="rank"):
+                export_onnx(graph, opset=newest)
         text = print_graph(graph)
         if print_graph(parse(text)) != text:
             wrong.append(f"{name}: its text does not come back")

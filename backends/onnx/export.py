@@ -100,11 +100,12 @@ class _Writer:
     returned: tuple[str, ...] = ()  # the outputs' names
 
     def model(self) -> ModelProto:
-        for value in (*map(Value, self.graph.inputs), *self.graph.outputs):
-            if value.shape is None:  # bodies need not say it
-                raise UnsupportedError("ONNX wants the rank of inputs and outputs, and this "
-                                       "one's is unknown", node=value.node.name, op=value.node.op.name,
-                                       hint="bind the model's sizes first")  # fmt: skip
+        for node, i in (*map(Value, self.graph.inputs), *self.graph.outputs):
+            if node.types[i].shape is None:  # bodies need not say it
+                raise UnsupportedError(
+                    "ONNX wants the rank of inputs and outputs, and this one's is unknown",
+                    node=node.name, op=node.op.name, hint="bind the model's sizes first",
+                )  # fmt: skip
         for node in self.graph.inputs:
             self.names[Value(node)] = node.name
         self.taken.update(self.names.values())

@@ -338,10 +338,13 @@ class Emit:
         packed = b.select(b.icmp_unsigned("<", packed, hi), packed, hi)
         return self.in_order(packed)
 
-    def permuted(self, address: Value, x: Value) -> Value:
-        """table[x] for 64 u8 lanes of x and the 256 bytes at `address` (AVX-512 VBMI)."""
+    def quarters(self, address: Value) -> list[Value]:
+        """The 256 bytes at `address` as `permuted` wants them."""
+        return [self.load(self.add(address, 64 * i), vec(I8, 64)) for i in range(4)]
+
+    def permuted(self, quarters: Sequence[Value], x: Value) -> Value:
+        """table[x] for 64 u8 lanes of x and a table of 256 bytes (AVX-512 VBMI)."""
         b, wide = self.b, vec(I8, 64)
-        quarters = [self.load(self.add(address, 64 * i), wide) for i in range(4)]
         low, high = (
             self.call("llvm.x86.avx512.vpermi2var.qi.512", wide, first, x, second)
             for first, second in (quarters[:2], quarters[2:])
@@ -391,16 +394,10 @@ class Emit:
                 return out
 
             return scalar
-        wide = vec(I8, 64)
-        quarters = [self.load(self.add(address, 64 * i), wide, 1) for i in range(4)]
+        quarters = self.quarters(address)
 
         def permute(x: Value) -> Value:
-            index = self.shuffle(x, x, [*range(16)] * 4)
-            halves = [
-                self.call("llvm.x86.avx512.vpermi2var.qi.512", wide, low, index, high)
-                for low, high in (quarters[:2], quarters[2:])
-            ]
-            chosen = [self.shuffle(h, h, range(16)) for h in halves]
-            return b.select(b.icmp_signed("<", x, ir.Constant(x.type, [0] * 16)), *chosen[::-1])
+            found = self.permuted(quarters, self.shuffle(x, x, [*range(16)] * 4))
+            return self.shuffle(found, found, range(16))
 
         return permute

@@ -62,11 +62,6 @@ class Text:
     stages: tuple[Stage, ...]
 
 
-def words_of(place: Place, rows: int, around: int) -> int:
-    """How many words of the record a place takes."""
-    return 1 + rows * place.outside + (around * place.inside) + (place.step == "g")
-
-
 def nest_kernel(isa: Any, text: Text):
     """The kernel of a nest."""
     from . import numeric

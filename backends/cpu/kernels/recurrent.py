@@ -64,15 +64,30 @@ def recurrent(isa: Isa, cell: str, rows: int, vectors: int, names: str, clipped:
     def tile(emit: Callable[..., None], count: int) -> Any:
         return v.emitted(isa, 4, lambda e, *place: emit(Tile(e, cells, count, *place)))
 
-    main, main_one = tile(cells.main, rows), tile(cells.main, 1)
-    reset, reset_one = tile(cells.after_reset, rows), tile(cells.after_reset, 1)
-    passes = ((main, main_one), (reset, reset_one))
     begin, write, end = (v.emitted(isa, 3, f) for f in (begin_row, write_row, end_row))
     word, smaller = v.load_i64, v.smaller
     batch_, chunk_rows_, steps_, blocks_ = (
         8 * WORDS[name] for name in ("batch", "chunk_rows", "steps", "blocks")
     )
-    (first_all, first_one), (second_all, second_one) = passes
+
+    def sweep(emit: Callable[..., None]) -> Any:
+        """One pass of a step over all blocks and sequences."""
+        several, one = tile(emit, rows), tile(emit, 1)
+
+        @v.inline
+        def run(d, k, first, last):
+            for block in range(word(d + blocks_)):
+                row = first
+                while row + rows <= last:
+                    several(d, k, block, row)
+                    row += rows
+                while row < last:
+                    one(d, k, block, row)
+                    row += 1
+
+        return run
+
+    main, after_reset = sweep(cells.main), sweep(cells.after_reset)
     twice = cell == "gru"
 
     @v.inline
@@ -82,23 +97,9 @@ def recurrent(isa: Isa, cell: str, rows: int, vectors: int, names: str, clipped:
         for row in range(first, last):
             begin(d, 0, row)
         for k in range(word(d + steps_)):
-            for block in range(word(d + blocks_)):
-                row = first
-                while row + rows <= last:
-                    first_all(d, k, block, row)
-                    row += rows
-                while row < last:
-                    first_one(d, k, block, row)
-                    row += 1
+            main(d, k, first, last)
             if twice:
-                for block in range(word(d + blocks_)):
-                    row = first
-                    while row + rows <= last:
-                        second_all(d, k, block, row)
-                        row += rows
-                    while row < last:
-                        second_one(d, k, block, row)
-                        row += 1
+                after_reset(d, k, first, last)
             for row in range(first, last):
                 write(d, k, row)
         for row in range(first, last):

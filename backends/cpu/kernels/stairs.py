@@ -57,7 +57,7 @@ def climb(e: Any, address: Any, four: Sequence[Any], zero: Any, lo: Any, hi: Any
     bucket = joined([b.lshr(w, e.vector(I16, 4, 32)) for w in words])
     entry = joined([b.and_(w, four_bits) for w in words])
     first, low_two, high_one = (
-        e.permuted(e.add(address, BUCKETS * k), bucket) for k in range(MOST)
+        e.permuted(e.quarters(e.add(address, BUCKETS * k)), bucket) for k in range(MOST)
     )
     nibble = e.vector(I8, 15, 64)
     thresholds = [

@@ -211,6 +211,11 @@ class Graph:
     def abstracts(self, node: Node) -> list[Abstract | None]:
         return [None if v is None else v.abstract for v in self.operands(node)]
 
+    @property
+    def frontier(self) -> Order:
+        """The order of what was added last: nodes added at the end from now on come after it."""
+        return (self._serial,)
+
     # ---- building ------------------------------------------------------------------------------
 
     def add_input(self, name: str, type: TensorType) -> Node:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,7 +38,7 @@ class ClassLoss(Op):
     count as nothing.
     """
 
-    settings = ("weight",)
+    held = MappingProxyType(dict.fromkeys(("weight", "weights"), "it says what classes count"))
     ignore_index: int | None = None
     reduction: str = "mean"
 
@@ -134,7 +135,6 @@ class SoftmaxCrossEntropyLoss(ClassLoss):
 
     axes = "scores[n,c,...] labels[n,...] weights[c] -> y[...] log_prob[n,c,...]"
     results = ("y", "log_prob")
-    settings = ("weights",)
     outputs: int = 1
 
     def infer(

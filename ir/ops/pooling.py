@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ..errors import NotDifferentiableError, VerifyError
+from ..errors import VerifyError
 from ..op import Abstract, Array, Inferred, Op, register
 from ..types import DType, TensorType
 from .adjoint import extreme_gradient, ints, mean_factor, rank_of, shape_of, shaped, spread, where
@@ -284,8 +284,10 @@ class AveragePoolGradient(Pool):
 
     def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
         given, (g,) = Pool.attributes_of(self), gradients
-        if self.total:
-            raise NotDifferentiableError("second derivatives of Lp pooling are left out")
+        if self.total:  # sums are those of positive elements less those of negative ones
+            zero, sums = b.number(0, g), LpPool(**given, p=1)
+            parts = (b.max(g, zero), b.max(b.neg(g), zero))
+            return b.sub(*(b.add_op(sums, v) for v in parts)), None
         return b.add_op(AveragePool(**given, count_include_pad=self.count_include_pad), g), None
 
 

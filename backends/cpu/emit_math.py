@@ -44,6 +44,7 @@ LOG = (
 )  # fmt: skip
 LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440e-4
 ROUNDER = 1.5 * 2.0**23  # adding it leaves an integer, rounded half to even, in the low bits
+ROUNDER_BITS = 0x4B400000
 EXP_MOST, EXP_LEAST = 88.72283, -103.97
 
 
@@ -105,7 +106,7 @@ def _reduced(e: Emit, x: Value) -> tuple[Value, Value]:
     """(k, e^r - 1) with x = k ln 2 + r; k as int32."""
     b = e.b
     shifted = madd(e, x, number(x, 1 / math.log(2)), number(x, ROUNDER))
-    k = b.sub(b.bitcast(shifted, kind_of(x, I32)), number(x, 0x4B400000, I32))
+    k = b.sub(b.bitcast(shifted, kind_of(x, I32)), number(x, ROUNDER_BITS, I32))
     whole = b.fsub(shifted, number(x, ROUNDER))
     r = madd(e, whole, number(x, -LN2_HIGH), x)
     r = madd(e, whole, number(x, -LN2_LOW), r)
@@ -128,7 +129,7 @@ def exp_weight(e: Emit, x: Value) -> Value:
     smaller than 2^-124."""
     x = at_least(e, x, number(x, -86.0))
     shifted = madd(e, x, number(x, 1 / math.log(2)), number(x, ROUNDER))
-    k = e.b.sub(e.b.bitcast(shifted, kind_of(x, I32)), number(x, 0x4B400000, I32))
+    k = e.b.sub(e.b.bitcast(shifted, kind_of(x, I32)), number(x, ROUNDER_BITS, I32))
     whole = e.b.fsub(shifted, number(x, ROUNDER))
     f = madd(e, x, number(x, 1 / math.log(2)), e.b.fneg(whole))
     return e.b.fmul(horner(e, f, EXP2), power_of_two(e, k))

@@ -3,9 +3,10 @@
 from ..pipeline import register_preset
 from ..presets import LAYERS, PRODUCTS
 
-# What stays float after static quantization are products whose input is float: these take a scale
-# for each row.
-REST = "fuse-matmul,merge-matmuls{convolutions=false},quantize-dynamic,cse,dce,fuse-auto"
+# What stays float after static quantization are products whose input is float, and attention: these
+# take a scale for each row.
+ROWS = "quantize-dynamic,quantize-attention,cse,dce,fuse-auto"
+REST = f"fuse-matmul,merge-matmuls{{convolutions=false}},{ROWS}"
 
 register_preset("int8-qdq", f"{LAYERS},quantize")
 register_preset(
@@ -16,4 +17,4 @@ register_preset(
     f"{LAYERS},quantize{{scheme=power-of-two}},lower-integer{{multipliers=power-of-two}},cse,dce,"
     "fuse-auto",
 )
-register_preset("int8-dynamic", f"{LAYERS},{PRODUCTS},quantize-dynamic,cse,dce,fuse-auto")
+register_preset("int8-dynamic", f"{LAYERS},{PRODUCTS},{ROWS}")

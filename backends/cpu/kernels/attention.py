@@ -7,7 +7,7 @@ and the rows' numbers are in the kernel's frame and stay in the first-level cach
 the length, not with its square.
 
 Keys and values are packed as the product kernel's panels (`pack`), once for all the rows and query
-heads that share them.
+heads that share them. The tile of `scaled_attention` works on bytes, with the same walk.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..isa import Isa
 from ..jit import Kernel
 from ..records import Header
 
-SPOT = 5  # words of a head: offsets of queries, keys, values, target, mask
+SPOT = 8  # words of a head: offsets of queries, keys, values, target, mask (scales, facts, unit)
 BLOCK = 8  # vectors of scores a row and block, at most
 SINCE = 1 << 40  # `ahead` where every query sees all keys
 
@@ -36,6 +36,11 @@ class AttentionRecord(Header):
     length      keys; query i sees keys j < i + ahead
     mask, mask_row     float32 added to the scores (variants with a mask)
     scale, cap  factor of the scores; cap * tanh(score / cap)
+
+    Of bytes:
+    row_scale, row_scale_step   queries' scales
+    facts, fact_row   of keys, see `keys`; a row for each kind
+    units       what heads' values are in
     """
 
     spots: int
@@ -58,6 +63,11 @@ class AttentionRecord(Header):
     mask_row: int = 0
     scale: float = 1.0
     cap: float = 1.0
+    row_scale: int = 0
+    row_scale_step: int = 0
+    facts: int = 0
+    fact_row: int = 0
+    units: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,11 +97,16 @@ class Scratch:
 
     @property
     def alphas(self) -> int:
-        return self.tops + 4 * self.rows
+        return self.tops + self.numbers
 
     @property
     def sums(self) -> int:
-        return self.tops + 64 * -(-8 * self.rows // 64)
+        return self.alphas + self.numbers
+
+    @property
+    def numbers(self) -> int:
+        """Bytes of a number of each row, in whole vectors."""
+        return 64 * -(-4 * self.rows // 64)
 
     @property
     def output(self) -> int:
@@ -102,19 +117,21 @@ class Scratch:
         return self.output + self.panels * self.rows * self.wide
 
 
-def attention(isa: Isa, rows: int, block: int, panels: int, masked: bool, capped: bool):
+def attention(isa: Isa, rows: int, block: int, panels: int, masked: bool, capped: bool, real: bool):
     """Build the kernel for tiles of so many rows, blocks of so many vectors of keys, and panels of
-    values."""
+    values; real: of float32, else of bytes."""
     from .. import vector as v
     from .attention_tile import AttentionTile
+    from .scaled_attention import ScaledTile
 
-    tile = AttentionTile(isa, rows, block, panels, masked, capped)
+    kind = AttentionTile if real else ScaledTile
+    tile = kind(isa, rows, block, panels, masked, capped)
     frame = v.emitted(isa, 0, lambda e: e.stack(tile.at.size, 64), True)
     clear = v.emitted(isa, 1, tile.clear)
-    scores = v.emitted(isa, 5, tile.scores)
-    soften = v.emitted(isa, 6, tile.soften)
+    scores = v.emitted(isa, 7, tile.scores)
+    soften = v.emitted(isa, 9, tile.soften)
     gather = v.emitted(isa, 4, tile.gather)
-    finish = v.emitted(isa, 4, tile.finish)
+    finish = v.emitted(isa, 6, tile.finish)
     word, smaller = v.load_i64, v.smaller
     at = {name: 8 * AttentionRecord.at(name) for name in AttentionRecord.__dataclass_fields__}
     spots_, queries_, queries_row_ = at["spots"], at["queries"], at["queries_row"]
@@ -124,7 +141,7 @@ def attention(isa: Isa, rows: int, block: int, panels: int, masked: bool, capped
     chunk_rows_, row_chunks_, length_ = at["chunk_rows"], at["row_chunks"], at["length"]
     ahead_, mask_, mask_row_ = at["ahead"], at["mask"], at["mask_row"]
     wide, most = 2 * isa.lanes, block * isa.lanes
-    panel_row, panel_size = tile.at.wide, rows * tile.at.wide
+    value_row, panel_size = tile.value_row, rows * tile.at.wide
     output = tile.at.output
 
     @v.inline
@@ -151,34 +168,41 @@ def attention(isa: Isa, rows: int, block: int, panels: int, masked: bool, capped
                 while column < count:
                     scores(
                         d,
+                        spot,
                         queries + row * word(d + queries_row_),
                         keys + (start + column) // wide * word(d + key_panel_),
                         scratch + 4 * column,
                         left,
+                        start + column,
                     )
                     column += wide
                 soften(
                     d,
+                    spot,
                     scratch,
                     mask + row * word(d + mask_row_) + 4 * start,
                     row + word(d + ahead_) - start,
                     smaller(word(d + length_) - start, most),
                     left,
+                    row,
+                    start,
                 )
                 panel = 0
                 while panel < panels:
-                    place = values + panel * word(d + value_panel_) + start * panel_row
+                    place = values + panel * word(d + value_panel_) + start * value_row
                     gather(scratch, place, scratch + output + panel * panel_size, count)
                     panel += 1
                 start += most
-            finish(d, scratch, target + row * word(d + target_row_), left)
+            finish(d, spot, scratch, target + row * word(d + target_row_), left, row)
             row += rows
 
     return v.driver(body)
 
 
-def kernel(rows: int, block: int, panels: int, masked: bool, capped: bool) -> Kernel:
+def kernel(
+    rows: int, block: int, panels: int, masked: bool, capped: bool = False, real: bool = True
+) -> Kernel:
     """The kernel of a variant."""
     return Kernel.of(
-        attention, rows=rows, block=block, panels=panels, masked=masked, capped=capped
+        attention, rows=rows, block=block, panels=panels, masked=masked, capped=capped, real=real
     )

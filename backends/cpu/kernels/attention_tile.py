@@ -42,6 +42,11 @@ class AttentionTile:
         """The layout of the frame."""
         return Scratch(self.isa, self.rows, self.block, self.panels)
 
+    @property
+    def value_row(self) -> int:
+        """Bytes of a panel of values that one key takes."""
+        return self.at.wide
+
     def clear(self, e: Emit, scratch: Value) -> None:
         """m = LOWEST, sums and O = 0."""
         at, zero = self.at, e.vector(F32, 0.0)
@@ -61,15 +66,13 @@ class AttentionTile:
         e.loop(e.i64(0), size, 4 * e.n, [], vector)
 
     def scores(
-        self, e: Emit, d: Value, queries: Value, keys: Value, out: Value, left: Value
-    ) -> None:
-        """out[i, j] = sum over k of queries[i, k] * keys[k, j] for one panel of keys."""
+        self, e: Emit, d: Value, spot: Value, queries: Value, keys: Value, out: Value, left: Value,
+        first: Value,
+    ) -> None:  # fmt: skip
+        """out[i, j] = sum over k of queries[i, k] * keys[k, j] for one panel of keys, whose first
+        is the key `first`."""
         place, step = Place(e, d), 2 * 4 * e.n
-        stride, last = place.field("queries_row"), e.b.sub(left, e.i64(1))
-        sources = []
-        for i in range(self.rows):
-            here = e.b.icmp_signed("<", e.i64(i), last)
-            sources.append(e.add(queries, e.mul(stride, e.b.select(here, e.i64(i), last))))
+        sources = self._sources(e, queries, place.field("queries_row"), left)
 
         def body(k: Value, carried: list[Value]) -> list[Value]:
             at, *accs = carried
@@ -81,6 +84,14 @@ class AttentionTile:
         for i in range(self.rows):
             for j in range(2):
                 e.store(accs[2 * i + j], e.add(out, self.at.pitch * i + 4 * e.n * j))
+
+    def _sources(self, e: Emit, start: Value, stride: Value, left: Value) -> list[Value]:
+        """The tile's rows of queries."""
+        last, sources = e.b.sub(left, e.i64(1)), []
+        for i in range(self.rows):
+            here = e.b.icmp_signed("<", e.i64(i), last)
+            sources.append(e.add(start, e.mul(stride, e.b.select(here, e.i64(i), last))))
+        return sources
 
     def _multiply(
         self, e: Emit, sources: list[Value], weights: Value, accs: list[Value]
@@ -94,10 +105,11 @@ class AttentionTile:
         return made
 
     def soften(
-        self, e: Emit, d: Value, scratch: Value, mask: Value, ahead: Value, count: Value,
-        left: Value,
+        self, e: Emit, d: Value, spot: Value, scratch: Value, mask: Value, ahead: Value,
+        count: Value, left: Value, row0: Value, start: Value,
     ) -> None:  # fmt: skip
-        """Scores to weights, row by row: row i's first min(count, ahead + i) columns count."""
+        """Scores to weights, row by row: row i's first min(count, ahead + i) columns count. The
+        first row and column are query `row0` and key `start`."""
         b, place, at = e.b, Place(e, d), self.at
         scale, last = place.real("scale"), b.sub(left, e.i64(1))
         cap = place.real("cap")
@@ -193,19 +205,17 @@ class AttentionTile:
             for j in range(2):
                 e.store(accs[2 * i + j], e.add(out, at.wide * i + 4 * e.n * j), 4 * e.n)
 
-    def finish(self, e: Emit, d: Value, scratch: Value, target: Value, left: Value) -> None:
+    def finish(
+        self, e: Emit, d: Value, spot: Value, scratch: Value, target: Value, left: Value,
+        row0: Value,
+    ) -> None:  # fmt: skip
         """target[i, :] = O[i, :] / sums[i], or 0 where no key counted."""
         b, place, at = e.b, Place(e, d), self.at
         step, columns = place.field("target_row"), place.field("columns")
         panel = self.rows * at.wide
 
         def row(i: Value, _: list[Value]) -> list[Value]:
-            sums = e.load(e.add(scratch, e.add(e.mul(i, 4 * e.n), at.sums)), vec(F32, e.n))
-            # The largest score's weight is 1; without one, all are next to nothing.
-            total = e.total(sums)
-            none = b.fcmp_ordered("<", total, m.number(total, 0.5))
-            factor = b.fdiv(m.number(total, 1.0), total)
-            factor = b.select(none, m.number(total, 0.0), factor)
+            factor = self._factor(e, place, spot, scratch, i, e.add(row0, i))
             source = e.add(scratch, e.add(e.mul(i, at.wide), at.output))
             out = e.add(target, e.mul(i, step))
 
@@ -224,3 +234,15 @@ class AttentionTile:
             return []
 
         e.loop(e.i64(0), left, 1, [], row)
+
+    def _factor(
+        self, e: Emit, place: Place, spot: Value, scratch: Value, i: Value, query: Value
+    ) -> Value:
+        """What row i of O is multiplied by."""
+        b, at = e.b, self.at
+        sums = e.load(e.add(scratch, e.add(e.mul(i, 4 * e.n), at.sums)), vec(F32, e.n))
+        # The largest score's weight is 1; without one, all are next to nothing.
+        total = e.total(sums)
+        none = b.fcmp_ordered("<", total, m.number(total, 0.5))
+        factor = b.fdiv(m.number(total, 1.0), total)
+        return b.select(none, m.number(total, 0.0), factor)

@@ -100,6 +100,65 @@ def test_scores_far_apart():
     agree(b.outputs(y=b.attention(*inputs)), feeds, threads=2)
 
 
+def bytes_graph(rng, b, batch, length, size, heads, groups, d, e, spread, masked, causal):
+    """scaled_attention of random rows, with its feeds."""
+    feeds = {}
+
+    def operand(key, array):
+        feeds[key] = array
+        return b.input(key, "u8" if array.dtype == np.uint8 else "f32", array.shape)
+
+    shapes = {"q": (length, heads, d), "k": (size, groups, d), "v": (size, groups, e)}
+    rows = [operand(k, rng.integers(0, 256, (batch, *s), np.uint8)) for k, s in shapes.items()]
+    scales = [
+        operand(f"{k}_scale", (rng.random((batch, *s[:2], 1)) * spread + 1e-3).astype(np.float32))
+        for k, s in shapes.items()
+    ]
+    mask = None
+    if masked:
+        array = rng.standard_normal((batch, 1, length, size)).astype(np.float32)
+        array[rng.random(array.shape) < 0.3] = rng.choice([-np.inf, np.finfo(np.float32).min])
+        mask = operand("mask", array)
+    y = b.scaled_attention(*rows, *scales, mask, is_causal=causal)
+    return b.outputs(y=y), feeds
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    length=LENGTHS, size=LENGTHS, d=st.sampled_from([1, 8, 32, 37]),
+    e=st.sampled_from([1, 32, 41]), share=st.integers(1, 2), groups=st.integers(1, 2),
+    batch=st.integers(1, 2), masked=st.booleans(), causal=st.booleans(),
+    spread=st.sampled_from([0.001, 0.03, 1.0]), name=st.sampled_from(NAMES),
+    threads=st.integers(1, 2), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_of_bytes_the_bits_are_the_references(
+    length, size, d, e, share, groups, batch, masked, causal, spread, name, threads, seed
+):  # fmt: skip
+    rng, b = np.random.default_rng(seed), Builder()
+    graph, feeds = bytes_graph(
+        rng, b, batch, length, size, share * groups, groups, d, e, spread, masked, causal
+    )
+    program = compile(graph, isa=name, threads=threads)
+    made, want = program(**feeds)["y"], interpret(graph, feeds)["y"]
+    assert program.fallbacks == [] or isa.find(name).signed
+    np.testing.assert_array_equal(made, want)
+    assert np.isfinite(want).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_of_bytes_bad_scales_are_not_hidden(value):
+    for key, bad in (("q_scale", np.s_[0, 3, 1]), ("k_scale", np.s_[0, :, 1]),
+                     ("v_scale", np.s_[0, :, 1])):  # fmt: skip
+        rng = np.random.default_rng(0)
+        graph, feeds = bytes_graph(rng, Builder(), 2, 20, 200, 2, 2, 8, 8, 0.03, False, False)
+        feeds[key][0, 3, 1] = value
+        want = np.zeros((2, 20, 2), bool)
+        want[bad] = True
+        for y in (compile(graph)(**feeds)["y"], interpret(graph, feeds)["y"]):
+            np.testing.assert_array_equal(np.isnan(y).all(-1), want)
+            assert np.isfinite(y[~want]).all()
+
+
 def test_memory_is_linear_in_the_length():
     def memory(length: int) -> int:
         b = Builder()

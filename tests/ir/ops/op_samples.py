@@ -392,6 +392,12 @@ def _quantized() -> None:
         words(np.int8, 4), peer="", activation="clip", params=(-1.0, 60.0))  # fmt: skip
     add("scaled_mat_mul", words(np.uint8, 2, 5, 9), words(np.uint8, 2, 9, 4), positive(5),
         positive(2, 1, 4), scalar(128, np.uint8), words(np.uint8, 2, 1, 4), peer="")  # fmt: skip
+    for b, h, length, g, t, d, e in ((2, 4, 3, 2, 5, 8, 6), (1, 1, 150, 1, 150, 3, 1)):
+        bytes_of = [words(np.uint8, b, *s) for s in ((length, h, d), (t, g, d), (t, g, e))]
+        scales = [positive(b, *s, 1) for s in ((length, h), (t, g), (t, g))]
+        add("scaled_attention", *bytes_of, *(x * np.float32(0.02) for x in scales), peer="")
+        add("scaled_attention", *bytes_of, *scales, f(b, 1, 1, t), peer="", scale=1e-4,
+            is_causal=True)  # fmt: skip
     add("conv_integer", words(np.uint8, 1, 4, 9, 9), words(np.uint8, 6, 2, 3, 3),
         scalar(9, np.uint8), scalar(3, np.uint8), group=2, pads=(1, 1, 0, 1), strides=(2, 1),
         tol=0)  # fmt: skip

@@ -48,6 +48,9 @@ def s(value: float, dtype: Any = np.float32) -> np.ndarray[Any, Any]:
 X, W = "f32[1,4,9,9]", "f32[6,4,3,3]"
 XT = ["f32[4,3,5]", "f32[1,24,5]", "f32[1,24,6]"]  # an LSTM's first operands, and others'
 GRU = ["f32[4,3,5]", "f32[1,18,5]", "f32[1,18,6]"]
+KEYS = ["u8[2,5,2,8]", "u8[2,5,2,6]"]  # of attention on bytes
+ROWS = ["u8[2,3,4,8]", *KEYS]
+SCALES = ["f32[2,3,4,1]", "f32[2,5,2,1]", "f32[2,5,2,1]"]
 RNN = ["f32[4,3,5]", "f32[1,6,5]", "f32[1,6,6]"]
 CASES: list[tuple[str, dict[str, Any], list[Any], str]] = [
     ("conv", {"group": 0}, [X, W], "group is 0"),
@@ -191,6 +194,20 @@ CASES: list[tuple[str, dict[str, Any], list[Any], str]] = [
                             "f32[2,2,4]"], "the residual"),
     ("scaled_mat_mul", {"activation": "conv"}, ["u8[2,3]", "i8[3,4]", "f32[]", "f32[4]"],
      "activation 'conv'"),
+    *(("scaled_attention", attributes, [*bytes_, *scales, *mask], text)
+      for attributes, bytes_, scales, mask, text in (
+        ({}, ["i8[2,3,4,8]", *KEYS], SCALES, [], "not u8"),
+        ({}, ["u8[2,3,8]", *KEYS], SCALES, [], "rank 3"),
+        ({}, ROWS, ["f64[2,3,4,1]", *SCALES[1:]], [], "not f32"),
+        ({}, ROWS, ["f32[2,3,4,8]", *SCALES[1:]], [], "not one number a row"),
+        ({}, ["u8[2,3,3,8]", *KEYS], ["f32[2,3,3,1]", *SCALES[1:]], [], "evenly"),
+        ({}, ["u8[2,3,4,9]", *KEYS], SCALES, [], "sizes of q and k"),
+        ({}, ["u8[1,3,4,8]", *KEYS], ["f32[1,3,4,1]", *SCALES[1:]], [], "batches"),
+        ({"scale": -1.0}, ROWS, SCALES, [], "scale is -1"),
+        ({}, ROWS, SCALES, ["bool[5]"], "not f32"),
+        ({}, ROWS, SCALES, ["f32[4]"], "does not broadcast"),
+        ({}, ROWS, SCALES, ["f32[3,1]"], "last axis in full"),
+      )),
     ("requantize", {"shift": 45}, ["i32[4]", "i32[]"], "shift 45"),
     ("requantize", {"shift": -1}, ["i32[4]", "i32[]"], "shift -1"),
     ("requantize", {"lo": 9, "hi": 8}, ["i32[4]", "i32[]"], "lo 9 and hi 8"),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...ir import DType, Node
+from .computed import LARGEST, arrays
 from .images import Geometry, image, lift
 from .layout import Halo, Tensor
 from .lower import GRANULE, Lowering, lowers
@@ -16,18 +17,16 @@ from .lower_conv import Layer, emit_layer, finish_of
 
 @lowers("conv_transpose", "fused_conv_transpose")
 def transposed_conv(low: Lowering, node: Node) -> bool:
-    """In f32 with known weights: where windows do not overlap, a 1x1 convolution for each place in
+    """In f32: where windows do not overlap, a 1x1 convolution for each place in
     the window; else a convolution over the input spread out by zeros."""
     x, weight, bias = [*low.graph.operands(node), None][:3]
     assert x is not None and weight is not None
     op: Any = node.op
-    w, b = low.array(weight), low.array(bias)
-    if w is None or node.type.dtype is not DType.f32 or x.type.rank not in (3, 4):
-        return False
-    if (bias is not None and b is None) or node.type.size == 0 or x.type.size == 0:
+    if node.type.dtype is not DType.f32 or x.type.rank not in (3, 4) or not \
+            0 < weight.type.size < LARGEST or node.type.size == 0 or x.type.size == 0:  # fmt: skip
         return False
     sizes = low.shape(x)[2:]
-    window = op.transposed_window(sizes, w.shape[2:])
+    window = op.transposed_window(sizes, low.shape(weight)[2:])
     out = node.type.static_shape[2:]
     full = tuple((n - 1) * s + e for n, s, e in zip(sizes, window.strides, window.extent))
     apart = window.strides == window.kernel and not any(window.begin) and full == out
@@ -39,9 +38,10 @@ def transposed_conv(low: Lowering, node: Node) -> bool:
     finish = finish_of(low, node)
     if finish is None:
         return False
+    w, b, computed = arrays(low, weight, bias, (node.name,))
     weights = as_convolution(w, op.group)
     offsets = np.zeros(len(weights), np.float32) if b is None else b
-    layer = Layer(weights, offsets, op.group, "float", nodes=(node.name,))
+    layer = Layer(weights, offsets, op.group, "float", nodes=(node.name,), computed=computed)
     finish.put_on(layer)
     target = low.result(node[0], exact=False, granule=GRANULE)
     if apart:

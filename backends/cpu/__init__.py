@@ -20,6 +20,7 @@ from . import lower_reduce as lower_reduce
 from . import lower_rows as lower_rows
 from . import lower_shape as lower_shape
 from . import lower_transposed as lower_transposed
+from . import lower_weight_gradient as lower_weight_gradient
 from .program import CpuTarget, Program, compile
 
 __all__ = ["CpuTarget", "Program", "compile"]

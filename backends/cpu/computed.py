@@ -65,11 +65,18 @@ def placed(
     words of `source` in the table's order."""
     if source is None:
         return low.constant(table), []
+    made = low.new(DType.f32, (table.nbytes // 4,))
+    arranged(low, table, source, made, nodes)
+    return made.ref, [made]
+
+
+def arranged(
+    low: Lowering, table: Array, source: Tensor, made: Tensor, nodes: tuple[str, ...]
+) -> None:
+    """Emit made = source in the table's order."""
     count = table.nbytes // 4
-    made = low.new(DType.f32, (count,))
     words = record_words(arrange.ArrangeRecord, {
         "chunks": -(-count // GRAIN), "table": low.constant(table), "source": source.ref,
         "target": made.ref, "words": count, "per": GRAIN,
     })  # fmt: skip
     low.emit(Step(arrange.kernel(), words, [source.buffer], [made.buffer], nodes))
-    return made.ref, [made]

@@ -89,7 +89,8 @@ class Walk:
 
         carried = [i for i in self.states if self.types[i].dtype.is_float]
         held = [i for i, v in self.captures.items() if v.type.dtype.is_float]
-        sliced = [i for i, v, _, _ in self.scanned if v.type.dtype.is_float and i not in self.states]
+        sliced = [i for i, v, *_ in self.scanned
+                  if v.type.dtype.is_float and i not in self.states]  # fmt: skip
         body = self._backward(carried, held, sliced)
         starts = [self.last[i] for i in carried]
         starts += [zeros(b, self.captures[i]) for i in held]

@@ -286,7 +286,7 @@ class RNN(Recurrent):
         return (f[0](self.bounded(x @ k.w.T + state[0] @ k.r.T + k.wb + k.rb)),)
 
     def definition(self, b: Builder, *operands: Value | None) -> Any:
-        from .recurrent_nodes import rnn_step, recurrent_nodes
+        from .recurrent_nodes import recurrent_nodes, rnn_step
 
         return recurrent_nodes(self, b, operands, rnn_step)
 

@@ -87,7 +87,7 @@ def _one_way(
     read = [inner.graph.add_input(f"x{i}", v.type.with_shape(known_shape(v)[1:]))[0]
             for i, v in enumerate(scanned)]  # fmt: skip
     held = iter([inner.graph.add_input(f"w{i}", v.type)[0] for i, v in enumerate(weights)])
-    inside = Weights(*(None if v is None else next(held) for v in k))
+    inside = Weights(next(held), next(held), *(None if v is None else next(held) for v in k[2:]))
     new = step(op, inner, read[0], states, inside, functions)
     if lengths is not None:
         live = read[1]
@@ -97,8 +97,10 @@ def _one_way(
         y = inner.identity(new[0])
     body = inner.outputs(**{f"t{i}": v for i, v in enumerate(new)}, y=y)
     way = int(back and lengths is None)
-    scan = Scan(states=len(start), num_scan_inputs=len(scanned), body=body,
-                scan_input_directions=(way,) * len(scanned), scan_output_directions=(way,))  # fmt: skip
+    scan = Scan(
+        states=len(start), num_scan_inputs=len(scanned), body=body,
+        scan_input_directions=(way,) * len(scanned), scan_output_directions=(way,),
+    )  # fmt: skip
     *last, y = b.add_op(scan, *start, *scanned, *weights)
     if lengths is not None:
         y = b.reverse_sequence(y, lengths) if turn else y

@@ -6,8 +6,8 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,7 +30,6 @@ from .common import (
 
 if TYPE_CHECKING:
     from ..build import Builder
-    from ..graph import Value
 
 _CUBIC = -0.75
 
@@ -324,7 +323,7 @@ class Col2Im(Op):
         return out[(slice(None), slice(None), *inside)].astype(x.dtype)
 
     def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
-        (x, image, block), (g,) = operands, gradients
+        (x, _, block), (g,) = operands, gradients
         patch, channels = block.abstract.as_ints(), known_shape(g)[1]
         if patch is None or not isinstance(channels, int):
             raise NotDifferentiableError("its channels or block are not known",

@@ -28,6 +28,7 @@ from taut.ir import (
     print_graph,
 )
 from taut.ir.op import is_differentiable
+
 from taut.testing import check_gradient, in_double
 
 Array = np.ndarray[Any, Any]

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from taut.ir import Graph
     from taut.ir.op import Array
 
-Model = Annotated[str, typer.Argument(help="A .onnx, .taut or .ir file; - is standard input.")]
+Model = Annotated[
+    str, typer.Argument(help="A .onnx, .taut or .ir file, or zoo:NAME; - is standard input.")
+]
 Output = Annotated[
     str, typer.Option("-o", "--output", help="Where to write, by suffix; - prints text IR.")
 ]

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from taut.ir.op import Array
     from taut.passes import Pipeline
 
-    from . import backends, frontends, ir, passes, samples, testing
+    from . import backends, data, frontends, ir, passes, samples, testing
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DEFAULT_LIMITS", "DType", "Data", "Graph", "Limits", "TautError", "TensorType", "backends",
-    "compare", "compile", "frontends", "ir", "load", "optimize", "passes", "quantize",
+    "compare", "compile", "data", "frontends", "ir", "load", "optimize", "passes", "quantize",
     "reference", "samples", "save", "testing",
 ]  # fmt: skip
 
@@ -38,7 +38,7 @@ Data = Iterable["Array | tuple[Array, ...] | list[Array] | Mapping[str, Array]"]
 
 SUFFIXES = (".onnx", ".taut", ".ir")
 
-_MODULES = {"backends", "frontends", "ir", "passes", "samples", "testing"}
+_MODULES = {"backends", "data", "frontends", "ir", "passes", "samples", "testing"}
 _FROM_IR = {"DEFAULT_LIMITS", "DType", "Graph", "Limits", "TautError", "TensorType"}
 
 

@@ -32,7 +32,11 @@ Pipeline = Annotated[
     str, typer.Option("-p", "--pipeline", help="A preset (O1, O2, int8) or passes: fold,dce,...")
 ]
 DataFile = Annotated[
-    str | None, typer.Option("--data", help="Inputs: .npy, .npz or .safetensors (never pickles).")
+    str | None,
+    typer.Option(
+        "--data",
+        help="Inputs: .npy, .npz or .safetensors (never pickles), or a data set: mnist:train, ...",
+    ),
 ]
 RandomCount = Annotated[
     int | None, typer.Option("--random", min=1, help="Use this many random inputs.")

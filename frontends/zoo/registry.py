@@ -25,7 +25,9 @@ Build = Callable[..., Graph]
 
 @dataclass(frozen=True)
 class Entry:
-    """One network: `build` makes it, after `arguments`, name by default value."""
+    """One network: `build` makes it. `arguments` are its parameters with their defaults, where
+    `preset` goes before the function's own.
+    """
 
     name: str
     build: Build

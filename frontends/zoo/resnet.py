@@ -27,7 +27,7 @@ def resnet_cifar(
 
     image f32[batch,channels,size,size] -> scores f32[batch,classes]. Where a stage halves the size,
     the shortcut `pad`s with zero channels as in the paper (option A), or is a `projection` by a 1x1
-    convolution (option B), which prunes and quantizes better.
+    convolution (option B).
     """
     if depth % 6 != 2 or depth < 8:
         raise VerifyError(f"depth is {depth}, which should be 6 n + 2")

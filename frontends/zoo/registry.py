@@ -1,7 +1,7 @@
 """The networks by name, and `zoo:NAME{argument=value ...}`, which stands for a file's name.
 
-    source   := "zoo:" name [ "{" (argument "=" value)* "}" ]      separated by spaces or commas
-    value    := int | float | true | false | word
+source := "zoo:" name ["{" (argument "=" value)* "}"]     # spaces or commas between arguments
+value  := int | float | true | false | word
 """
 
 from __future__ import annotations

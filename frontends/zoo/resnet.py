@@ -81,9 +81,7 @@ def _scaled(filters: int, width: float) -> int:
     return max(1, round(filters * width))
 
 
-def _basic(
-    net: Network, x: Value, filters: int, stride: int, shortcut: str, blocks: int
-) -> Value:
+def _basic(net: Network, x: Value, filters: int, stride: int, shortcut: str, blocks: int) -> Value:
     """Two 3x3 convolutions."""
 
     def branch(x: Value) -> Value:

@@ -31,6 +31,6 @@ __all__ = [
     "FeedError", "Graph", "LimitError", "Limits", "ModelError", "Node", "NotDifferentiableError",
     "Op", "ParseError", "PassError", "Shape", "StorageError", "TautError", "TensorType",
     "UnsupportedError", "Use", "Value", "VerifyError", "all_ops", "assert_equal", "difference",
-    "differentiate", "equal", "interpret", "load_container", "load_text", "op_class", "op_for_onnx", "parse", "print_graph",
-    "register", "save_container", "save_text", "verify",
+    "differentiate", "equal", "interpret", "load_container", "load_text", "op_class",
+    "op_for_onnx", "parse", "print_graph", "register", "save_container", "save_text", "verify",
 ]  # fmt: skip

@@ -24,7 +24,7 @@ PREFIX = "grad."
 def differentiate(
     graph: Graph, seeds: Mapping[Value, Value], wrt: Sequence[Value], *, b: Builder | None = None
 ) -> Gradients:
-    """Add nodes that compute, for each value of `wrt`, the sum over `seeds` of seed * d(key) / d(it).
+    """Add nodes that compute the gradients of `wrt`: for each, the sum of seed * d(key) / d(value).
 
     Seeds have their keys' types. None stands for a value on which no key depends. Values that are
     sought may lie anywhere in the graph. Raises NotDifferentiableError, naming the node, where a

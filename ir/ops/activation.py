@@ -83,8 +83,8 @@ class Clip(Op):
         below = None if low is None else b.less(x, low)
         return (
             rest if below is None else b.where(below, b.number(0, g), rest),
-            None if below is None else sum_to(b, where(b, below, rest), low),
-            None if at_high is None else sum_to(b, where(b, at_high, g), high),
+            low and below and sum_to(b, where(b, below, rest), low),
+            high and at_high and sum_to(b, where(b, at_high, g), high),
         )
 
 

@@ -22,7 +22,6 @@ from .quantization import check_scale, saturated
 
 if TYPE_CHECKING:
     from ..build import Builder
-    from ..graph import Value
 
 SMALLEST_SPAN = np.float32(2.0**-100)
 """A row's range counts as at least this, so that neither 1 / span nor scale * 255 overflows."""

@@ -52,8 +52,9 @@ class Binary(Op):
         raise NotImplementedError
 
     def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
-        made = self.partial(b, gradients[0], *operands, results[0])
-        return [None if d is None else sum_to(b, d, x) for d, x in zip(made, operands)]
+        x, z = operands
+        made = self.partial(b, gradients[0], x, z, results[0])
+        return [None if d is None else sum_to(b, d, v) for d, v in zip(made, operands)]
 
 
 def dims_of(f: Callable[[int, int], int | None], a: Abstract, b: Abstract) -> Shape | None:

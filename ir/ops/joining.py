@@ -24,7 +24,6 @@ from .common import (
 
 if TYPE_CHECKING:
     from ..build import Builder
-    from ..graph import Value
 
 
 @register
@@ -232,9 +231,10 @@ class Pad(Op):
         (x, pads, value, axes), (g,) = operands, gradients
         if self.mode == "constant":
             dx = b.pad(g, b.neg(pads), None, axes)
-            lost = None if value is None else b.sub(b.reduce_sum(g, keepdims=False),
-                                                    b.reduce_sum(dx, keepdims=False))  # fmt: skip
-            return shaped(b, dx, x), None, None if lost is None else shaped(b, lost, value), None
+            if value is None:
+                return (shaped(b, dx, x),)
+            lost = b.sub(*(b.reduce_sum(v, keepdims=False) for v in (g, dx)))
+            return shaped(b, dx, x), None, shaped(b, lost, value)
         which = tuple(range(rank_of(x))) if axes is None else axes.abstract.as_ints()
         if which is None:
             raise NotDifferentiableError("its axes are computed", hint="fold constants first")

@@ -12,7 +12,21 @@ import numpy as np
 from ..errors import NotDifferentiableError, VerifyError
 from ..op import Abstract, Array, Inferred, Op, register
 from ..types import DType, Shape, TensorType
-from .adjoint import extreme_gradient, ints, inverse, keep_axes, known_shape, mean_factor, move, rank_of, scaled, shape_of, shaped, size_of, spread
+from .adjoint import (
+    extreme_gradient,
+    ints,
+    inverse,
+    keep_axes,
+    known_shape,
+    mean_factor,
+    move,
+    rank_of,
+    scaled,
+    shape_of,
+    shaped,
+    size_of,
+    spread,
+)
 from .common import (
     check_axes,
     check_axis,

@@ -24,7 +24,6 @@ from .common import (
 
 if TYPE_CHECKING:
     from ..build import Builder
-    from ..graph import Value
 
 
 @dataclass(frozen=True)

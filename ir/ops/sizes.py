@@ -16,7 +16,6 @@ from .common import check_integer, check_same, check_scalar, length, unknown
 
 if TYPE_CHECKING:
     from ..build import Builder
-    from ..graph import Value
 
 
 @register

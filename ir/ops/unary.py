@@ -10,8 +10,8 @@ import numpy as np
 
 from ..op import Abstract, Array, Inferred, Op, register
 from ..types import DType, Shape
-from .common import check_float, check_number, in_wide, wide
 from .adjoint import scaled
+from .common import check_float, check_number, in_wide, wide
 from .elementwise import Ufunc
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ...ir import Builder, DType, FeedError, Graph, TensorType, Value
-from ...ir.ops.adjoint import in_type_of, ints, rank_of, scaled
+from ...ir.ops.adjoint import in_type_of, ints, known_shape, rank_of, scaled
 from ..base import Exact, Outcome, Pass, near, register_pass
 from ..context import Context
 
@@ -17,11 +17,11 @@ class Loss(Pass):
     """Join a scalar output that says how far an output is from a target, a new input:
 
         cross-entropy        softmax cross entropy with labels i64, one a place
-        soft-cross-entropy   mean over places of -sum(softmax(target / t) * log_softmax(y / t)) * t^2
+        soft-cross-entropy   -t^2 * sum(softmax(target / t) * log_softmax(y / t)), mean of the places
         mean-squared-error   mean((y - target)^2)
 
-    `axis` is that of the classes. soft-cross-entropy with the logits of a teacher as target and a
-    temperature t is the loss of G. Hinton, O. Vinyals and J. Dean, "Distilling the knowledge in a
+    `axis` is that of the classes, t the temperature. soft-cross-entropy with the logits of a
+    teacher as target is the loss of G. Hinton, O. Vinyals and J. Dean, "Distilling the knowledge in a
     neural network" (2015). Exact: the other outputs stay.
     """
 
@@ -46,8 +46,14 @@ class Loss(Pass):
             raise FeedError(f"no output is named {name!a}{near(name, list(outputs))}")
         if self.result in outputs:
             raise FeedError(f"an output is named {self.result!a} already")
-        if not outputs[name].type.dtype.is_float or not rank_of(outputs[name]):
-            raise FeedError(f"output {name!a} is {outputs[name].type}, no tensor of floats")
+        type = outputs[name].type
+        if not type.dtype.is_float or type.shape is None or not type.shape:
+            raise FeedError(f"output {name!a} is {type}, no tensor of floats of a known rank")
+        if self.kind == "cross-entropy" and not -type.rank <= self.axis < type.rank != 1:
+            raise FeedError(f"output {name!a} is {type}, which has no axis {self.axis} of classes "
+                            "beside places")  # fmt: skip
+        if self.temperature <= 0:
+            raise FeedError(f"temperature is {self.temperature}, which should be positive")
         made = KINDS[self.kind](self, Builder(graph, prefix="loss."), outputs[name])
         graph.set_outputs({**outputs, self.result: made})
         outcome = Outcome()
@@ -62,8 +68,8 @@ class Loss(Pass):
 
     def cross_entropy(self, b: Builder, y: Value) -> Value:
         y = self._classes_second(b, y)
-        shape = y.shape or ()
-        labels = b.input(self.target, DType.i64, (shape[0], *shape[2:]))
+        n, _, *rest = known_shape(y)
+        labels = b.input(self.target, DType.i64, (n, *rest))
         return b.softmax_cross_entropy_loss(y, labels)
 
     def soft_cross_entropy(self, b: Builder, y: Value) -> Value:

@@ -23,6 +23,7 @@ from .values import AWKWARD, arrays, feeds, shapes, tensor_types
 
 __all__ = [
     "AWKWARD", "FAMILIES", "CheckFailure", "arrays", "check_backend", "check_gradient",
-    "check_pass", "check_pipeline", "cnns", "controls", "dags", "difference", "feeds", "fusibles", "graphs",
-    "in_double", "integers", "mlps", "quantized", "recurrents", "shapes", "tensor_types", "transformers",
+    "check_pass", "check_pipeline", "cnns", "controls", "dags", "difference", "feeds", "fusibles",
+    "graphs", "in_double", "integers", "mlps", "quantized", "recurrents", "shapes",
+    "tensor_types", "transformers",
 ]  # fmt: skip

@@ -548,6 +548,10 @@ def _training() -> None:
             add("max_pool_gradient", x, dy, peer="", **kind)
             for form in ({}, {"count_include_pad": True}, {"total": True}):
                 add("average_pool_gradient", dy, i(*x.shape), peer="", **kind, **form)
+    for mode in ("nearest", "linear", "cubic"):
+        dy, sizes = f(1, 2, 10, 3), i(1, 2, 10, 3)
+        add("resize_gradient", dy, i(1, 2, 5, 6), None, None, sizes, mode=mode, peer="")
+        add("grid_sample_gradient", f(2, 3, 3, 2), i(2, 3, 5, 4), f(2, 3, 2, 2), mode=mode, peer="")
 
 
 for _fill in (_elementwise, _windows, _linear, _attention, _shapes, _indices, _quantized, _bodies,

@@ -13,7 +13,9 @@ import pytest
 from op_samples import SAMPLES, Sample
 from taut.ir import (
     Abstract,
+    Builder,
     DType,
+    FeedError,
     Graph,
     NotDifferentiableError,
     Op,
@@ -26,6 +28,7 @@ from taut.ir import (
     print_graph,
 )
 from taut.ir.op import is_differentiable
+
 from taut.testing import check_gradient, in_double
 
 Array = np.ndarray[Any, Any]
@@ -81,6 +84,8 @@ def is_smooth(sample: Sample) -> bool:
     """Whether a finite difference tells the slope: finite results in double precision."""
     if sample.op.name in ROUNDING or not is_differentiable(type(sample.op)):
         return False
+    if sample.op.name == "loop" and sample.data_dependent:  # its carried value grows: see below
+        return False
     graph = graph_of(sample, operands := doubles(sample))
     made = interpret(graph, {n.name: operands[int(n.name[1:])] for n in graph.inputs})
     floats = [y for y in made.values() if DType.of(y).is_float]
@@ -130,3 +135,29 @@ def test_an_op_without_a_gradient_says_why(sample: Sample) -> None:
     seed = graph.constant(np.ones((), y.type.dtype.numpy))
     with pytest.raises(NotDifferentiableError, match=r'node "node", op \w+: .+; .+'):
         differentiate(graph, {y: seed}, [n[0] for n in graph.inputs])
+
+
+def test_a_loop_whose_values_change_shape_is_refused_when_it_runs() -> None:
+    sample = next(s for s in FLOAT if s.op.name == "loop" and s.data_dependent)
+    graph = graph_of(sample, operands := doubles(sample))
+    with pytest.raises(FeedError, match="has shape"):
+        check_gradient(graph, {n.name: operands[int(n.name[1:])] for n in graph.inputs})
+
+
+def is_defined(sample: Sample) -> bool:
+    return type(sample.op).definition is not Op.definition and sample.op.name != "fusion"
+
+
+@pytest.mark.parametrize("sample", [s for s in FLOAT if is_defined(s)], ids=str)
+def test_a_definition_computes_what_the_reference_does(sample: Sample) -> None:
+    operands = doubles(sample)
+    b = Builder()
+    values = [None if x is None else b.constant(x) for x in operands]
+    values += [None] * (len(sample.op.operands) - len(values))
+    made = sample.op.definition(b, *values)
+    made = (made,) if isinstance(made, Value) else made
+    graph = b.outputs(**{f"y{i}": v for i, v in enumerate(made)})
+    want = sample.op.reference(*operands)
+    want = want if isinstance(want, tuple) else (want,)
+    for got, array in zip(interpret(graph, {}).values(), want, strict=True):
+        np.testing.assert_allclose(got, array, rtol=1e-9, atol=1e-12)

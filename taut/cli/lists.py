@@ -1,4 +1,4 @@
-"""`ops` and `passes`: what there is, read from the declarations themselves."""
+"""`ops`, `passes` and `zoo`: what there is, read from the declarations themselves."""
 
 from __future__ import annotations
 
@@ -125,3 +125,33 @@ def pass_facts(cls: Any) -> dict[str, Any]:
     doc = inspect.getdoc(cls) or ""
     return {"name": cls.name, "bound": str(cls.bound), "options": options,
             "summary": summary(doc), "doc": doc}  # fmt: skip
+
+
+@app.command()
+def zoo(
+    name: Annotated[str | None, typer.Argument(help="One network's name.")] = None,
+    json: AsJson = False,
+) -> None:
+    """List the networks that `zoo:NAME` names, or show one: what it is, its arguments."""
+    from taut.frontends.zoo import ZOO, find
+
+    if name is None:
+        listed = [zoo_facts(entry) for entry in ZOO.values()]
+        if json:
+            common.show_json(listed)
+        else:
+            common.show(common.table(None, "network", "",
+                                     rows=[(f["name"], f["summary"]) for f in listed]))  # fmt: skip
+        return
+    facts = zoo_facts(find(name))
+    if json:
+        common.show_json(facts)
+        return
+    print(f"{facts['doc']}\n")
+    common.show(common.table(None, "argument", "default", rows=facts["arguments"].items()))
+
+
+def zoo_facts(entry: Any) -> dict[str, Any]:
+    """A network's declaration as plain data."""
+    return {"name": entry.name, "arguments": entry.arguments, "summary": summary(entry.doc),
+            "doc": entry.doc}  # fmt: skip

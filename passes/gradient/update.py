@@ -8,6 +8,7 @@ each state (zeros before the first step). Inputs `learning_rate` f32[] and, wher
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -177,8 +178,10 @@ class Adam(Update):
         t = b.cast(scalar(b, STEP, DType.i64), to=DType.f64)
 
         def left(beta: float) -> Value:
-            """1 - beta^t"""
-            return b.sub(b.number(1, t), b.pow(b.number(beta, t), t))
+            """1 - beta^t, as 1 - exp(t * log(beta))"""
+            if not beta:
+                return b.number(1, t)
+            return b.sub(b.number(1, t), b.exp(b.mul(t, b.number(math.log(beta), t))))
 
         stride = b.div(b.cast(rate, to=DType.f64), left(self.beta1))
         root = b.reciprocal(b.sqrt(left(self.beta2)))

@@ -29,6 +29,8 @@ SMALL = {
     "resnet-50": {"size": 64, "width": 0.25}, "resnet-110": {"width": 0.25},
     "mobilenet-v1": {"size": 64, "width": 0.25}, "mobilenet-v2": {"size": 64, "width": 0.35},
     "shufflenet-v1": {"size": 64, "width": 0.5}, "shufflenet-v2": {"size": 64, "width": 0.5},
+    "mobilenet-v1-cifar": {"width": 0.25}, "mobilenet-v2-cifar": {"width": 0.35},
+    "shufflenet-v1-cifar": {"width": 0.5}, "shufflenet-v2-cifar": {"width": 0.5},
 }  # fmt: skip
 """Arguments that make the large ones quick to run; their graphs keep their form."""
 

@@ -17,14 +17,15 @@ class Loss(Pass):
     """Join a scalar output that says how far an output is from a target, a new input:
 
         cross-entropy        softmax cross entropy with labels i64, one a place
-        soft-cross-entropy   -t^2 * sum(softmax(target / t) * log_softmax(y / t)), mean of the places
+        soft-cross-entropy   mean of -t^2 * sum(softmax(target / t) * log_softmax(y / t))
         mean-squared-error   mean((y - target)^2)
 
-    `axis` is that of the classes, t the temperature. `smoothing` s blends cross-entropy with an
-    equal share for every class, (1 - s) * loss + s * mean(-log_softmax(y)): label smoothing of
-    C. Szegedy and others, "Rethinking the inception architecture for computer vision" (2016). soft-cross-entropy with the logits of a
-    teacher as target is the loss of G. Hinton, O. Vinyals and J. Dean, "Distilling the knowledge in a
-    neural network" (2015). Exact: the other outputs stay.
+    `axis` is that of the classes, t the temperature. soft-cross-entropy with a teacher's logits as
+    the target is the loss of G. Hinton, O. Vinyals and J. Dean, "Distilling the knowledge in a
+    neural network" (2015). `smoothing` s blends cross-entropy with an equal share for every class,
+    (1 - s) * loss + s * mean(-log_softmax(y)): label smoothing of C. Szegedy and others,
+    "Rethinking the inception architecture for computer vision" (2016). Exact: the other outputs
+    stay.
     """
 
     name = "loss"

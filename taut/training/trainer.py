@@ -50,7 +50,7 @@ class Trainer:
 
     One program makes a whole step: forward, loss, gradients, the optimizer's update. It is compiled
     when the first batch comes; a batch of another size only plans its memory anew. `parameters`,
-    `statistics` and `state` are the arrays of today; `masks` bool arrays by parameter's name, which
+    `statistics` and `state` are copies of the arrays of today; `masks` bool arrays by parameter's name, which
     hold the weights where they are false (they may be changed between steps, for the same names).
     With one thread count and seed, the same batches give the same bits.
     """
@@ -70,7 +70,9 @@ class Trainer:
         self.masks = {k: _mask(learned, k, m) for k, m in (masks or {}).items()}
         self.step_graph = step_graph(self.model, self.recipe, learned, tuple(self.masks))
         self.evaluation_graph = evaluation_graph(self.model, self.recipe, learned)
-        self._carried: dict[str, Array] = {**learned.parameters, **learned.statistics}
+        moved = {**learned.parameters, **learned.statistics}
+        self._carried: dict[str, Array] = {k: np.array(a) for k, a in moved.items()}
+        self._spare: dict[str, Array] = {}  # what was carried a step ago: the next is written there
         self._names = (tuple(learned.parameters), tuple(learned.statistics))
         for n in self.step_graph.inputs:
             if n.name.startswith(STATE):
@@ -99,19 +101,19 @@ class Trainer:
 
     @property
     def parameters(self) -> dict[str, Array]:
-        return {k: self._carried[k] for k in self._names[0]}
+        return {k: self._carried[k].copy() for k in self._names[0]}
 
     @property
     def statistics(self) -> dict[str, Array]:
         """Running means and variances of batch normalizations."""
-        return {k: self._carried[k] for k in self._names[1]}
+        return {k: self._carried[k].copy() for k in self._names[1]}
 
     @property
     def state(self) -> dict[str, Array]:
         """Everything that a step carries to the next, by input name: parameters, statistics and
         the optimizer's state. `load_state` takes it back.
         """
-        return dict(self._carried)
+        return {k: a.copy() for k, a in self._carried.items()}
 
     def load_state(self, arrays: Mapping[str, Array], steps: int | None = None) -> None:
         """Take arrays over, some or all of those in `state`, and the number of steps made so far.
@@ -171,7 +173,9 @@ class Trainer:
             self.steps -= 1
             raise
         cut = len(NEXT)
-        self._carried.update({k[cut:]: a for k, a in made.items() if k.startswith(NEXT)})
+        taken = {k[cut:]: a for k, a in made.items() if k.startswith(NEXT)}
+        self._spare = {k: self._carried[k] for k in taken}
+        self._carried.update(taken)
 
     def evaluate(self, data: Iterable[Batch] | Dataset, batch_size: int = 256) -> dict[str, float]:
         """The mean loss and metrics of the model at inference. Raises FeedError."""
@@ -183,7 +187,11 @@ class Trainer:
         return totals.means()
 
     def _call(self, graph: Graph, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        return self.program(graph)(*[feeds[n.name] for n in graph.inputs])
+        program, arrays = self.program(graph), [feeds[n.name] for n in graph.inputs]
+        if self._target != "cpu":
+            return program(*arrays)
+        out = [self._spare.get(k.removeprefix(NEXT)) for k in graph.output_names]
+        return dict(zip(graph.output_names, program.run(arrays, out)))
 
     def program(self, graph: Graph | None = None) -> Any:
         """The compiled program of `step_graph` (by default) or `evaluation_graph`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,19 +24,19 @@ class Totals:
     rows: int = 0
     places: int = 0  # labels: more than one a row where a row has several
     loss: float = 0.0
-    counts: dict[str, float] | None = None
+    counts: dict[str, float] = field(default_factory=dict)
 
     def add(self, rows: int, places: int, loss: float, counts: Mapping[str, float]) -> None:
         self.rows += rows
         self.places += places
         self.loss += loss * rows
-        self.counts = {k: (self.counts or {}).get(k, 0.0) + v for k, v in counts.items()}
+        self.counts = {k: self.counts.get(k, 0.0) + v for k, v in counts.items()}
 
     def means(self) -> dict[str, float]:
         """The mean loss over rows, and of each metric over labels."""
         if not self.rows:
             raise FeedError("there are no data: not one batch came")
-        shares = {k: v / self.places for k, v in (self.counts or {}).items()}
+        shares = {k: v / self.places for k, v in self.counts.items()}
         return {"loss": self.loss / self.rows, **shares}
 
 
@@ -190,7 +190,8 @@ class Trainer:
         program, arrays = self.program(graph), [feeds[n.name] for n in graph.inputs]
         if self._target != "cpu":
             return program(*arrays)
-        out = [self._spare.get(k.removeprefix(NEXT)) for k in graph.output_names]
+        out = [self._spare.get(k.removeprefix(NEXT)) if k.startswith(NEXT) else None
+               for k in graph.output_names]  # fmt: skip
         return dict(zip(graph.output_names, program.run(arrays, out)))
 
     def program(self, graph: Graph | None = None) -> Any:

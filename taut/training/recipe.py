@@ -24,7 +24,7 @@ TARGET = "target"
 LOSS = "loss"
 
 Metric = str | Callable[[Mapping[str, Array], Array], float]
-"""`accuracy`, `top-K`, or a function of (outputs by name, target) that gives the mean of a batch."""
+"""`accuracy`, `top-K`, or a function of (outputs by name, target) to the mean over a batch."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,10 @@ class Recipe:
     @property
     def update(self) -> Update:
         """The optimizer's pass. Raises ParseError, FeedError for one that is none."""
-        found = Pipeline.of(self.optimizer)
+        found = Pipeline.of(self.optimizer).passes
         if len(found) != 1 or not isinstance(found[0], Update):
-            raise FeedError(f"{str(found)[:80]!a} is no optimizer", hint="sgd, adam and adamw are")
+            raise FeedError(f"{str(self.optimizer)[:80]!a} is no optimizer",
+                            hint="sgd, adam and adamw are")  # fmt: skip
         return found[0]
 
     @property
@@ -161,3 +162,10 @@ def with_arrays(model: Graph, arrays: Mapping[str, Array]) -> Graph:
         twin.set_op(twin[name], Constant(array.copy()))
     return twin
 
+
+def zero_masks(graph: Graph, frozen: tuple[str, ...] = ()) -> dict[str, Array]:
+    """Masks that keep weights zero which are so, by name: what pruning left. Vectors (biases start
+    as zeros) and frozen parameters have none.
+    """
+    arrays = Learned.of(graph, frozen).parameters
+    return {k: a != 0 for k, a in arrays.items() if a.ndim > 1 and not a.all()}

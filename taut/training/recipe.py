@@ -18,7 +18,8 @@ from taut.passes.gradient.loss import KINDS, Loss
 from taut.passes.gradient.mode import TrainingMode, matches, statistics
 from taut.passes.gradient.parameters import Parameters
 from taut.passes.gradient.update import Update
-from taut.passes.simplify.clean import DeadCode
+from taut.passes.simplify.clean import CommonSubexpressions, DeadCode
+from taut.passes.simplify.decompose import Decompose
 
 TARGET = "target"
 LOSS = "loss"
@@ -121,6 +122,7 @@ def step_graph(model: Graph, recipe: Recipe, learned: Learned, held: tuple[str, 
         TrainingMode(keep=recipe.frozen), Parameters(names=names), *_measured(model, recipe),
         Gradient(loss=recipe.loss_name, wrt=names), HoldWeights(names=held),
         ClipGradients(recipe.clip, recipe.clip_value), recipe.update,
+        Decompose(), CommonSubexpressions(),
     ]  # fmt: skip
     return _without(PassManager(passes).run(model).graph, model, recipe)
 
@@ -128,7 +130,7 @@ def step_graph(model: Graph, recipe: Recipe, learned: Learned, held: tuple[str, 
 def evaluation_graph(model: Graph, recipe: Recipe, learned: Learned) -> Graph:
     """The model as it is at inference, with loss and counts; what training moves is an input."""
     names = (*learned.parameters, *learned.statistics)
-    passes = [Parameters(names=names), *_measured(model, recipe)]
+    passes = [Parameters(names=names), *_measured(model, recipe), Decompose()]
     return _without(PassManager(passes).run(model).graph, model, recipe)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from taut.ir import Builder, Graph, NotDifferentiableError, Value, differentiate, interpret, verify
+
 from taut.testing import check_gradient
 
 rng = np.random.default_rng(2)

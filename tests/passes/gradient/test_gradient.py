@@ -52,7 +52,8 @@ def classifier(dtype: Any = np.float64) -> Graph:
     x = b.input("x", DType.of(dtype), ("n", 2, 8, 8))
     h = b.conv(x, const("stem.weight", 4, 2, 3, 3), const("stem.bias", 4), pads=(1, 1, 1, 1))
     var = b.constant(np.abs(weights(4)).astype(dtype) + 0.5, "bn.var")
-    h = b.batch_normalization(h, const("bn.scale", 4), const("bn.bias", 4), const("bn.mean", 4), var)
+    scale, bias, mean = (const(f"bn.{k}", 4) for k in ("scale", "bias", "mean"))
+    h = b.batch_normalization(h, scale, bias, mean, var)
     h = b.relu(h)
     side = b.conv(h, const("side.weight", 4, 1, 3, 3), pads=(1, 1, 1, 1), group=4)
     h = b.max_pool(b.add(h, side), kernel_shape=(2, 2), strides=(2, 2))
@@ -328,7 +329,7 @@ def test_an_op_without_a_gradient_is_named() -> None:
     b = Builder()
     x = b.input("x", "f32", (3, 3))
     graph = b.outputs(loss=b.det(b.exp(x), name="volume"))
-    with pytest.raises(NotDifferentiableError, match='node "volume", op det: .*it needs inverse'):
+    with pytest.raises(NotDifferentiableError, match=r'node "volume", op det: .*it needs inverse'):
         optimize(graph, "gradient")
 
 
@@ -351,7 +352,12 @@ def test_losses_are_those_of_the_formulas() -> None:
                                ((y - t) ** 2).mean())  # fmt: skip
 
 
-SMOOTH = ["add", "sub", "mul", "tanh", "sigmoid", "exp", "sin", "cos", "softplus", "softsign", "erf", "gelu", "swish", "softmax", "log_softmax", "reduce_sum", "reduce_mean", "transpose", "reshape", "concat", "mat_mul", "flatten", "neg", "reduce_log_sum_exp", "where", "unsqueeze", "gather", "slice", "layer_normalization", "mean_variance_normalization", "average_pool", "identity"]
+SMOOTH = [
+    "add", "sub", "mul", "tanh", "sigmoid", "exp", "sin", "cos", "softplus", "softsign", "erf",
+    "gelu", "swish", "softmax", "log_softmax", "reduce_sum", "reduce_mean", "transpose", "reshape",
+    "concat", "mat_mul", "flatten", "neg", "reduce_log_sum_exp", "where", "unsqueeze", "gather",
+    "slice", "layer_normalization", "mean_variance_normalization", "average_pool", "identity",
+]  # fmt: skip
 
 
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

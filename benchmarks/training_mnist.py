@@ -65,9 +65,11 @@ def main() -> None:
         epochs = options.epochs or net.epochs
         found = [run(net, epochs, s, options.threads) for s in range(options.seeds)]
         errors, seconds, steps = (list(v) for v in zip(*found))
-        row = {"model": net.name, "threads": options.threads, "batch": RECIPE["batch_size"],
-               "epochs": epochs, "learning_rate": net.rate, "bar": net.bar, "errors": errors,
-               "mean_error": float(np.mean(errors)), "seconds": seconds, "step_ms": steps}  # fmt: skip
+        row = {
+            "model": net.name, "threads": options.threads, "batch": RECIPE["batch_size"],
+            "epochs": epochs, "learning_rate": net.rate, "bar": net.bar, "errors": errors,
+            "mean_error": float(np.mean(errors)), "seconds": seconds, "step_ms": steps,
+        }  # fmt: skip
         rows.append(row)
         each = " ".join(f"{e:.2f}" for e in errors)
         print(f"{net.name:16}{row['mean_error']:9.3f}{net.bar:6.2f}  {each:26}"

@@ -1,4 +1,4 @@
-"""Training mode, counts of right answers, and label smoothing."""
+"""Layers in training, counts of right answers, and label smoothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from taut.ir import Builder, FeedError, Graph, UnsupportedError, interpret, verify
 from taut.passes import optimize
-from taut.passes.gradient.mode import split_statistics, statistics
+from taut.passes.gradient.statistics import split_statistics, statistics
 
 Array = np.ndarray[Any, Any]
 
@@ -32,7 +32,7 @@ def normalized(shared: bool = False) -> Graph:
 
 
 def test_batch_normalization_takes_the_batch_and_moves_its_statistics() -> None:
-    graph = optimize(normalized(), "training-mode")
+    graph = optimize(normalized(), "batch-statistics")
     verify(graph)
     x = rng.standard_normal((5, 3, 4, 4)).astype(np.float32)
     feeds = {"x": x, **{f"{n}.{k}": np.full(3, v, np.float32)
@@ -46,7 +46,7 @@ def test_batch_normalization_takes_the_batch_and_moves_its_statistics() -> None:
 
 
 def test_kept_normalizations_stay() -> None:
-    graph = optimize(normalized(), "training-mode{keep=['a.*']}".replace("'", '"'))
+    graph = optimize(normalized(), 'batch-statistics{keep=["a.*"]}')
     assert [n.name for n in graph.inputs] == ["x", "b.mean", "b.var"]
     assert not graph["a"].op.training_mode and graph["b"].op.training_mode  # type: ignore[attr-defined]
 
@@ -67,7 +67,7 @@ def dropped(shape: tuple[Any, ...]) -> Graph:
 
 
 def test_dropout_keeps_what_its_mask_says_and_scales_it() -> None:
-    graph = optimize(dropped(("n", 4)), "training-mode")
+    graph = optimize(dropped(("n", 4)), "dropout-masks")
     x, keep = np.float32([[1, 2, 3, 4]]), np.array([[True, False, True, True]])
     made = interpret(graph, {"x": x, "keep.d": keep})["y"]
     np.testing.assert_allclose(made, [[4 / 3, 0, 4, 16 / 3]], rtol=1e-6)
@@ -75,7 +75,7 @@ def test_dropout_keeps_what_its_mask_says_and_scales_it() -> None:
 
 def test_dropout_of_unknown_size_is_refused() -> None:
     with pytest.raises(UnsupportedError, match='node "d"'):
-        optimize(dropped((None, 4)), "training-mode")
+        optimize(dropped((None, 4)), "dropout-masks")
 
 
 # ---- counts --------------------------------------------------------------------------------------

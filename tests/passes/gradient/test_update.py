@@ -124,7 +124,8 @@ def test_held_weights_stay_bit_for_bit(optimizer: str) -> None:
 def test_the_state_of_held_weights_stays_zero() -> None:
     graph = update_graph("hold-weights{names=[w]},sgd{momentum=0.9 decay=0.1}")
     feeds = {"w": START, "g": GRADIENTS[0], "mask.w": np.zeros(START.shape, bool),
-             "learning_rate": np.float32(1), "optimizer.momentum.w": np.zeros_like(START)}  # fmt: skip
+             "learning_rate": np.float32(1),
+             "optimizer.momentum.w": np.zeros_like(START)}  # fmt: skip
     made = interpret(graph, {n.name: np.asarray(feeds[n.name]) for n in graph.inputs})
     assert not made["next.optimizer.momentum.w"].any()
 
@@ -159,7 +160,8 @@ def test_clipping_by_value_bounds_each_element() -> None:
 
 def test_other_outputs_stay_and_nothing_happens_without_gradients() -> None:
     text = "graph @main(%x: f32[3]) -> (%y: f32[3]) {\n  %y = relu(%x) : f32[3]\n  return %y\n}\n"
-    for pipeline in ("sgd", "adam", "clip-gradients{norm=1.0}", "hold-weights", "training-mode"):
+    for pipeline in ("sgd", "adam", "clip-gradients{norm=1.0}", "hold-weights",
+                     "batch-statistics", "dropout-masks"):
         assert print_graph(optimize(parse(text), pipeline)) == print_graph(parse(text))
 
 

@@ -24,8 +24,10 @@ import taut
 from taut.data import Dataset
 from taut.training.checkpoint import FILE, _read
 
-OPTIONS: dict[str, Any] = {"target": "reference", "epochs": 3, "batch_size": 64,
-                           "learning_rate": 0.05, "schedule": "cosine", "optimizer": "adam"}  # fmt: skip
+OPTIONS: dict[str, Any] = {
+    "target": "reference", "epochs": 3, "batch_size": 64, "learning_rate": 0.05,
+    "schedule": "cosine", "optimizer": "adam",
+}  # fmt: skip
 
 
 def weights(made: Any) -> dict[str, bytes]:
@@ -122,7 +124,7 @@ def test_killed_at_any_moment_it_goes_on(mlp: Graph, tmp_path: Path) -> None:
         process.communicate()
         assert process.returncode == -signal.SIGKILL
         steps.append(at(tmp_path / "cut"))
-    assert 0 < steps[0] and steps == sorted(steps)
+    assert steps[0] > 0 and steps == sorted(steps)
     assert finish(start("cut")) == whole
     assert [p.name for p in (tmp_path / "cut").iterdir()] == [FILE]
 

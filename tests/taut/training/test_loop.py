@@ -22,8 +22,10 @@ def weights(made: Trained) -> dict[str, bytes]:
 
 def test_it_trains_and_tells(mlp: Graph, data: Dataset, validation: Dataset) -> None:
     told: list[Any] = []
-    made = taut.train(mlp, data, validation=validation, metrics=["accuracy", "top-3"],
-                      schedule="cosine", on_epoch=lambda t, row: told.append(row), **FAST)  # fmt: skip
+    made = taut.train(
+        mlp, data, validation=validation, metrics=["accuracy", "top-3"], schedule="cosine",
+        on_epoch=lambda t, row: told.append(row), **FAST,
+    )  # fmt: skip
     history = made.history
     assert history["epoch"] == [1, 2, 3] and told == history.rows and made.epoch == 3
     losses: Any = history["loss"]
@@ -101,7 +103,7 @@ def test_errors_say_epoch_and_batch(mlp: Graph, data: Dataset) -> None:
 
     with pytest.raises(FeedError, match="epoch 2, batch 5: holds NaN or an infinity"):
         taut.train(mlp, with_bad, **FAST)
-    with pytest.raises(TrainingError, match="epoch 1, batch [2-9]: the loss is"):
+    with pytest.raises(TrainingError, match=r"epoch 1, batch [2-9]: the loss is"):
         taut.train(mlp, data, **{**FAST, "learning_rate": 1e30})
 
 

@@ -37,7 +37,9 @@ def test_factors(text: str, steps: list[int], want: list[float]) -> None:
 def test_one_cycle_is_that_of_torch() -> None:
     torch = pytest.importorskip("torch")
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    peer = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=101, final_div_factor=400)
+    peer = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 1.0, total_steps=101, final_div_factor=400
+    )
     ours, theirs = values("one-cycle", list(range(100))), []
     for _ in range(100):
         theirs.append(peer.get_last_lr()[0])

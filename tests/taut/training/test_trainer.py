@@ -214,7 +214,7 @@ def test_a_loss_that_is_no_number_stops_and_changes_nothing(mlp: Graph, target: 
     x = X + 1
     trainer.step((x, Y), 1e30)
     before = trainer.state
-    with pytest.raises(TrainingError, match="the loss is (nan|inf)"):
+    with pytest.raises(TrainingError, match=r"the loss is (nan|inf)"):
         trainer.step((x, Y), 0.1)
     assert equal(before, trainer.state) and trainer.steps == 1
 
@@ -241,5 +241,5 @@ def test_state_that_does_not_fit_is_refused(mlp: Graph) -> None:
     trainer = Trainer(mlp)
     with pytest.raises(FeedError, match="'fc9'"):
         trainer.load_state({"fc9": np.zeros(3)})
-    with pytest.raises(FeedError, match="fc1.bias"):
+    with pytest.raises(FeedError, match=r"fc1\.bias"):
         trainer.load_state({"fc1.bias": np.zeros(3, np.float32)})

@@ -55,6 +55,7 @@ class Loss(Pass):
         if self.temperature <= 0:
             raise FeedError(f"temperature is {self.temperature}, which should be positive")
         made = KINDS[self.kind](self, Builder(graph, prefix="loss."), outputs[name])
+        graph.rename(made.node, graph.fresh(self.result))
         graph.set_outputs({**outputs, self.result: made})
         outcome = Outcome()
         outcome.applied("losses", made.node, f"{self.kind} of {name} and {self.target}")

@@ -27,6 +27,7 @@ class Loss(Pass):
 
     name = "loss"
     bound = Exact()
+    keeps_signature = False
     kind: str = "cross-entropy"
     output: str = ""
     target: str = "target"

@@ -27,6 +27,7 @@ class BatchStatistics(Pass):
 
     name = "batch-statistics"
     bound = Changes()
+    keeps_signature = False
 
     def run(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()

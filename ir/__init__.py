@@ -3,16 +3,19 @@
 from . import ops as ops
 from .build import Builder
 from .container import load_container, load_text, save_container, save_text
+from .differentiate import differentiate
 from .equality import assert_equal, difference, equal
 from .errors import (
     CompileError,
     FeedError,
     LimitError,
     ModelError,
+    NotDifferentiableError,
     ParseError,
     PassError,
     StorageError,
     TautError,
+    TrainingError,
     UnsupportedError,
     VerifyError,
 )
@@ -26,9 +29,9 @@ from .verify import verify
 
 __all__ = [
     "DEFAULT_LIMITS", "Abstract", "Array", "Builder", "CompileError", "Cost", "DType", "Dim",
-    "FeedError", "Graph", "LimitError", "Limits", "ModelError", "Node", "Op", "ParseError",
-    "PassError", "Shape", "StorageError", "TautError", "TensorType", "UnsupportedError", "Use",
-    "Value", "VerifyError", "all_ops", "assert_equal", "difference", "equal", "interpret",
-    "load_container", "load_text", "op_class", "op_for_onnx", "parse", "print_graph",
-    "register", "save_container", "save_text", "verify",
+    "FeedError", "Graph", "LimitError", "Limits", "ModelError", "Node", "NotDifferentiableError",
+    "Op", "ParseError", "PassError", "Shape", "StorageError", "TautError", "TensorType",
+    "TrainingError", "UnsupportedError", "Use", "Value", "VerifyError", "all_ops", "assert_equal",
+    "difference", "differentiate", "equal", "interpret", "load_container", "load_text", "op_class",
+    "op_for_onnx", "parse", "print_graph", "register", "save_container", "save_text", "verify",
 ]  # fmt: skip

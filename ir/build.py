@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
 
 from .errors import UnsupportedError
 from .graph import Graph, Like, Node, Value
-from .op import op_class
+from .op import Op, op_class
 from .types import DType, TensorType
 
 
@@ -17,20 +17,40 @@ class Builder:
     """Adds nodes to a graph, each op by its text name: operands positional, attributes by keyword.
 
     Returns a Value for one result and a tuple of them for several. With `before`, nodes take their
-    place just before that node (see Graph.add). `name=` names the node. Operands that are not
-    values (numbers, arrays) become constants.
+    place just before that node (see Graph.add). `name=` names the node, which otherwise is called
+    `prefix` and the op's name. Operands that are not values (numbers, arrays) become constants.
+    Where a name is a keyword of Python's, an underscore follows: `b.not_(x)`.
     """
 
-    def __init__(self, graph: Graph | None = None, *, before: Node | None = None) -> None:
+    def __init__(
+        self, graph: Graph | None = None, *, before: Node | None = None, prefix: str = ""
+    ) -> None:
         self.graph = graph if graph is not None else Graph()
-        self.before = before
+        self.before, self.prefix = before, prefix
+        self.sought: Collection[Value] | None = None
+        """Values through which gradients go; all where it is None."""
 
     def input(self, name: str, dtype: DType | str = DType.f32, shape: Any = ()) -> Value:
         kind = dtype if isinstance(dtype, DType) else DType(dtype)
         return self.graph.add_input(name, TensorType(kind, tuple(shape)))[0]
 
     def constant(self, value: Any, name: str | None = None) -> Value:
-        return self.graph.constant(value, name, before=self.before)
+        return self.graph.constant(value, name or f"{self.prefix}const", before=self.before)
+
+    def number(self, value: float, like: Value) -> Value:
+        """A scalar constant of `like`'s element type."""
+        return self.constant(np.asarray(value, like.type.dtype.numpy))
+
+    def wants(self, value: Value | None) -> bool:
+        """Whether a gradient of this operand is needed; what is not need not be made."""
+        return value is not None and (self.sought is None or value in self.sought)
+
+    def add_op(self, op: Op, *operands: Like | None, name: str | None = None) -> Any:
+        """Add a node with an op as it is."""
+        name = name or f"{self.prefix}{op.name}"
+        node = self.graph.add(op, *operands, name=name, before=self.before)
+        made = tuple(node[i] for i in range(len(node.results)))
+        return made[0] if len(made) == 1 else made
 
     def outputs(self, **values: Like) -> Graph:
         """Set the outputs and return the finished graph."""
@@ -41,15 +61,12 @@ class Builder:
         if op_name.startswith("__"):
             raise AttributeError(op_name)
         try:
-            cls = op_class(op_name)
+            cls = op_class(op_name.removesuffix("_"))
         except UnsupportedError as error:
             raise AttributeError(str(error)) from error
 
         def add(*operands: Any, name: str | None = None, **attributes: Any) -> Any:
-            values = [self._value(x) for x in operands]
-            node = self.graph.add(cls(**attributes), *values, name=name, before=self.before)
-            made = tuple(node[i] for i in range(len(node.results)))
-            return made[0] if len(made) == 1 else made
+            return self.add_op(cls(**attributes), *map(self._value, operands), name=name)
 
         return add
 

@@ -56,6 +56,10 @@ class UnsupportedError(TautError):
     """Something valid that Taut does not do (yet): an op, a version, a data type."""
 
 
+class NotDifferentiableError(UnsupportedError):
+    """A gradient was asked for that an op does not give; the hint says what to do."""
+
+
 class ParseError(TautError):
     """IR or pipeline text that cannot be read; the message has line and column."""
 
@@ -78,6 +82,10 @@ class PassError(TautError):
 
 class CompileError(TautError):
     """A backend could not make a program."""
+
+
+class TrainingError(TautError):
+    """Training that cannot go on: a loss or a gradient that is no number."""
 
 
 class StorageError(TautError):

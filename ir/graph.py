@@ -211,13 +211,21 @@ class Graph:
     def abstracts(self, node: Node) -> list[Abstract | None]:
         return [None if v is None else v.abstract for v in self.operands(node)]
 
+    @property
+    def frontier(self) -> Order:
+        """The order of what was added last: nodes added at the end from now on come after it."""
+        return (self._serial,)
+
     # ---- building ------------------------------------------------------------------------------
 
-    def add_input(self, name: str, type: TensorType) -> Node:
-        """Add an input after the others. Raises VerifyError if the name is taken."""
+    def add_input(self, name: str, type: TensorType, *, before: Node | None = None) -> Node:
+        """Add an input after the others, in the order of nodes just before `before`.
+
+        Raises VerifyError if the name is taken.
+        """
         if name in self._names:
             raise VerifyError(f"the name of input {name!r} is taken", node=name)
-        node = self._insert(Input(), name, (Abstract(type),), None)
+        node = self._insert(Input(), name, (Abstract(type),), before)
         self._inputs.append(node)
         return node
 

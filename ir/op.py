@@ -20,14 +20,18 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from .errors import UnsupportedError, VerifyError
+from .errors import NotDifferentiableError, UnsupportedError, VerifyError
 from .types import DType, Limits, Shape, TensorType
+
+if TYPE_CHECKING:
+    from .build import Builder
+    from .graph import Value
 
 Array = np.ndarray[Any, Any]
 
@@ -126,6 +130,14 @@ class Op:
     """(ONNX attribute name, field name) where they differ."""
     pure: ClassVar[bool] = True
     """Whether equal operands and attributes give equal results, with no other effect."""
+    not_differentiable: ClassVar[str] = ""
+    """Why there is no gradient, where results are floats that depend on float operands."""
+    held: ClassVar[Mapping[str, str]] = types.MappingProxyType({})
+    """Float operands that no gradient reaches, each with the reason (places, sizes)."""
+    straight_through: ClassVar[bool] = False
+    """Whether a gradient passes an integer result as if it had not been rounded."""
+    settings: ClassVar[tuple[str, ...]] = ()
+    """Operands that are set rather than trained (statistics, bounds, scales of quantization)."""
 
     def __post_init__(self) -> None:
         for a in self.attributes:
@@ -152,6 +164,34 @@ class Op:
         """Default: no multiply-accumulates. Called with static types only."""
         return Cost(0, memory_bytes(operands, results))
 
+    def definition(self, b: Builder, *operands: Value | None) -> Any:
+        """The results as a composition of other ops, if the op is one; the gradient follows."""
+        raise NotImplementedError
+
+    def gradient(
+        self,
+        b: Builder,
+        operands: Sequence[Value | None],
+        results: Sequence[Value],
+        gradients: Sequence[Value | None],
+    ) -> Sequence[Value | None]:
+        """Reverse mode: emit with `b` the gradient for each operand, given those of the results.
+
+        `b.wants(operand)` tells which are needed; others may be None.
+        `operands` has an entry for each declared one (None if left out), `gradients` one for each
+        result (None where nothing depends on it). A gradient has its value's type; that of an
+        integer tensor that stands for reals is a float tensor of its shape. None means zero.
+        The default goes through `definition`. Raises NotDifferentiableError.
+        """
+        if type(self).definition is Op.definition:
+            raise NotDifferentiableError(
+                self.not_differentiable or "declares no gradient",
+                op=self.name, hint="cut the path, or declare one (docs/writing-an-op.md)",
+            )  # fmt: skip
+        from .differentiate import through
+
+        return through(b, lambda *xs: self.definition(b, *xs), operands, gradients)
+
     def key(self) -> tuple[Any, ...]:
         """A hashable identity: equal keys and equal operands give equal results."""
         return (self.name, *(_hashable(getattr(self, a.name)) for a in self.attributes))
@@ -173,6 +213,11 @@ def memory_bytes(
     """Bytes of all operands and results; unknown dimensions make a tensor count as nothing."""
     all_types = [o.type for o in operands if o is not None] + list(results)
     return sum(t.nbytes for t in all_types if t.is_static)
+
+
+def is_differentiable(cls: type[Op]) -> bool:
+    """Whether an op declares a gradient, directly or by its definition."""
+    return cls.gradient is not Op.gradient or cls.definition is not Op.definition
 
 
 def has_body(op: Op) -> bool:

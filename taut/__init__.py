@@ -23,14 +23,15 @@ if TYPE_CHECKING:
     from taut.ir.op import Array
     from taut.passes import Pipeline
 
-    from . import backends, frontends, ir, passes, samples, testing
+    from . import backends, data, frontends, ir, passes, samples, testing, training
+    from .training import train
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DEFAULT_LIMITS", "DType", "Data", "Graph", "Limits", "TautError", "TensorType", "backends",
-    "compare", "compile", "frontends", "ir", "load", "optimize", "passes", "quantize",
-    "reference", "samples", "save", "testing",
+    "compare", "compile", "data", "frontends", "ir", "load", "optimize", "passes", "quantize",
+    "reference", "samples", "save", "testing", "train", "training",
 ]  # fmt: skip
 
 Data = Iterable["Array | tuple[Array, ...] | list[Array] | Mapping[str, Array]"]
@@ -38,7 +39,7 @@ Data = Iterable["Array | tuple[Array, ...] | list[Array] | Mapping[str, Array]"]
 
 SUFFIXES = (".onnx", ".taut", ".ir")
 
-_MODULES = {"backends", "frontends", "ir", "passes", "samples", "testing"}
+_MODULES = {"backends", "data", "frontends", "ir", "passes", "samples", "testing", "training"}
 _FROM_IR = {"DEFAULT_LIMITS", "DType", "Graph", "Limits", "TautError", "TensorType"}
 
 
@@ -48,6 +49,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f".{name}", __name__)
     if name in _FROM_IR:
         return getattr(importlib.import_module(".ir", __name__), name)
+    if name == "train":
+        return importlib.import_module(".training", __name__).train
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -57,15 +60,23 @@ def __dir__() -> list[str]:
 
 def load(path: str | os.PathLike[str], *, limits: Limits | None = None) -> Graph:
     """Read a model: `.onnx`, `.taut` (container) or `.ir` (text), verified; or a BERT-like encoder
-    by its `config.json` (or their folder) with `model.safetensors` beside it.
+    by its `config.json` (or their folder) with `model.safetensors` beside it. A string
+    `zoo:NAME{argument=value ...}` makes a network of `taut.frontends.zoo` instead.
 
     Raises one of the TautError family that names the file: StorageError (cannot be read),
     ModelError (damaged), UnsupportedError (every unsupported op by node name), VerifyError,
     ParseError, LimitError.
     """
-    from taut.ir import DEFAULT_LIMITS, load_container, load_text
+    from taut.frontends import ZOO_PREFIX
+    from taut.ir import DEFAULT_LIMITS, load_container, load_text, verify
 
     limits = DEFAULT_LIMITS if limits is None else limits
+    if isinstance(path, str) and path.startswith(ZOO_PREFIX):
+        from taut.frontends.zoo import load_zoo
+
+        graph = load_zoo(path)
+        verify(graph, limits)
+        return graph
     if Path(path).suffix.lower() == ".json" or os.path.isdir(path):
         from taut.frontends.transformers import load_bert
 

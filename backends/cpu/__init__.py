@@ -12,6 +12,7 @@ from . import lower_elementwise as lower_elementwise
 from . import lower_fusion as lower_fusion
 from . import lower_index as lower_index
 from . import lower_integer as lower_integer
+from . import lower_losses as lower_losses
 from . import lower_matmul as lower_matmul
 from . import lower_matmul_integer as lower_matmul_integer
 from . import lower_quantize as lower_quantize
@@ -20,6 +21,7 @@ from . import lower_reduce as lower_reduce
 from . import lower_rows as lower_rows
 from . import lower_shape as lower_shape
 from . import lower_transposed as lower_transposed
+from . import lower_weight_gradient as lower_weight_gradient
 from .program import CpuTarget, Program, compile
 
 __all__ = ["CpuTarget", "Program", "compile"]

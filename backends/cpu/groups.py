@@ -207,10 +207,10 @@ def is_dense(low: Lowering, node: Node, channels: int) -> bool:
     return not depthwise and merged(channels, count, low.isa.lanes) == count
 
 
-def affordable(low: Lowering, weights: Array, groups: int) -> bool:
+def affordable(low: Lowering, weights: tuple[int, ...], groups: int) -> bool:
     """Whether groups joined with zeros stay small: a strange model could ask for terabytes."""
-    times = merged(len(weights), groups, low.isa.lanes) if groups > 1 else 1
-    return times == 1 or weights.size * times <= LARGEST_JOINED
+    times = merged(weights[0], groups, low.isa.lanes) if groups > 1 else 1
+    return times == 1 or math.prod(weights) * times <= LARGEST_JOINED
 
 
 def merged(channels: int, groups: int, lanes: int) -> int:
@@ -318,7 +318,7 @@ def fits_gemm(low: Lowering, node: Node) -> bool:
         return False
     if shifted_weights(low, node) is None:
         return False
-    if not affordable(low, weights, getattr(node.op, "group", 1)):
+    if not affordable(low, weights.shape, getattr(node.op, "group", 1)):
         return False
     if node.op.name == "conv_integer":
         return x.type.rank in (3, 4)

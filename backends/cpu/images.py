@@ -98,7 +98,8 @@ def serves(t: Tensor, before: Sequence[int], after: Sequence[int], fill: float) 
 
 def node_geometry(low: Lowering, node: Node) -> Geometry | None:
     """The window of a convolution or pooling, or None for other ops."""
-    name, op = node.op.name, node.op
+    name: str = node.op.name
+    op: Any = node.op
     reads = low.graph.operands(node)
     if not reads or reads[0] is None or node[0].type.rank < 3:
         return None
@@ -106,6 +107,9 @@ def node_geometry(low: Lowering, node: Node) -> Geometry | None:
     if name in ("conv", "fused_conv", "conv_integer"):
         assert reads[1] is not None
         return geometry(op, sizes, low.shape(reads[1])[2:], out)
+    if name == "conv_weight_gradient":
+        assert reads[1] is not None
+        return geometry(op, sizes, op.kernel_shape, low.shape(reads[1])[2:])
     if name in ("max_pool", "average_pool", "sum_pool_integer"):
         kernel = getattr(op, "kernel_shape", ())
         return geometry(op, sizes, kernel, out) if kernel else None

@@ -6,6 +6,7 @@ from: weights in the kernels' order, bias with zero points folded in, and an epi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from ...ir import Array, DType, Node, Value
 from . import generic
+from .computed import LARGEST, Computed, arrays, placed
 from .endings import Ending, ending_of
 from .generic import Leaf
 from .groups import affordable, merged
@@ -23,7 +25,7 @@ from .kernels.conv import ConvRecord
 from .kernels.depthwise import DepthwiseRecord
 from .kernels.grid import LANES, share
 from .kernels.shuffle import ShuffleRecord
-from .layout import Tensor, round_up
+from .layout import Ref, Tensor, round_up
 from .lower import GRANULE, Lowering, lowers
 from .steps import Step, Word, record_words
 
@@ -44,6 +46,7 @@ class Layer:
     residual_last: bool = False  # after the activation (float)
     extra: dict[str, Word] = field(default_factory=dict)
     nodes: tuple[str, ...] = ()
+    computed: Computed | None = None  # float: weights and bias are places in these
 
     @property
     def order(self) -> str:
@@ -68,6 +71,13 @@ class Layer:
     def is_depthwise(self) -> bool:
         """One input and one output channel a group."""
         return self.groups > 1 and self.weights.shape[3] == 1 and len(self.weights) == self.groups
+
+    def placed(self, low: Lowering, weights: Array, bias: Array) -> tuple[Ref, Ref, list[Tensor]]:
+        """Where packed weights and bias are, and the tensors that hold computed ones."""
+        computed = self.computed
+        w, made = placed(low, weights, computed and computed.weights, self.nodes)
+        b, more = placed(low, bias, computed and computed.bias, self.nodes)
+        return w, b, made + more
 
 
 def emit_layer(low: Lowering, layer: Layer, source: Tensor, target: Tensor, g: Geometry) -> None:
@@ -96,17 +106,18 @@ def emit_layer(low: Lowering, layer: Layer, source: Tensor, target: Tensor, g: G
         activation=layer.activation, other_scale=layer.other_scale, schedules=low.schedules,
     )  # fmt: skip
     for part in parts:
+        weights, bias, tensors = layer.placed(low, part.weights, part.bias)
         values: dict[str, Word] = {
             **part.fields,
             **first_tap(source, g),
             **strides("target", target, part.channel),
             "taps": low.constant(part.taps),
-            "weights": low.constant(part.weights),
-            "bias": low.constant(part.bias),
+            "weights": weights,
+            "bias": bias,
             "scale": low.constant(part.scale),
             **layer.extra,
         }
-        reads = [source.buffer]
+        reads = [source.buffer, *(t.buffer for t in tensors)]
         if layer.residual is not None:
             values |= strides("other", layer.residual, part.channel)
             reads.append(layer.residual.buffer)
@@ -206,7 +217,8 @@ def _depthwise(
     )  # fmt: skip
     packed = depthwise.pack(weights, low.isa, g.strides[1], g.dilations[1], layer.out)
     scale = np.zeros(channels) if layer.scale is None else _grown(layer.scale, channels)
-    reads = [source.buffer]
+    weights, bias, tensors = layer.placed(low, packed, _grown(layer.bias, channels))
+    reads = [source.buffer, *(t.buffer for t in tensors)]
     others: dict[str, Word] = {}
     if layer.residual is not None:
         others = strides("other", layer.residual)
@@ -220,8 +232,8 @@ def _depthwise(
         **first_tap(source, g),
         "tap_row": source.strides[2] * g.dilations[0],
         "tap_pixel": source.strides[3] * g.dilations[1],
-        "weights": low.constant(packed),
-        "bias": low.constant(_grown(layer.bias, channels)),
+        "weights": weights,
+        "bias": bias,
         "scale": low.constant(scale),
         **layer.extra,
         **others,
@@ -291,7 +303,7 @@ def finish_of(low: Lowering, node: Node) -> Finish | None:
 
 @lowers("conv", "fused_conv")
 def float_conv(low: Lowering, node: Node) -> bool:
-    """Convolutions of one or two spatial axes in f32 with known weights."""
+    """Convolutions of one or two spatial axes in f32."""
     group = low.groups.get(node)
     result = node[0]
     deal = 0
@@ -302,9 +314,9 @@ def float_conv(low: Lowering, node: Node) -> bool:
     finish = finish_of(low, node) if float_fits(low, node) else None
     if finish is None:
         return False
-    w, b = low.array(weight), low.array(bias)
+    w, b, computed = arrays(low, weight, bias, (node.name,))
     g = node_geometry(low, node)
-    assert g is not None and w is not None
+    assert g is not None
     op: Any = node.op
     source = image(low, x, g, 0.0)
     target = low.result(result, exact=False, granule=GRANULE)
@@ -312,7 +324,7 @@ def float_conv(low: Lowering, node: Node) -> bool:
     if w.ndim == 3:
         weights = weights[:, None]
     offsets = np.zeros(len(weights), np.float32) if b is None else b
-    layer = Layer(weights, offsets, op.group, "float", nodes=(node.name,))
+    layer = Layer(weights, offsets, op.group, "float", nodes=(node.name,), computed=computed)
     finish.put_on(layer)
     if deal:
         emit_dealt(low, layer, deal, lift(source), lift(target), g.lifted())
@@ -324,13 +336,13 @@ def float_conv(low: Lowering, node: Node) -> bool:
 
 def float_fits(low: Lowering, node: Node) -> bool:
     """Whether the float tile kernels can run this convolution."""
-    x, weight, bias = [*low.graph.operands(node), None][:3]
-    w = low.array(weight)
-    if x is None or w is None or node.type.dtype is not DType.f32 or x.type.rank not in (3, 4):
+    x, weight = low.graph.operands(node)[:2]
+    assert x is not None and weight is not None
+    if node.type.dtype is not DType.f32 or x.type.rank not in (3, 4):
         return False
-    known = bias is None or low.array(bias) is not None
-    known = known and affordable(low, w, node.op.group)  # type: ignore[attr-defined]
-    return known and node.type.size > 0 and w.size > 0
+    shape = low.shape(weight)
+    fits = affordable(low, shape, node.op.group)  # type: ignore[attr-defined]
+    return fits and node.type.size > 0 and 0 < math.prod(shape) < LARGEST
 
 
 def neighbour(low: Lowering, value: Value) -> Tensor:

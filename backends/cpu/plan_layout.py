@@ -16,9 +16,11 @@ IMAGE_OPS = frozenset((
     "conv", "fused_conv", "conv_integer", "conv_transpose", "fused_conv_transpose",
     "max_pool", "average_pool", "global_average_pool", "global_max_pool", "lp_pool",
     "global_lp_pool", "sum_pool_integer",
+    "conv_weight_gradient", "max_pool_gradient", "average_pool_gradient",
     "resize", "batch_normalization", "instance_normalization", "depth_to_space", "space_to_depth",
 ))  # fmt: skip
 
+GRADIENTS = frozenset(("conv_weight_gradient", "max_pool_gradient"))  # of two images
 
 POINTWISE = frozenset(
     ("clip", "requantize", "lookup", "mul_integer", "quantize_linear", "dequantize_linear")
@@ -105,13 +107,13 @@ def spatial_values(low: Lowering) -> None:
     for node in reversed(nodes):
         reads = [v for v in low.graph.operands(node) if v is not None]
         if node.op.name in IMAGE_OPS:
-            if reads and reads[0].type.rank >= 3:
-                wanted.add(reads[0])
-        elif passes_layout(low, node) and node[0] in wanted:
-            rank = node[0].type.rank
-            wanted.update(v for v in reads if v not in low.known and v.type.rank == rank)
-    for node in nodes:
-        value = node[0]
+            images = reads[:2] if node.op.name in GRADIENTS else reads[:1]
+            wanted.update(v for v in images if v.type.rank >= 3)
+        elif passes_layout(low, node):
+            ranks = {v.type.rank for v in _results(node) if v in wanted}
+            wanted.update(v for v in reads if v not in low.known and v.type.rank in ranks)
+    for value in (v for node in nodes for v in _results(node)):
+        node = value.node
         if value.type.rank < 3:
             continue
         if node.op.name in IMAGE_OPS or (node in low.groups and node.op.name == "reshape"):
@@ -123,6 +125,10 @@ def spatial_values(low: Lowering) -> None:
             same = [v for v in reads if v.type.rank == value.type.rank]
             if value in wanted or any(v in low.spatial for v in same):
                 low.spatial.add(value)
+
+
+def _results(node: Node) -> list[Value]:
+    return [node[i] for i in range(len(node.results))]
 
 
 def passes_layout(low: Lowering, node: Node) -> bool:

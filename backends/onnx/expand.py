@@ -9,7 +9,7 @@ import numpy as np
 
 from ...ir import Builder, DType, Graph, Node, UnsupportedError, Value
 from ...ir.ops.attention import Attention
-from ...ir.ops.epilogue import activation_op
+from ...ir.ops.barrier import OptimizationBarrier
 from ...ir.ops.linear import FusedMatMul
 
 ATTENTION_SINCE = 23
@@ -22,7 +22,10 @@ def body_of(node: Node, operands: Sequence[Value | None], opset: int) -> Graph |
     """
     op: Any = node.op
     if isinstance(op, FusedMatMul):
-        return _body(operands, lambda b, *xs: _product(b, op, *xs))
+        padded = [*operands, *[None] * (len(op.operands) - len(operands))]
+        return _body(padded, lambda b, *xs: op.definition(b, *xs))
+    if isinstance(op, OptimizationBarrier):
+        return _body(operands, lambda b, x: b.identity(x))
     if isinstance(op, Attention) and opset < ATTENTION_SINCE:
         return _body(operands, lambda b, *xs: _attention(b, node, *xs))
     return None
@@ -33,23 +36,6 @@ def _body(operands: Sequence[Value | None], make: Callable[..., Value]) -> Graph
     xs = [None if v is None else b.input(f"x{i}", v.type.dtype, v.shape)
           for i, v in enumerate(operands)]  # fmt: skip
     return b.outputs(y=make(b, *xs))
-
-
-def _product(
-    b: Builder, op: FusedMatMul, x: Value, w: Value, bias: Value | None = None,
-    residual: Value | None = None,
-) -> Value:  # fmt: skip
-    """activation(alpha * a' @ b' + bias + residual) step by step"""
-    y = b.mat_mul(_swap(b, x) if op.transA else x, _swap(b, w) if op.transB else w)
-    kind = y.type.dtype.numpy
-    if op.alpha != 1.0:
-        y = b.mul(y, np.asarray(op.alpha, kind))
-    for term in (bias, residual):
-        y = y if term is None else b.add(y, term)
-    if op.activation == "clip":
-        return b.clip(y, *(np.asarray(v, kind) for v in op.params))
-    made = activation_op(op.activation, op.params)
-    return y if made is None else b.graph.add(made, y)[0]
 
 
 def _swap(b: Builder, x: Value) -> Value:

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import VerifyError
 from ..op import Abstract, Array, Inferred, Op, register
 from ..types import TensorType, broadcast
+from .adjoint import ints, scaled, sum_to, where
 from .common import (
     check_axis,
     check_choice,
@@ -20,7 +22,11 @@ from .common import (
     check_scalar,
     in_wide,
 )
-from .unary import Unary, erf
+from .unary import Unary, erf, one_minus_square
+
+if TYPE_CHECKING:
+    from ..build import Builder
+    from ..graph import Value
 
 
 def sigmoid(x: Array) -> Array:
@@ -44,6 +50,9 @@ class Relu(Unary):
     def reference(self, x: Array) -> Array:
         return np.maximum(x, np.zeros((), x.dtype))
 
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        return where(b, b.greater(x, b.number(0, x)), g)
+
 
 @register
 @dataclass(frozen=True)
@@ -51,6 +60,7 @@ class Clip(Op):
     """min(max(x, low), high); NaN stays; where low > high the result is high"""
 
     axes = "x[...] low[] high[] -> y[...]"
+    settings = ("low", "high")
 
     def infer(
         self, x: Abstract, low: Abstract | None = None, high: Abstract | None = None
@@ -65,6 +75,18 @@ class Clip(Op):
         made = x if low is None else np.maximum(x, low.reshape(()))
         return made if high is None else np.minimum(made, high.reshape(()))
 
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (x, low, high), (g,) = operands, gradients
+        raised = x if low is None else b.max(x, b.reshape(low, ints(b)))
+        at_high = None if high is None else b.greater(raised, high)
+        rest = g if at_high is None else b.where(at_high, b.number(0, g), g)
+        below = None if low is None else b.less(x, low)
+        return (
+            rest if below is None else b.where(below, b.number(0, g), rest),
+            low and below and sum_to(b, where(b, below, rest), low),
+            high and at_high and sum_to(b, where(b, at_high, g), high),
+        )
+
 
 @register
 @dataclass(frozen=True)
@@ -75,6 +97,9 @@ class LeakyRelu(Unary):
 
     def reference(self, x: Array) -> Array:
         return in_wide(lambda v: np.where(v >= 0, v, v * v.dtype.type(self.alpha)), x)
+
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        return b.where(b.less(x, b.number(0, x)), scaled(b, g, self.alpha), g)
 
 
 @register
@@ -95,6 +120,14 @@ class PRelu(Op):
     def reference(self, x: Array, slope: Array) -> Array:
         return in_wide(lambda v, s: np.where(v >= 0, v, v * s), x, slope)
 
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (x, slope), (g,) = operands, gradients
+        below = b.less(x, b.number(0, x))
+        return (
+            b.where(below, b.mul(g, slope), g),
+            sum_to(b, where(b, below, b.mul(g, x)), slope),
+        )
+
 
 @register
 @dataclass(frozen=True)
@@ -106,6 +139,10 @@ class Elu(Unary):
     def reference(self, x: Array) -> Array:
         f = lambda v: np.where(v >= 0, v, self.alpha * np.expm1(np.minimum(v, 0)))  # noqa: E731
         return in_wide(f, x)
+
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        slope = b.add(y, b.number(self.alpha, y))  # alpha * e^x
+        return b.where(b.less(x, b.number(0, x)), b.mul(g, slope), g)
 
 
 @register
@@ -124,6 +161,10 @@ class Celu(Unary):
         a = self.alpha
         return in_wide(lambda v: np.maximum(v, 0) + np.minimum(a * np.expm1(v / a), 0), x)
 
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        slope = b.exp(scaled(b, b.min(x, b.number(0, x)), 1 / self.alpha))
+        return b.mul(g, slope)
+
 
 @register
 @dataclass(frozen=True)
@@ -137,6 +178,11 @@ class Selu(Unary):
         a, g = self.alpha, self.gamma
         return in_wide(lambda v: g * np.where(v > 0, v, a * np.expm1(np.minimum(v, 0))), x)
 
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        slope = b.add(y, b.number(self.alpha * self.gamma, y))  # alpha * gamma * e^x
+        above = b.greater(x, b.number(0, x))
+        return b.where(above, scaled(b, g, self.gamma), b.mul(g, slope))
+
 
 @register
 @dataclass(frozen=True)
@@ -148,6 +194,9 @@ class ThresholdedRelu(Unary):
     def reference(self, x: Array) -> Array:
         return in_wide(lambda v: np.where(v > self.alpha, v, 0), x)
 
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        return where(b, b.greater(x, b.number(self.alpha, x)), g)
+
 
 @register
 @dataclass(frozen=True)
@@ -155,6 +204,9 @@ class Sigmoid(Unary):
     """1 / (1 + e^-x)"""
 
     ufunc = sigmoid
+
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        return b.mul(g, b.mul(y, b.sub(b.number(1, y), y)))
 
 
 @register
@@ -169,6 +221,10 @@ class HardSigmoid(Unary):
         a, b = self.alpha, self.beta
         return in_wide(lambda v: np.clip(v * v.dtype.type(a) + v.dtype.type(b), 0, 1), x)
 
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        inside = b.and_(b.greater(y, b.number(0, y)), b.less(y, b.number(1, y)))
+        return where(b, inside, scaled(b, g, self.alpha))
+
 
 @register
 @dataclass(frozen=True)
@@ -177,6 +233,11 @@ class HardSwish(Unary):
 
     def reference(self, x: Array) -> Array:
         return in_wide(lambda v: v * np.clip(v / v.dtype.type(6) + v.dtype.type(0.5), 0, 1), x)
+
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        slope = b.add(scaled(b, x, 1 / 3), b.number(0.5, x))
+        middle = where(b, b.greater(x, b.number(-3, x)), b.mul(g, slope))
+        return b.where(b.less(x, b.number(3, x)), middle, g)
 
 
 @register
@@ -189,6 +250,10 @@ class Swish(Unary):
     def reference(self, x: Array) -> Array:
         return in_wide(lambda v: v * sigmoid(v * v.dtype.type(self.alpha)), x)
 
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        s = b.sigmoid(scaled(b, x, self.alpha))  # s + alpha * x s (1 - s) = s + alpha * (y - y s)
+        return b.mul(g, b.add(s, scaled(b, b.sub(y, b.mul(y, s)), self.alpha)))
+
 
 @register
 @dataclass(frozen=True)
@@ -197,6 +262,9 @@ class Tanh(Unary):
 
     ufunc = np.tanh
 
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        return b.mul(g, one_minus_square(b, y))
+
 
 @register
 @dataclass(frozen=True)
@@ -204,6 +272,9 @@ class Softplus(Unary):
     """ln(1 + e^x)"""
 
     ufunc = softplus
+
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        return b.mul(g, b.sigmoid(x))
 
 
 @register
@@ -214,6 +285,10 @@ class Softsign(Unary):
     def reference(self, x: Array) -> Array:
         return in_wide(lambda v: v / (1 + np.abs(v)), x)
 
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        root = b.add(b.number(1, x), b.abs(x))
+        return b.div(g, b.mul(root, root))
+
 
 @register
 @dataclass(frozen=True)
@@ -222,6 +297,10 @@ class Mish(Unary):
 
     def reference(self, x: Array) -> Array:
         return in_wide(lambda v: v * np.tanh(softplus(v)), x)
+
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        t = b.tanh(b.softplus(x))
+        return b.mul(g, b.add(t, b.mul(b.mul(x, b.sigmoid(x)), one_minus_square(b, t))))
 
 
 @register
@@ -243,6 +322,22 @@ class Gelu(Unary):
             return in_wide(lambda v: v / 2 * (1 + np.tanh(c * (v + 0.044715 * v**3))), x)
         return in_wide(lambda v: v / 2 * (1 + erf(v * math.sqrt(0.5))), x)
 
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        return b.mul(g, self._slope(b, x))
+
+    def _slope(self, b: Builder, x: Value) -> Value:
+        square = b.mul(x, x)
+        if self.approximate == "tanh":
+            c = math.sqrt(2 / math.pi)
+            cubed = b.mul(x, b.add(scaled(b, square, c * 0.044715), b.number(c, x)))
+            t = b.tanh(cubed)
+            inner = b.mul(x, b.add(scaled(b, square, 3 * c * 0.044715), b.number(c, x)))
+            whole = b.add(b.add(t, b.number(1, x)), b.mul(inner, one_minus_square(b, t)))
+            return scaled(b, whole, 0.5)
+        share = b.add(scaled(b, b.erf(scaled(b, x, math.sqrt(0.5))), 0.5), b.number(0.5, x))
+        bell = scaled(b, b.exp(scaled(b, square, -0.5)), 1 / math.sqrt(2 * math.pi))
+        return b.add(share, b.mul(x, bell))
+
 
 @register
 @dataclass(frozen=True)
@@ -257,6 +352,10 @@ class Shrink(Unary):
         b, t = self.bias, self.lambd
         f = lambda v: np.where(v < -t, v + b, np.where(v > t, v - b, 0))  # noqa: E731
         return in_wide(f, x)
+
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        moved = b.greater(b.abs(x), b.number(self.lambd, x))
+        return where(b, moved, g)
 
 
 # ---- along an axis -----------------------------------------------------------------------------
@@ -293,6 +392,12 @@ class Softmax(AlongAxis):
     def reference(self, x: Array) -> Array:
         return in_wide(softmax, x, axis=self.axis)
 
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (y,), (g,) = results, gradients
+        part = b.mul(g, y)
+        total = b.reduce_sum(part, ints(b, self.axis))
+        return (b.sub(part, b.mul(y, total)),)
+
 
 @register
 @dataclass(frozen=True)
@@ -301,6 +406,11 @@ class LogSoftmax(AlongAxis):
 
     def reference(self, x: Array) -> Array:
         return in_wide(log_softmax, x, axis=self.axis)
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (y,), (g,) = results, gradients
+        total = b.reduce_sum(g, ints(b, self.axis))
+        return (b.sub(g, b.mul(b.exp(y), total)),)
 
 
 @register
@@ -314,3 +424,6 @@ class Hardmax(AlongAxis):
             at = np.expand_dims(np.argmax(x, axis=self.axis), self.axis)
             np.put_along_axis(made, at, np.ones((), x.dtype), axis=self.axis)
         return made
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        return (None,)  # constant between jumps

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,10 @@ from ..errors import FeedError, VerifyError
 from ..op import Abstract, Array, Cost, Inferred, Op, memory_bytes, register
 from ..types import Dim, DType, Shape, TensorType, unify
 from .common import check_float, check_integer, check_rank, check_same, differs, in_wide
+
+if TYPE_CHECKING:
+    from ..build import Builder
+    from ..graph import Value
 
 
 @register
@@ -237,6 +241,11 @@ class Attention(Op):
         total = s + (past.type.static_shape[2] if past is not None else 0)
         return Cost(b * h * length * total * (d + e), memory_bytes(operands, results))
 
+    def definition(self, b: Builder, *operands: Value | None) -> Any:
+        from .attention_nodes import attention_nodes
+
+        return attention_nodes(self, b, operands)
+
 
 def _ints(shape: Shape) -> tuple[int, ...]:
     return TensorType(DType.f32, shape).static_shape
@@ -291,6 +300,7 @@ class RotaryEmbedding(Op):
     index them, [positions,r/2].
     """
 
+    settings = ("cos_cache", "sin_cache")
     interleaved: bool = False
     num_heads: int = 0
     rotary_embedding_dim: int = 0
@@ -384,3 +394,8 @@ class RotaryEmbedding(Op):
 
     def cost(self, *operands: Abstract | None, results: tuple[TensorType, ...]) -> Cost:
         return Cost(2 * results[0].size, memory_bytes(operands, results))
+
+    def definition(self, b: Builder, *operands: Value | None) -> Any:
+        from .attention_nodes import rotary_nodes
+
+        return rotary_nodes(self, b, operands)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ..errors import VerifyError
+from ..errors import NotDifferentiableError, VerifyError
 from ..op import Abstract, Array, Cost, Inferred, memory_bytes, register
 from ..types import Dim, Shape, TensorType
+from .adjoint import ints, known_shape, rank_of, shaped
 from .common import check_float, check_same, check_vector, differs, in_wide
 from .windows import (
     Window,
@@ -23,6 +24,10 @@ from .windows import (
     spatial,
     tap,
 )
+
+if TYPE_CHECKING:
+    from ..build import Builder
+    from ..graph import Value
 
 CHUNK = 1 << 24  # elements of unfolded input at a time
 
@@ -139,6 +144,14 @@ class Conv(Convolution):
     def cost(self, *operands: Abstract | None, results: tuple[TensorType, ...]) -> Cost:
         assert operands[1] is not None
         return self.conv_cost(operands, results[0], operands[1])
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (x, weight, bias), (g,) = operands, gradients
+        return (
+            input_gradient(b, self, g, x, weight) if b.wants(x) else None,
+            weight_gradient(b, self, x, g, weight) if b.wants(weight) else None,
+            channel_sums(b, g, bias) if b.wants(bias) else None,
+        )
 
 
 @register
@@ -260,3 +273,142 @@ class ConvTranspose(Windowed):
         assert x is not None and weight is not None
         macs = x.type.size * math.prod(weight.type.static_shape[1:])
         return Cost(macs, memory_bytes(operands, results))
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (x, weight, bias), (g,) = operands, gradients
+        kernel, sizes = _numbers(weight, "the weight's"), None
+        if self.output_shape or self.auto_pad != "NOTSET":
+            sizes = _numbers(x, "the input's")
+        w = self.transposed_window(sizes or (1,) * len(kernel), kernel)
+        extra = self.output_padding or (0,) * len(kernel)
+        pads = [*w.begin, *(e - more for e, more in zip(w.end, extra))]
+        if min(pads) < 0:  # what no element of x reaches
+            cut = ints(b, *(min(p, 0) for p in pads))
+            g = b.pad(g, cut, None, ints(b, *range(2, 2 + len(kernel))))
+        conv = Conv(w.strides, tuple(max(p, 0) for p in pads), w.dilations, group=self.group)
+        return (
+            shaped(b, b.add_op(conv, g, weight), x) if b.wants(x) else None,
+            weight_gradient(b, conv, g, x, weight) if b.wants(weight) else None,
+            channel_sums(b, gradients[0], bias) if b.wants(bias) else None,
+        )
+
+
+@register
+@dataclass(frozen=True)
+class ConvWeightGradient(Convolution):
+    """Conv's gradient for its weight: dw[o,c,k] = sum over n, p of dy[n,o,p] *
+    x[n,c,p * stride + k * dilation - pad]
+
+    The attributes are Conv's; kernel_shape says the kernel's size.
+    """
+
+    onnx = None
+    axes = "x[n,i,...] dy[n,o,...] -> dw[o,i/group,...]"
+    results = ("dw",)
+
+    def infer(self, x: Abstract, dy: Abstract) -> Inferred:
+        check_float(x)
+        dtype = check_same(x, dy)
+        if not self.kernel_shape:
+            raise VerifyError("kernel_shape is not given")
+        sizes = spatial(x)
+        if x.shape is None or sizes is None or dy.shape is None:
+            return TensorType(dtype, (None, None, *self.kernel_shape))
+        (n, channels), (m, out) = x.shape[:2], dy.shape[:2]
+        made = self.window_dims(sizes, self.kernel_shape)
+        if differs(n, m) or len(dy.shape) != len(x.shape) or any(map(differs, made, dy.shape[2:])):
+            raise VerifyError(f"dy is {dy.type}, which is no result of a convolution of {x.type}")
+        for count in (channels, out):
+            if self.group < 1 or (isinstance(count, int) and count % self.group):
+                raise VerifyError(f"{count} channels do not divide into {self.group} groups")
+        per_group = channels // self.group if isinstance(channels, int) else None
+        return TensorType(dtype, (out, per_group, *self.kernel_shape))
+
+    def reference(self, x: Array, dy: Array) -> Array:
+        return in_wide(self._run, x, dy)
+
+    def _run(self, x: Array, dy: Array) -> Array:
+        w = self.window(x.shape[2:], self.kernel_shape)
+        out, g = dy.shape[2:], self.group
+        padded = pad_spatial(x, w, out, 0)
+        made = np.zeros((dy.shape[1], x.shape[1] // g, *w.kernel), x.dtype)
+        left = dy.reshape(len(dy), g, dy.shape[1] // g, math.prod(out))
+        for at in np.ndindex(*w.kernel):
+            view = tap(padded, w, out, at).reshape(len(x), g, x.shape[1] // g, math.prod(out))
+            sums = np.matmul(left, view.swapaxes(2, 3)).sum(0)
+            made[(..., *at)] = sums.reshape(made.shape[:2])
+        return made
+
+    def cost(self, *operands: Abstract | None, results: tuple[TensorType, ...]) -> Cost:
+        assert operands[1] is not None
+        macs = operands[1].type.size * math.prod(results[0].static_shape[1:])
+        return Cost(macs, memory_bytes(operands, results))
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (x, dy), (g,) = operands, gradients  # linear in both: g has the place of the weight
+        given = (self.strides, self.pads, self.dilations, self.auto_pad, self.group)
+        conv = Conv(*given)
+        return (
+            input_gradient(b, conv, dy, x, g) if b.wants(x) else None,
+            shaped(b, b.add_op(conv, x, g), dy) if b.wants(dy) else None,
+        )
+
+
+def channel_sums(b: Builder, g: Value, bias: Value) -> Value:
+    """g summed over all but the channels (axis 1)."""
+    over = [i for i in range(rank_of(g)) if i != 1]
+    return shaped(b, b.reduce_sum(g, ints(b, *over), keepdims=False), bias)
+
+
+def weight_gradient(b: Builder, conv: Conv, x: Value, g: Value, weight: Value) -> Value:
+    """The gradient of a convolution's weight."""
+    op = ConvWeightGradient(
+        conv.strides, conv.pads, conv.dilations, conv.auto_pad, conv.group,
+        _numbers(weight, "the weight's"),
+    )  # fmt: skip
+    return shaped(b, b.add_op(op, x, g), weight)
+
+
+def input_gradient(b: Builder, conv: Conv, g: Value, x: Value, weight: Value) -> Value:
+    """The gradient of a convolution's input: the transposed convolution of g, with the elements at
+    the end that no window reached.
+    """
+    kernel = _numbers(weight, "the weight's")
+    known = x.type.with_shape(known_shape(x)[2:]).is_static
+    strides, dilations, pads = conv.check_window(kernel)
+    rank, same = len(kernel), conv.auto_pad.startswith("SAME")
+    if known:
+        window = conv.window(_numbers(x, "the input's"), kernel)
+        pads, same = window.pads, False
+    elif same and max(strides) > 1:
+        raise NotDifferentiableError(
+            f"auto_pad {conv.auto_pad} with strides needs the input's size",
+            hint="bind its symbols first",
+        )
+    extra = tuple(s - 1 for s in strides)
+    if known:
+        out = conv.window_dims(_numbers(x, "the input's"), kernel)
+        whole = [
+            (cast(int, o) - 1) * s + (k - 1) * d + 1 - pads[i] - pads[i + rank]
+            for i, (o, s, k, d) in enumerate(zip(out, strides, kernel, dilations))
+        ]
+        extra = tuple(n - m for n, m in zip(_numbers(x, "the input's"), whole))
+    op = ConvTranspose(
+        strides, () if same else pads, dilations, conv.auto_pad if same else "NOTSET", conv.group,
+        output_padding=extra,
+    )  # fmt: skip
+    made = b.add_op(op, g, weight)
+    if not known and max(strides) > 1:
+        axes = ints(b, *range(2, 2 + rank))
+        ends = b.shape(x, start=2)
+        made = b.slice(made, ints(b, *[0] * rank), ends, axes)
+    return shaped(b, made, x)
+
+
+def _numbers(x: Value, what: str) -> tuple[int, ...]:
+    """Spatial sizes, which are numbers. Raises NotDifferentiableError."""
+    sizes = known_shape(x)[2:]
+    if not all(isinstance(d, int) for d in sizes):
+        raise NotDifferentiableError(f"{what} spatial sizes {list(sizes)} are not all numbers",
+                                     hint="bind its symbols first")  # fmt: skip
+    return cast(tuple[int, ...], sizes)

@@ -7,7 +7,7 @@ finite either, and every product made of it is NaN: bad values are not hidden.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from .epilogue import activate, activation_op
 from .integer import check_matrix_zero_point, check_narrow, matrix_shifted, wrap32
 from .linear import matmul_cost, matmul_shape
 from .quantization import check_scale, saturated
+
+if TYPE_CHECKING:
+    from ..build import Builder
 
 SMALLEST_SPAN = np.float32(2.0**-100)
 """A row's range counts as at least this, so that neither 1 / span nor scale * 255 overflows."""
@@ -38,6 +41,7 @@ class QuantizeRows(Op):
     rhe(NaN) counts as 0. Scales and zero points keep the axis, with one element.
     """
 
+    straight_through = True
     onnx = None
     axes = "x[...,k] -> y[...,k]"
     results = ("y", "y_scale", "y_zero_point")
@@ -69,6 +73,10 @@ class QuantizeRows(Op):
             y = saturated(np.rint(x * factor), zero, DType.u8)
             return y, span / steps, zero.astype(np.uint8)
 
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        g = gradients[0]  # straight through, with the scale as it is
+        return (None if g is None else b.div(g, results[1]),)
+
 
 @register
 @dataclass(frozen=True)
@@ -81,6 +89,7 @@ class ScaledMatMul(Op):
     operand's shape with 1 on the other axis). `activation` and `params` are fused_conv's.
     """
 
+    not_differentiable = "its operands are integers: differentiate before lowering"
     onnx = None
     axes = "a[...,m,k] b[...,k,n] bias[n] residual[...,m,n] -> y[...,m,n]"
     activation: str = ""

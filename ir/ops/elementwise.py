@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from ..errors import VerifyError
 from ..op import Abstract, Array, Cost, Inferred, Op, memory_bytes, register
 from ..types import Dim, DType, Shape, TensorType, broadcast
+from .adjoint import in_type_of, scaled, sum_to, where
 from .common import (
     check_number,
     check_same,
     in_wide,
     wide,
 )
+
+if TYPE_CHECKING:
+    from ..build import Builder
+    from ..graph import Value
 
 Ufunc = Callable[..., Any]
 
@@ -41,6 +46,15 @@ class Binary(Op):
     def of_ints(self, a: int, b: int) -> int | None:
         """The result for two Python integers, where shape arithmetic needs it."""
         return None
+
+    def partial(self, b: Builder, g: Value, x: Value, z: Value, y: Value) -> Any:
+        """(g * dy/dx, g * dy/dz), as broadcast, for operands x and z; None for 0."""
+        raise NotImplementedError
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        x, z = operands
+        made = self.partial(b, gradients[0], x, z, results[0])
+        return [None if d is None else sum_to(b, d, v) for d, v in zip(made, operands)]
 
 
 def dims_of(f: Callable[[int, int], int | None], a: Abstract, b: Abstract) -> Shape | None:
@@ -74,6 +88,9 @@ class Add(Binary):
     def of_ints(self, a: int, b: int) -> int | None:
         return a + b
 
+    def partial(self, b: Builder, g: Value, x: Value, z: Value, y: Value) -> Any:
+        return g, g
+
 
 @register
 @dataclass(frozen=True)
@@ -84,6 +101,9 @@ class Sub(Binary):
 
     def of_ints(self, a: int, b: int) -> int | None:
         return a - b
+
+    def partial(self, b: Builder, g: Value, x: Value, z: Value, y: Value) -> Any:
+        return g, b.neg(g)
 
 
 @register
@@ -98,6 +118,9 @@ class Mul(Binary):
 
     def cost(self, *operands: Abstract | None, results: tuple[TensorType, ...]) -> Cost:
         return Cost(results[0].size, memory_bytes(operands, results))
+
+    def partial(self, b: Builder, g: Value, x: Value, z: Value, y: Value) -> Any:
+        return b.mul(g, z), b.mul(g, x)
 
 
 def _truncate(a: int, b: int) -> int:
@@ -125,6 +148,10 @@ class Div(Binary):
     def of_ints(self, a: int, b: int) -> int | None:
         return _truncate(a, b) if b else None
 
+    def partial(self, b: Builder, g: Value, x: Value, z: Value, y: Value) -> Any:
+        share = b.div(g, z)
+        return share, b.neg(b.mul(share, y))
+
 
 @register
 @dataclass(frozen=True)
@@ -138,6 +165,10 @@ class Mod(Binary):
 
     def of_ints(self, a: int, b: int) -> int | None:
         return a % b if b and not self.fmod else None
+
+    def partial(self, b: Builder, g: Value, x: Value, z: Value, y: Value) -> Any:
+        quotient = b.div(b.sub(x, y), z)  # an integer, but for rounding
+        return g, b.neg(b.mul(g, b.round(quotient)))
 
 
 @register
@@ -163,6 +194,19 @@ class Pow(Op):
             y = y.astype(x.dtype)
         return np.power(x, y).astype(a.dtype)
 
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (x, e), (y,), (g,) = operands, results, gradients
+        exponent = in_type_of(b, e, x)
+        down = b.pow(x, b.sub(exponent, b.number(1, x)))
+        slope = where(b, b.not_(b.equal(exponent, b.number(0, x))), b.mul(exponent, down))
+        positive = b.greater(x, b.number(0, x))
+        log = b.log(b.where(positive, x, b.number(1, x)))
+        made = sum_to(b, b.mul(g, b.mul(y, log)), e) if e.type.dtype.is_float else None
+        return (
+            sum_to(b, b.mul(g, slope), x),
+            None if made is None else in_type_of(b, made, e),
+        )
+
 
 @dataclass(frozen=True)
 class Variadic(Op):
@@ -185,6 +229,24 @@ class Variadic(Op):
             made = type(self).ufunc(made, x)
         return made
 
+    def parts(self, b: Builder, g: Value, xs: Any, y: Value) -> list[Value]:
+        """g * dy/dx for each operand x, as broadcast."""
+        raise NotImplementedError
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        made = self.parts(b, gradients[0], operands, results[0])
+        return [sum_to(b, d, x) for d, x in zip(made, operands)]
+
+
+def shared_extreme(b: Builder, g: Value, xs: Any, y: Value) -> list[Value]:
+    """g for the operands that are the extreme one; equal ones have equal shares."""
+    if len(xs) == 1:
+        return [g]
+    hits = [b.equal(x, y) for x in xs]
+    count = b.sum(*(b.cast(hit, to=g.type.dtype) for hit in hits))
+    share = b.div(g, count)
+    return [where(b, hit, share) for hit in hits]
+
 
 @register
 @dataclass(frozen=True)
@@ -192,6 +254,9 @@ class Max(Variadic):
     """The largest of the operands; NaN wins"""
 
     ufunc = np.maximum
+
+    def parts(self, b: Builder, g: Value, xs: Any, y: Value) -> list[Value]:
+        return shared_extreme(b, g, xs, y)
 
 
 @register
@@ -201,6 +266,9 @@ class Min(Variadic):
 
     ufunc = np.minimum
 
+    def parts(self, b: Builder, g: Value, xs: Any, y: Value) -> list[Value]:
+        return shared_extreme(b, g, xs, y)
+
 
 @register
 @dataclass(frozen=True)
@@ -208,6 +276,9 @@ class Sum(Variadic):
     """x0 + x1 + ..."""
 
     ufunc = np.add
+
+    def parts(self, b: Builder, g: Value, xs: Any, y: Value) -> list[Value]:
+        return [g] * len(xs)
 
 
 @register
@@ -219,6 +290,9 @@ class Mean(Variadic):
 
     def fold(self, *xs: Array) -> Array:
         return np.divide(super().fold(*xs), len(xs))
+
+    def parts(self, b: Builder, g: Value, xs: Any, y: Value) -> list[Value]:
+        return [scaled(b, g, 1 / len(xs))] * len(xs)
 
 
 # ---- comparison and logic ----------------------------------------------------------------------
@@ -360,3 +434,12 @@ class Where(Op):
             return None
         rows = zip(*(d * n if len(d) == 1 else d for d in found))
         return tuple((p if c else q) if isinstance(c, int) else None for c, p, q in rows)
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (condition, x, z), (g,) = operands, gradients
+        zero = b.number(0, g)
+        return (
+            None,
+            sum_to(b, b.where(condition, g, zero), x),
+            sum_to(b, b.where(condition, zero, g), z),
+        )

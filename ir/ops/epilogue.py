@@ -6,13 +6,17 @@ declared order; `clip`, with params low and high; `gelu_tanh`, gelu in its tanh 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import UnsupportedError, VerifyError
 from ..op import Array, Op, op_class
 from .activation import Gelu
+
+if TYPE_CHECKING:
+    from ..build import Builder
+    from ..graph import Value
 
 
 def activation_op(name: str, params: tuple[float, ...]) -> Op | None:
@@ -50,3 +54,11 @@ def activate(y: Array, name: str, params: tuple[float, ...]) -> Array:
         return np.minimum(np.maximum(y, low), high)
     op = activation_op(name, params)
     return y if op is None else op.reference(y)
+
+
+def activated(b: Builder, y: Value, name: str, params: tuple[float, ...]) -> Value:
+    """The activation as nodes."""
+    if name == "clip":
+        return b.clip(y, *(b.number(v, y) for v in params))
+    op = activation_op(name, params)
+    return y if op is None else b.add_op(op, y)

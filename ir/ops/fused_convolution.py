@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import VerifyError
 from ..op import Abstract, Array, Inferred, Op, register
 from ..types import TensorType, broadcast
+from .adjoint import ints, rank_of
 from .common import check_same, check_vector, in_wide
 from .convolution import Conv, ConvTranspose, along_channels
-from .epilogue import activate, activation_op
+from .epilogue import activate, activated, activation_op
+
+if TYPE_CHECKING:
+    from ..build import Builder
+    from ..graph import Value
 
 SLOPED = "prelu"
 
@@ -67,6 +72,19 @@ class Ending:
             return np.where(y >= 0, y, y * along_channels(slope, y.ndim))
         return activate(y, self.activation, self.params)
 
+    def ended(
+        self, b: Builder, y: Value, residual: Value | None, slope: Value | None
+    ) -> Value:
+        """What `finished` computes, as nodes."""
+        if residual is not None and not self.residual_last:
+            y = b.add(y, residual)
+        if slope is not None:
+            shape = ints(b, -1, *[1] * (rank_of(y) - 2))
+            y = b.prelu(y, b.reshape(slope, shape))
+        else:
+            y = activated(b, y, self.activation, self.params)
+        return b.add(y, residual) if residual is not None and self.residual_last else y
+
 
 @register
 @dataclass(frozen=True)
@@ -104,6 +122,13 @@ class FusedConv(Ending, Conv):
 
         return in_wide(run, x, weight, bias, residual, slope)
 
+    def definition(self, b: Builder, *operands: Value | None) -> Value:
+        x, weight, bias, residual, slope = operands
+        plain = Conv(**{a.name: getattr(self, a.name) for a in Conv.attributes})
+        return self.ended(b, b.add_op(plain, x, weight, bias), residual, slope)
+
+    gradient = Op.gradient  # of the whole, by its definition
+
 
 @register
 @dataclass(frozen=True)
@@ -137,3 +162,10 @@ class FusedConvTranspose(Ending, ConvTranspose):
             return self.finished(self._run(x, w, c), r, s)
 
         return in_wide(run, x, weight, bias, residual, slope)
+
+    def definition(self, b: Builder, *operands: Value | None) -> Value:
+        x, weight, bias, residual, slope = operands
+        plain = ConvTranspose(**{a.name: getattr(self, a.name) for a in ConvTranspose.attributes})
+        return self.ended(b, b.add_op(plain, x, weight, bias), residual, slope)
+
+    gradient = Op.gradient  # of the whole, by its definition

@@ -10,7 +10,8 @@ from ..op import Abstract, Array, Cost, Inferred, Op, memory_bytes, register
 from ..types import DEFAULT_LIMITS, Limits, TensorType
 
 if TYPE_CHECKING:
-    from ..graph import Graph
+    from ..build import Builder
+    from ..graph import Graph, Value
 
 
 @register
@@ -44,3 +45,7 @@ class Fusion(Op):
 
         inside = graph_cost(specialize(self.body, [x for x in operands if x is not None]))
         return Cost(inside.macs, memory_bytes(operands, results))
+
+    def definition(self, b: Builder, *operands: Value | None) -> tuple[Value, ...]:
+        feeds = {n.name: v for n, v in zip(self.body.inputs, operands) if v is not None}
+        return tuple(b.graph.splice(self.body, feeds).values())

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import FeedError, VerifyError
+from ..errors import FeedError, NotDifferentiableError, VerifyError
 from ..op import Abstract, Array, Inferred, Op, register
 from ..types import Dim, Shape, TensorType, unify
+from .adjoint import (
+    ints,
+    known_shape,
+    places,
+    put,
+    rank_of,
+    shape_of,
+    shaped,
+    size_of,
+    where,
+    zeros,
+)
 from .common import (
     check_axes,
     check_axis,
@@ -20,6 +33,10 @@ from .common import (
     unknown,
     wide,
 )
+
+if TYPE_CHECKING:
+    from ..build import Builder
+    from ..graph import Value
 
 
 @register
@@ -89,6 +106,44 @@ class Slice(Op):
             return None
         return dims[slice(*_bounds(len(dims), a[0], b[0], s[0]))]
 
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (x, starts, ends, axes, steps), (g,) = operands, gradients
+        count = length(starts.abstract)
+        which = None if axes is None else axes.abstract.as_ints()
+        if axes is None and count is not None:
+            which = tuple(range(count))
+        if which is None:
+            raise NotDifferentiableError("its axes are computed", hint="fold constants first")
+        which = check_axes(which, rank_of(x))
+        simple = self._margins(x, which, starts, ends, steps)
+        if simple is not None:
+            return (shaped(b, b.pad(g, ints(b, *simple), None, ints(b, *which)), x),)
+        for i, axis in enumerate(which):
+            part = [None if v is None else b.slice(v, ints(b, i), ints(b, i + 1))
+                    for v in (starts, ends, steps)]  # fmt: skip
+            source = b.slice(places(b, x, axis), part[0], part[1], ints(b, 0), part[2])
+            g = put(b, g, source, x, axis)
+        return (shaped(b, g, x),)
+
+    def _margins(
+        self, x: Value, axes: tuple[int, ...], starts: Value, ends: Value, steps: Value | None
+    ) -> list[int] | None:
+        """How many elements are left out before and after, where that is known and steps are 1."""
+        a, z, shape = starts.abstract.as_ints(), ends.abstract.as_ints(), known_shape(x)
+        step = (1,) if steps is None else steps.abstract.as_ints()
+        if a is None or z is None or step is None or any(s != 1 for s in step):
+            return None
+        before, after = [], []
+        for axis, start, end in zip(axes, a, z):
+            n = shape[axis]
+            if not isinstance(n, int):
+                return None
+            first, stop, _ = _bounds(n, start, end, 1)
+            assert stop is not None
+            before.append(first)
+            after.append(n - max(stop, first))
+        return [*before, *after]
+
 
 def _entries(x: Abstract, count: int) -> Shape:
     dims = x.as_dims()
@@ -138,6 +193,10 @@ class Gather(Op):
             raise VerifyError(f"indices {list(at)} are out of range for {len(dims)} elements")
         return tuple(dims[i] for i in at)
 
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (x, at), (g,) = operands, gradients
+        return shaped(b, put(b, g, at, x, check_axis(self.axis, rank_of(x))), x), None
+
 
 def _checked(indices: Array, n: int) -> Array:
     """Indices within 0..n-1. Raises FeedError."""
@@ -169,6 +228,10 @@ class GatherElements(Op):
     def reference(self, x: Array, indices: Array) -> Array:
         axis = check_axis(self.axis, x.ndim)
         return x[_grid(indices.shape, axis, _checked(indices, x.shape[axis]))]
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (x, at), (g,) = operands, gradients
+        return b.scatter_elements(zeros(b, x), at, g, axis=self.axis, reduction="add"), None
 
 
 def _check_ranks(x: Abstract, indices: Abstract, axis: int) -> None:
@@ -209,6 +272,12 @@ class GatherND(Op):
         batch = np.indices(shape, sparse=True)[:b] if b else ()
         return x[(*batch, *at)]
 
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (x, at), (g,) = operands, gradients
+        for axis in reversed(range(self.batch_dims)):
+            at = b.concat(_along(b, at, axis), at, axis=-1)
+        return b.scatter_nd(zeros(b, x), at, g, reduction="add"), None
+
 
 def _depth(x: Abstract, indices: Abstract, batch: int) -> int | None:
     """How many axes an index covers. Raises VerifyError."""
@@ -240,6 +309,40 @@ def _scatter(x: Array, at: tuple[Array, ...], updates: Array, reduction: str) ->
     return made.astype(x.dtype)
 
 
+def _along(b: Builder, at: Value, axis: int) -> Value:
+    """For each index its own place along an axis: i64 of at's shape, but 1 at the end."""
+    rank = rank_of(at)
+    own = b.reshape(places(b, at, axis), ints(b, *(-1 if i == axis else 1 for i in range(rank))))
+    sizes = [size_of(b, at, i) for i in range(rank - 1)]
+    return b.cast(b.expand(own, b.concat(*sizes, ints(b, 1), axis=0)), to=at.type.dtype)
+
+
+def scatter_gradients(
+    b: Builder, reduction: str, values: tuple[Value, ...], pick: Callable[..., Value],
+    place: Callable[..., Value],
+) -> tuple[Value, Value]:  # fmt: skip
+    """The gradients of x and of the updates, for (x, updates, y, gradient of y)."""
+    x, updates, y, g = values
+    match reduction:
+        case "add":
+            return g, pick(g)
+        case "none":  # where an index occurs twice, the last update is the one that counts
+            count = b.reshape(b.size(updates), ints(b))
+            number = b.range(b.constant(np.int64(0)), count, b.constant(np.int64(1)))
+            number = b.reshape(number, shape_of(b, updates), allowzero=True)
+            blank = b.constant_of_shape(shape_of(b, x), value=np.array([-1]))
+            last = b.equal(pick(place(blank, number)), number)
+            return place(g, zeros(b, updates)), where(b, last, pick(g))
+        case "mul":
+            factors = place(b.add(b.sub(x, x), b.number(1, x)), updates, "mul")
+            return b.mul(g, factors), b.div(pick(b.mul(g, y)), updates)
+    one, zero = b.number(1, g), b.number(0, g)
+    own = b.where(b.equal(x, y), one, zero)
+    theirs = b.where(b.equal(updates, pick(y)), one, zero)
+    share = b.div(g, place(own, theirs, "add"))
+    return b.mul(share, own), b.mul(pick(share), theirs)
+
+
 @register
 @dataclass(frozen=True)
 class ScatterElements(Op):
@@ -263,6 +366,18 @@ class ScatterElements(Op):
         axis = check_axis(self.axis, x.ndim)
         at = _grid(indices.shape, axis, _checked(indices, x.shape[axis]))
         return _scatter(x, at, updates, self.reduction)
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (x, at, updates), (y,), (g,) = operands, results, gradients
+
+        def pick(v: Value) -> Value:
+            return b.gather_elements(v, at, axis=self.axis)
+
+        def place(v: Value, new: Value, reduction: str = "none") -> Value:
+            return b.scatter_elements(v, at, new, axis=self.axis, reduction=reduction)
+
+        dx, du = scatter_gradients(b, self.reduction, (x, updates, y, g), pick, place)
+        return dx, None, du
 
 
 @register
@@ -288,3 +403,15 @@ class ScatterND(Op):
     def reference(self, x: Array, indices: Array, updates: Array) -> Array:
         at = tuple(_checked(indices[..., i], x.shape[i]) for i in range(indices.shape[-1]))
         return _scatter(x, at, updates, self.reduction)
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (x, at, updates), (y,), (g,) = operands, results, gradients
+
+        def pick(v: Value) -> Value:
+            return b.reshape(b.gather_nd(v, at), shape_of(b, updates), allowzero=True)
+
+        def place(v: Value, new: Value, reduction: str = "none") -> Value:
+            return b.scatter_nd(v, at, new, reduction=reduction)
+
+        dx, du = scatter_gradients(b, self.reduction, (x, updates, y, g), pick, place)
+        return dx, None, du

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import FeedError, VerifyError
+from ..errors import FeedError, NotDifferentiableError, VerifyError
 from ..op import Abstract, Array, Inferred, Op, register
 from ..types import Dim, Shape, TensorType, unify
+from .adjoint import ints, places, put, rank_of, shaped, size_of, zeros
 from .common import (
     check_axes,
     check_axis,
@@ -20,6 +21,9 @@ from .common import (
     length,
     unknown,
 )
+
+if TYPE_CHECKING:
+    from ..build import Builder
 
 
 @register
@@ -65,6 +69,14 @@ class Concat(Op):
                 return None
             out += dims
         return tuple(out) if len(out) <= 256 else None
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (g,), axis = gradients, check_axis(self.axis, rank_of(gradients[0]))
+        if len(operands) == 1:
+            return (g,)
+        sizes = b.concat(*(size_of(b, x, axis) for x in operands), axis=0)
+        made = b.split(g, sizes, axis=axis, num_outputs=len(operands))
+        return [shaped(b, d, x) for d, x in zip(made, operands)]
 
 
 @register
@@ -124,6 +136,10 @@ class Split(Op):
         sizes = [int(d) for d in self.pieces(x.shape[self.axis], given)]  # type: ignore[arg-type]
         ends = np.cumsum(sizes)[:-1]
         return tuple(np.split(x, ends, axis=self.axis))
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        parts = [zeros(b, y, operands[0]) if g is None else g for y, g in zip(results, gradients)]
+        return shaped(b, b.concat(*parts, axis=self.axis), operands[0]), None
 
 
 @register
@@ -210,3 +226,20 @@ class Pad(Op):
             return at % n
         period = max(2 * (n - 1), 1)
         return (n - 1) - np.abs((n - 1) - at % period)
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (x, pads, value, axes), (g,) = operands, gradients
+        if self.mode == "constant":
+            dx = b.pad(g, b.neg(pads), None, axes)
+            if value is None:
+                return (shaped(b, dx, x),)
+            lost = b.sub(*(b.reduce_sum(v, keepdims=False) for v in (g, dx)))
+            return shaped(b, dx, x), None, shaped(b, lost, value)
+        which = tuple(range(rank_of(x))) if axes is None else axes.abstract.as_ints()
+        if which is None:
+            raise NotDifferentiableError("its axes are computed", hint="fold constants first")
+        for i, axis in enumerate(check_axes(which, rank_of(x))):
+            ends = [b.slice(pads, ints(b, k), ints(b, k + 1)) for k in (i, i + len(which))]
+            source = b.pad(places(b, x, axis), b.concat(*ends, axis=0), mode=self.mode)
+            g = put(b, g, source, x, axis)
+        return shaped(b, g, x), None

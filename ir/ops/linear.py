@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import re
+import string
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import VerifyError
 from ..op import Abstract, Array, Cost, Inferred, Op, memory_bytes, register
 from ..types import Dim, Shape, TensorType, broadcast, unify
+from .adjoint import filled, ints, rank_of, scaled, shape_of, shaped, size_of, sum_to, swap_last
 from .common import (
     check_float,
     check_number,
@@ -20,7 +23,11 @@ from .common import (
     differs,
     in_wide,
 )
-from .epilogue import activate, activation_op
+from .epilogue import activate, activated, activation_op
+
+if TYPE_CHECKING:
+    from ..build import Builder
+    from ..graph import Value
 
 
 def matmul_shape(a: Shape | None, b: Shape | None) -> Shape | None:
@@ -41,6 +48,23 @@ def matmul_cost(a: Abstract, operands: tuple[Abstract | None, ...], y: TensorTyp
     return Cost(y.size * a.type.static_shape[-1], memory_bytes(operands, (y,)))
 
 
+def product_gradients(b: Builder, g: Value, x: Value, w: Value) -> tuple[Value, Value]:
+    """Gradients of matrices x and w, given that of x @ w: g @ w^T and x^T @ g, summed over the
+    axes that were broadcast. A weight that all of x shares gets one product over all of its rows.
+    """
+    if rank_of(w) == rank_of(x) == 2:
+        return b.gemm(g, w, transB=True), b.gemm(x, g, transA=True)
+    dx = sum_to(b, b.mat_mul(g, swap_last(b, w)), x)
+    if rank_of(w) == 2:
+        return dx, b.gemm(_rows(b, x), _rows(b, g), transA=True)
+    return dx, sum_to(b, b.mat_mul(swap_last(b, x), g), w)
+
+
+def _rows(b: Builder, x: Value) -> Value:
+    """x as a matrix of its last axis."""
+    return b.reshape(x, b.concat(ints(b, -1), size_of(b, x, -1), axis=0))
+
+
 @register
 @dataclass(frozen=True)
 class MatMul(Op):
@@ -58,6 +82,15 @@ class MatMul(Op):
     def cost(self, *operands: Abstract | None, results: tuple[TensorType, ...]) -> Cost:
         assert operands[0] is not None
         return matmul_cost(operands[0], operands, results[0])
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (x, w), (g,) = operands, gradients
+        front, back = rank_of(x) == 1, rank_of(w) == 1
+        g = b.unsqueeze(g, ints(b, -1)) if back else g
+        g = b.unsqueeze(g, ints(b, -2)) if front else g
+        row = b.unsqueeze(x, ints(b, 0)) if front else x
+        column = b.unsqueeze(w, ints(b, 1)) if back else w
+        return [shaped(b, d, v) for d, v in zip(product_gradients(b, g, row, column), (x, w))]
 
 
 @register
@@ -102,6 +135,21 @@ class Gemm(Op):
         assert operands[0] is not None
         inner = operands[0].type.static_shape[0 if self.transA else 1]
         return Cost(results[0].size * inner, memory_bytes(operands, results))
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (x, w, c), (g,) = operands, gradients
+        alpha, ta, tb = self.alpha, self.transA, self.transB
+        if ta:
+            dx = b.gemm(w, g, alpha=alpha, transA=tb, transB=True)
+        else:
+            dx = b.gemm(g, w, alpha=alpha, transB=not tb)
+        if tb:
+            dw = b.gemm(g, x, alpha=alpha, transA=True, transB=ta)
+        else:
+            dw = b.gemm(x, g, alpha=alpha, transA=not ta)
+        if c is None or self.beta == 0.0:
+            return dx, dw, None
+        return dx, dw, sum_to(b, scaled(b, g, self.beta), c)
 
 
 def _matrix(x: Abstract, transposed: bool) -> tuple[Dim, Dim]:
@@ -167,6 +215,15 @@ class FusedMatMul(Op):
         assert operands[0] is not None
         inner = operands[0].type.static_shape[-2 if self.transA else -1]
         return Cost(results[0].size * inner, memory_bytes(operands, results))
+
+    def definition(self, b: Builder, *operands: Value | None) -> Value:
+        x, w, bias, residual = operands
+        assert x is not None and w is not None
+        y = b.mat_mul(swap_last(b, x) if self.transA else x, swap_last(b, w) if self.transB else w)
+        y = scaled(b, y, self.alpha)
+        for term in (bias, residual):
+            y = y if term is None else b.add(y, term)
+        return activated(b, y, self.activation, self.params)
 
 
 def _turned(x: Abstract, transposed: bool, what: str) -> Shape | None:
@@ -256,6 +313,40 @@ class Einsum(Op):
         macs = math.prod(dims) * max(len(inputs) - 1, 1)
         return Cost(macs, memory_bytes(operands, results))
 
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (g,) = gradients
+        inputs, right = self.terms()
+        return [
+            self._gradient_of(b, k, g, operands, inputs, right) if b.wants(x) else None
+            for k, x in enumerate(operands)
+        ]
+
+    def _gradient_of(
+        self, b: Builder, k: int, g: Value, xs: Any, inputs: list[str], right: str
+    ) -> Value:
+        """The sum of g times the other operands, over what operand k has not.
+
+        Ones of k's shape bring in the axes that only it has; an axis that its term names twice
+        is one of its own, tied to the first by an identity matrix.
+        """
+        x, term = xs[k], inputs[k].replace("...", ".")
+        spare = iter(c for c in string.ascii_letters if c not in self.equation)
+        made, ties, eyes = "", [], []
+        for axis, letter in enumerate(term):
+            if letter != "." and letter in made:
+                other = next(spare)
+                ties.append(letter + other)
+                size = size_of(b, x, axis if "." not in term[:axis] else axis - len(term))
+                square = filled(b, b.concat(size, size, axis=0), 0, g)
+                eyes.append(b.eye_like(square))
+                letter = other
+            made += letter
+        made = made.replace(".", "...")
+        ones = filled(b, shape_of(b, x), 1, g)
+        terms = [right, *(t for i, t in enumerate(inputs) if i != k), made, *ties]
+        values = [g, *(v for i, v in enumerate(xs) if i != k), ones, *eyes]
+        return sum_to(b, b.einsum(*values, equation=f"{','.join(terms)}->{made}"), x)
+
 
 @register
 @dataclass(frozen=True)
@@ -263,6 +354,7 @@ class Det(Op):
     """The determinants of square matrices over the last two axes"""
 
     axes = "x[...,i,j] -> y[...]"
+    not_differentiable = "it needs inverse matrices, for which there is no op"
 
     def infer(self, x: Abstract) -> Inferred:
         check_float(x)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from ..errors import VerifyError
 from ..op import Abstract, Array, Inferred, Op, register
 from ..types import DType, TensorType, broadcast
+from .adjoint import in_type_of, ints, mean_factor, rank_of, scaled, shaped, size_of, sum_to
 from .common import check_axes, check_axis, check_float, check_same, check_vector, in_wide, wide
 from .convolution import along_channels
+
+if TYPE_CHECKING:
+    from ..build import Builder
+    from ..graph import Value
 
 
 def _channels(x: Abstract) -> Any:
@@ -29,6 +35,25 @@ def normalized(x: Array, axes: tuple[int, ...], epsilon: float) -> Array:
     return (x - mean) / np.sqrt(variance + x.dtype.type(epsilon))
 
 
+def channels_of(b: Builder, v: Value, rank: int) -> Value:
+    """A vector of channels as it broadcasts over (n, c, *spatial)."""
+    return b.reshape(v, ints(b, -1, *[1] * (rank - 2)))
+
+
+def affine(b: Builder, x: Value, scale: Value, bias: Value) -> Value:
+    """x * scale[c] + bias[c]"""
+    rank = rank_of(x)
+    return b.add(b.mul(x, channels_of(b, scale, rank)), channels_of(b, bias, rank))
+
+
+def centred(b: Builder, x: Value, axes: Iterable[int], epsilon: float) -> Value:
+    """What `normalized` computes, as nodes."""
+    over = ints(b, *axes)
+    off = b.sub(x, b.reduce_mean(x, over))
+    var = b.reduce_mean(b.mul(off, off), over)
+    return b.div(off, b.sqrt(b.add(var, b.number(epsilon, var))))
+
+
 @register
 @dataclass(frozen=True)
 class BatchNormalization(Op):
@@ -39,6 +64,7 @@ class BatchNormalization(Op):
     """
 
     axes = "x[n,c,...] scale[c] bias[c] mean[c] var[c] -> y[n,c,...]"
+    settings = ("mean", "var")
     results = ("y", "running_mean", "running_var")
     epsilon: float = 1e-5
     momentum: float = 0.9
@@ -73,6 +99,60 @@ class BatchNormalization(Op):
         centred = x - along_channels(mean, max(x.ndim, 2))
         return centred * along_channels(factor, x.ndim) + along_channels(bias, x.ndim)
 
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        g, *rest = gradients
+        x, scale, bias, mean, var = operands
+        if g is None or any(r is not None for r in rest):
+            return super().gradient(b, operands, results, gradients)
+        over, rank = [0, *range(2, rank_of(x))], rank_of(x)
+        own = self.training_mode
+        at = in_type_of(b, x, scale)
+        if own:
+            mean = b.reduce_mean(at, ints(b, *over), keepdims=False)
+            off = b.sub(at, channels_of(b, mean, rank))
+            var = b.reduce_mean(b.mul(off, off), ints(b, *over), keepdims=False)
+        else:
+            off = b.sub(at, channels_of(b, in_type_of(b, mean, scale), rank))
+        var = in_type_of(b, var, scale)
+        inverse = b.reciprocal(b.sqrt(b.add(var, b.number(self.epsilon, var))))
+        g = in_type_of(b, g, scale)
+        dbias = b.reduce_sum(g, ints(b, *over), keepdims=False)
+        dscale = b.mul(inverse, b.reduce_sum(b.mul(g, off), ints(b, *over), keepdims=False))
+        factor = b.mul(scale, inverse)
+        made = in_type_of(b, dscale, scale), in_type_of(b, dbias, bias)
+        if not own:
+            dx = b.mul(g, channels_of(b, factor, rank))
+            # d inverse / d var = -inverse^3 / 2
+            dvar = scaled(b, b.mul(b.mul(dscale, scale), b.mul(inverse, inverse)), -0.5)
+            dmean = b.neg(b.mul(dbias, factor))
+            return (in_type_of(b, dx, x), *made, in_type_of(b, dmean, operands[3]),
+                    in_type_of(b, dvar, operands[4]))  # fmt: skip
+        share = mean_factor(b, x, dbias)
+        level = b.mul(dbias, share)
+        tilt = b.mul(b.mul(dscale, inverse), share)
+        slope = b.add(channels_of(b, level, rank), b.mul(off, channels_of(b, tilt, rank)))
+        dx = b.mul(channels_of(b, factor, rank), b.sub(g, slope))
+        return in_type_of(b, dx, x), *made, None, None
+
+    def definition(self, b: Builder, *operands: Value | None) -> Any:
+        x, scale, bias, mean, var = cast("tuple[Value, ...]", operands)
+        rank, m = rank_of(x), self.momentum
+        over = ints(b, 0, *range(2, rank))
+        own_mean, own_var = mean, var
+        if self.training_mode:
+            own_mean = in_type_of(b, b.reduce_mean(x, over, keepdims=False), mean)
+            off = b.sub(x, channels_of(b, in_type_of(b, own_mean, x), rank))
+            own_var = in_type_of(b, b.reduce_mean(b.mul(off, off), over, keepdims=False), var)
+        inverse = b.reciprocal(b.sqrt(b.add(own_var, b.number(self.epsilon, own_var))))
+        off = b.sub(in_type_of(b, x, scale), channels_of(b, in_type_of(b, own_mean, scale), rank))
+        y = affine(b, off, b.mul(scale, in_type_of(b, inverse, scale)), in_type_of(b, bias, scale))
+        y = in_type_of(b, y, x)
+        if not self.training_mode:
+            return y
+        moved = (b.add(scaled(b, v, m), scaled(b, own, 1 - m))
+                 for v, own in ((mean, own_mean), (var, own_var)))  # fmt: skip
+        return y, *moved
+
 
 @register
 @dataclass(frozen=True)
@@ -95,6 +175,11 @@ class InstanceNormalization(Op):
     def _run(self, x: Array, scale: Array, bias: Array) -> Array:
         y = normalized(x, tuple(range(2, x.ndim)), self.epsilon)
         return y * along_channels(scale, x.ndim) + along_channels(bias, x.ndim)
+
+    def definition(self, b: Builder, *operands: Value | None) -> Value:
+        x, scale, bias = cast("tuple[Value, ...]", operands)
+        y = centred(b, x, range(2, rank_of(x)), self.epsilon)
+        return affine(b, y, scale, bias)
 
 
 @register
@@ -127,6 +212,12 @@ class GroupNormalization(Op):
         grouped = x.reshape(n, self.num_groups, c // self.num_groups, *x.shape[2:])
         y = normalized(grouped, tuple(range(2, grouped.ndim)), self.epsilon).reshape(x.shape)
         return y * along_channels(scale, x.ndim) + along_channels(bias, x.ndim)
+
+    def definition(self, b: Builder, *operands: Value | None) -> Value:
+        x, scale, bias = cast("tuple[Value, ...]", operands)
+        grouped = b.reshape(x, ints(b, 0, self.num_groups, -1))
+        y = centred(b, grouped, (2,), self.epsilon)
+        return affine(b, shaped(b, y, x), scale, bias)
 
 
 @register
@@ -167,6 +258,37 @@ class LayerNormalization(Op):
         y = y if bias is None else y + wide(bias)
         return (y.astype(x.dtype), mean, inverse)[: self.outputs]
 
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (x, scale, bias), g = operands, gradients[0]
+        if any(r is not None for r in gradients[1:]):
+            return super().gradient(b, operands, results, gradients)
+        axis = check_axis(self.axis, rank_of(x))
+        over = ints(b, *range(axis, rank_of(x)))
+        off = b.sub(x, b.reduce_mean(x, over))
+        var = b.reduce_mean(b.mul(off, off), over)
+        inverse = b.reciprocal(b.sqrt(b.add(var, b.number(self.epsilon, var))))
+        y = b.mul(off, inverse)
+        part = b.mul(g, scale)
+        level = b.reduce_mean(part, over)
+        tilt = b.mul(y, b.reduce_mean(b.mul(part, y), over))
+        dx = b.mul(inverse, b.sub(b.sub(part, level), tilt))
+        dbias = None if bias is None else sum_to(b, g, bias)
+        return dx, sum_to(b, b.mul(g, y), scale), dbias
+
+    def definition(self, b: Builder, *operands: Value | None) -> tuple[Value, ...]:
+        x, scale, bias = operands
+        assert x is not None and scale is not None
+        over = ints(b, *range(check_axis(self.axis, rank_of(x)), rank_of(x)))
+        mean = b.reduce_mean(x, over)
+        off = b.sub(x, mean)
+        var = b.reduce_mean(b.mul(off, off), over)
+        inverse = b.reciprocal(b.sqrt(b.add(var, b.number(self.epsilon, var))))
+        y = b.mul(b.mul(off, inverse), scale)
+        y = y if bias is None else b.add(y, bias)
+        wide = DType.f64 if x.type.dtype is DType.f64 else DType.f32
+        return tuple(v if v is y or v.type.dtype is wide else b.cast(v, to=wide)
+                     for v in (y, mean, inverse))[: self.outputs]  # fmt: skip
+
 
 def _fits_tail(vector: Abstract | None, x: Abstract, axis: int) -> None:
     """Scale and bias broadcast to the normalized part of x."""
@@ -199,6 +321,12 @@ class RMSNormalization(Op):
         mean = np.mean(np.square(v), axis=axes, keepdims=True)
         return (v / np.sqrt(mean + v.dtype.type(self.epsilon)) * wide(scale)).astype(scale.dtype)
 
+    def definition(self, b: Builder, *operands: Value | None) -> Value:
+        x, scale = cast("tuple[Value, Value]", operands)
+        over = ints(b, *range(check_axis(self.axis, rank_of(x)), rank_of(x)))
+        root = b.sqrt(b.add(b.reduce_mean(b.mul(x, x), over), b.number(self.epsilon, x)))
+        return b.mul(in_type_of(b, b.div(x, root), scale), scale)
+
 
 @register
 @dataclass(frozen=True)
@@ -223,6 +351,13 @@ class LpNormalization(Op):
 
         return in_wide(run, x)
 
+    def definition(self, b: Builder, *operands: Value | None) -> Value:
+        (x,) = cast("tuple[Value]", operands)
+        reduce = b.reduce_l1 if self.p == 1 else b.reduce_l2
+        norm = reduce(x, ints(b, self.axis))
+        none = b.equal(norm, b.number(0, norm))
+        return b.where(none, b.number(0, x), b.div(x, b.where(none, b.number(1, norm), norm)))
+
 
 @register
 @dataclass(frozen=True)
@@ -245,6 +380,13 @@ class MeanVarianceNormalization(Op):
             return (v - mean) / (np.sqrt(variance) + v.dtype.type(1e-9))
 
         return in_wide(run, x)
+
+    def definition(self, b: Builder, *operands: Value | None) -> Value:
+        (x,) = cast("tuple[Value]", operands)
+        over = ints(b, *self.over)
+        off = b.sub(x, b.reduce_mean(x, over))
+        root = b.sqrt(b.reduce_mean(b.mul(off, off), over))
+        return b.div(off, b.add(root, b.number(1e-9, root)))
 
 
 @register
@@ -278,3 +420,14 @@ class LRN(Op):
         high, low = np.minimum(at + after + 1, channels), np.maximum(at - before, 0)
         total = sums[:, high] - sums[:, low]
         return x / (self.bias + self.alpha / self.size * total) ** self.beta
+
+    def definition(self, b: Builder, *operands: Value | None) -> Value:
+        (x,) = cast("tuple[Value]", operands)
+        # A mean over channels is a pooling over the first of two spatial axes.
+        flat = b.reshape(b.mul(x, x), b.concat(size_of(b, x, 0), ints(b, 1), size_of(b, x, 1),
+                                               ints(b, -1), axis=0))  # fmt: skip
+        pads = ((self.size - 1) // 2, 0, self.size // 2, 0)
+        means = b.average_pool(flat, kernel_shape=(self.size, 1), pads=pads,
+                               count_include_pad=True)  # fmt: skip
+        base = b.add(scaled(b, shaped(b, means, x), self.alpha), b.number(self.bias, x))
+        return b.div(x, b.pow(base, b.number(self.beta, x)))

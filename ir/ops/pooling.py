@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from ..errors import VerifyError
 from ..op import Abstract, Array, Inferred, Op, register
 from ..types import DType, TensorType
-from .common import check_float, check_number, in_wide
-from .windows import Window, Windowed, pad_spatial, spatial
+from .adjoint import extreme_gradient, ints, mean_factor, rank_of, shape_of, shaped, spread, where
+from .common import check_float, check_integer, check_number, check_same, in_wide, unknown
+from .windows import Window, Windowed, pad_spatial, spatial, tap
+
+if TYPE_CHECKING:
+    from ..build import Builder
+    from ..graph import Value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +40,11 @@ class Pool(Windowed):
             return TensorType(x.dtype, None)
         dims = self.window_dims(sizes, self.kernel_shape, self.ceil_mode)
         return TensorType(x.dtype, (*x.shape[:2], *dims))
+
+    @staticmethod
+    def attributes_of(op: Pool) -> dict[str, Any]:
+        """The attributes that every pooling has."""
+        return {f.name: getattr(op, f.name) for f in dataclasses.fields(Pool)}
 
     def geometry(self, x: Array) -> tuple[Window, tuple[int, ...]]:
         out = self.window_dims(x.shape[2:], self.kernel_shape, self.ceil_mode)
@@ -115,6 +126,12 @@ class MaxPool(Pool):
             best, at = value, place
         return best, at
 
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (x,), g = operands, gradients[0]
+        if g is None:
+            return (None,)
+        return (b.add_op(MaxPoolGradient(**Pool.attributes_of(self)), x, g),)
+
 
 @register
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +162,11 @@ class AveragePool(Pool):
         count = self.counts(x.shape[2:], w, out)
         return in_wide(lambda v: pool(v, w, out, 0, np.add) / count.astype(v.dtype), x)
 
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        given = Pool.attributes_of(self)
+        op = AveragePoolGradient(**given, count_include_pad=self.count_include_pad)
+        return (shaped(b, b.add_op(op, gradients[0], shape_of(b, operands[0])), operands[0]),)
+
 
 @register
 @dataclass(frozen=True, kw_only=True)
@@ -163,10 +185,116 @@ class LpPool(Pool):
         p = self.p
         return in_wide(lambda v: pool(np.abs(v) ** p, w, out, 0, np.add) ** (1 / p), x)
 
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (x,), (y,), (g,) = operands, results, gradients
+        down = b.div(g, _power(b, y, self.p - 1)) if self.p > 1 else g
+        # 0 / 0 where a window is all zeros, whose elements get 0
+        down = where(b, b.greater(y, b.number(0, y)), down)
+        op = AveragePoolGradient(**Pool.attributes_of(self), total=True)
+        each = shaped(b, b.add_op(op, down, shape_of(b, x)), x)
+        return (b.mul(each, signed_power(b, x, self.p - 1)),)
+
 
 def _check_p(p: int) -> None:
     if not 1 <= p <= 64:
         raise VerifyError(f"p is {p}, which should lie within 1..64")
+
+
+def _power(b: Builder, x: Value, p: float) -> Value:
+    return x if p == 1 else b.pow(x, b.number(p, x))
+
+
+def signed_power(b: Builder, x: Value, p: float) -> Value:
+    """sign(x) * |x|^p"""
+    if p == 1:
+        return x
+    return b.sign(x) if p == 0 else b.mul(b.sign(x), _power(b, b.abs(x), p))
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class MaxPoolGradient(Pool):
+    """MaxPool's gradient: each element of dy added at the place of its window's largest element
+
+    Of equal elements the first counts, as in MaxPool's indices.
+    """
+
+    onnx = None
+    axes = "x[n,c,...] dy[n,c,...] -> dx[n,c,...]"
+    results = ("dx",)
+
+    def infer(self, x: Abstract, dy: Abstract) -> Inferred:
+        check_float(x)
+        check_same(x, dy)
+        if not self.pool_type(x).accepts(dy.type):
+            raise VerifyError(f"dy is {dy.type}, which is no pooling of {x.type}")
+        return x.type
+
+    def reference(self, x: Array, dy: Array) -> Array:
+        return in_wide(self._run, x, dy)
+
+    def _run(self, x: Array, dy: Array) -> Array:
+        _, at = MaxPool(**Pool.attributes_of(self), outputs=2).reference(x)
+        inside = at >= 0
+        sums = np.bincount(at[inside], dy[inside], minlength=x.size)  # in double precision
+        return sums.reshape(x.shape).astype(dy.dtype)
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (x, dy), (g,) = operands, gradients  # linear in dy, whose places depend on x in jumps
+        _, at = b.add_op(MaxPool(**Pool.attributes_of(self), outputs=2), x)
+        picked = b.gather(b.reshape(g, ints(b, -1)), at)
+        inside = b.greater_or_equal(at, b.number(0, at))
+        return None, shaped(b, where(b, inside, picked), dy)
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class AveragePoolGradient(Pool):
+    """AveragePool's gradient for an input of this shape: each element of dy, divided by its
+    window's count (not with `total`), added to all elements of the window
+    """
+
+    onnx = None
+    axes = "dy[n,c,...] -> dx[n,c,...]"
+    results = ("dx",)
+    count_include_pad: bool = False
+    total: bool = False
+
+    def infer(self, dy: Abstract, shape: Abstract) -> Inferred:
+        check_float(dy, "dy")
+        check_integer(shape, "the shape")
+        dims, rank = shape.as_dims(), len(self.kernel_shape) + 2
+        made = TensorType(dy.dtype, unknown(rank) if dims is None else dims)
+        if not self.pool_type(Abstract(made)).accepts(dy.type):
+            raise VerifyError(f"dy is {dy.type}, which is no pooling of {made}")
+        return made
+
+    def reference(self, dy: Array, shape: Array) -> Array:
+        return in_wide(lambda v: self._run(v, tuple(int(n) for n in shape)), dy)
+
+    def _run(self, dy: Array, shape: tuple[int, ...]) -> Array:
+        w, out = self.window(shape[2:], self.kernel_shape), dy.shape[2:]
+        if not self.total:
+            dy = dy / self.forward().counts(shape[2:], w, out).astype(dy.dtype)
+        made = pad_spatial(np.zeros(shape, dy.dtype), w, out, 0)
+        made = made.copy() if made.base is not None else made
+        for at in np.ndindex(*w.kernel):
+            view = tap(made, w, out, at)
+            view += dy
+        inside = [slice(b, b + n) for b, n in zip(w.begin, shape[2:])]
+        return made[(slice(None), slice(None), *inside)]
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        given, (g,) = Pool.attributes_of(self), gradients
+        if self.total:  # sums are those of positive elements less those of negative ones
+            zero, sums = b.number(0, g), LpPool(**given, p=1)
+            parts = (b.max(g, zero), b.max(b.neg(g), zero))
+            return b.sub(*(b.add_op(sums, v) for v in parts)), None
+        return b.add_op(self.forward(), g), None
+
+    def forward(self) -> AveragePool:
+        """The pooling whose gradient this is."""
+        return AveragePool(**Pool.attributes_of(self), count_include_pad=self.count_include_pad)
 
 
 @dataclass(frozen=True)
@@ -195,6 +323,10 @@ class GlobalAveragePool(GlobalPool):
     def reference(self, x: Array) -> Array:
         return in_wide(lambda v: np.mean(v, axis=_over(v), keepdims=True), x)
 
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (x,), (g,) = operands, gradients
+        return (spread(b, b.mul(g, mean_factor(b, x, g)), x),)
+
 
 @register
 @dataclass(frozen=True)
@@ -203,6 +335,11 @@ class GlobalMaxPool(GlobalPool):
 
     def reference(self, x: Array) -> Array:
         return in_wide(lambda v: np.max(v, axis=_over(v), keepdims=True, initial=-np.inf), x)
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (x,), (y,), (g,) = operands, results, gradients
+        over = ints(b, *range(2, rank_of(x)))
+        return (extreme_gradient(b, g, x, y, over),)
 
 
 @register
@@ -219,3 +356,9 @@ class GlobalLpPool(GlobalPool):
     def reference(self, x: Array) -> Array:
         f = lambda v: np.sum(np.abs(v) ** self.p, axis=_over(v), keepdims=True)  # noqa: E731
         return in_wide(lambda v: f(v) ** (1 / self.p), x)
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (x,), (y,), (g,) = operands, results, gradients
+        down = b.div(g, _power(b, y, self.p - 1)) if self.p > 1 else g
+        down = where(b, b.greater(y, b.number(0, y)), down)
+        return (b.mul(down, signed_power(b, x, self.p - 1)),)

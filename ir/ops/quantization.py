@@ -7,13 +7,14 @@ refused by inference (VerifyError), another when it is run (FeedError).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from ..errors import FeedError, VerifyError
 from ..op import Abstract, Array, Cost, Inferred, Op, register
 from ..types import DType, TensorType
+from .adjoint import in_type_of, ints, known_shape, places, put, rank_of, shaped, where
 from .common import check_axis, check_float, check_scalar, check_vector, differs, wide
 from .convolution import Convolution, along_channels, convolve
 from .integer import (
@@ -25,6 +26,10 @@ from .integer import (
     wrap32,
 )
 from .linear import matmul_cost, matmul_shape
+
+if TYPE_CHECKING:
+    from ..build import Builder
+    from ..graph import Value
 
 STORED = (DType.i8, DType.u8, DType.i16, DType.u16, DType.i4, DType.u4, DType.i2, DType.u2)
 
@@ -53,6 +58,7 @@ class Quantization(Op):
     vector), or one per `block_size` elements along it (x's rank).
     """
 
+    settings = ("scale", "zero_point")
     axis: int = 1
     block_size: int = 0
 
@@ -92,6 +98,28 @@ class Quantization(Op):
             return v.reshape([-1 if i == axis else 1 for i in range(len(shape))])
         return np.take(v, np.arange(shape[axis]) // self.block_size, axis=axis)
 
+    def spread_value(self, b: Builder, v: Value, x: Value) -> Value:
+        """What `spread` computes, as nodes."""
+        if known_shape(v) in ((), (1,)):
+            return b.reshape(v, ints(b))
+        axis = check_axis(self.axis, rank_of(x))
+        if not self.block_size:
+            return b.reshape(v, ints(b, *(-1 if i == axis else 1 for i in range(rank_of(x)))))
+        return b.gather(v, self._blocks(b, x, axis), axis=axis)
+
+    def _blocks(self, b: Builder, x: Value, axis: int) -> Value:
+        return b.div(places(b, x, axis), b.constant(np.int64(self.block_size)))
+
+    def gathered(self, b: Builder, g: Value, scale: Value, x: Value) -> Value:
+        """g, of x's shape, summed into the scale's: the adjoint of `spread_value`."""
+        if known_shape(scale) in ((), (1,)):
+            return shaped(b, b.reduce_sum(g, keepdims=False), scale)
+        axis = check_axis(self.axis, rank_of(x))
+        if self.block_size:
+            return shaped(b, put(b, g, self._blocks(b, x, axis), scale, axis), scale)
+        over = ints(b, *(i for i in range(rank_of(x)) if i != axis))
+        return shaped(b, b.reduce_sum(g, over, keepdims=False), scale)
+
 
 @register
 @dataclass(frozen=True)
@@ -102,6 +130,7 @@ class QuantizeLinear(Quantization):
     single precision (double for f64). `saturate` and `precision` concern ONNX's float types.
     """
 
+    straight_through = True
     output_dtype: DType | None = None
     saturate: bool = True
     precision: DType | None = None
@@ -129,6 +158,27 @@ class QuantizeLinear(Quantization):
         steps = np.rint(x.astype(kind) / self.spread(scale, x.shape).astype(kind))
         zero = None if zero_point is None else self.spread(zero_point, x.shape)
         return saturated(steps, zero, dtype)
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        """Straight through the rounding (Y. Bengio and others, 2013): 1 / scale within the range,
+        0 where it clips. With DequantizeLinear's, the scale's gradient is that of LSQ: x's error
+        in steps within the range, the bound itself outside (S. Esser and others, 2020).
+        """
+        (x, scale, zero), (y,), (g,) = operands, results, gradients
+        real = in_type_of(b, x, g)
+        factor = self.spread_value(b, in_type_of(b, scale, g), x)
+        steps = b.div(real, factor)
+        shift = b.number(0, g) if zero is None else \
+            self.spread_value(b, b.cast(zero, to=g.type.dtype), x)  # fmt: skip
+        low, high = (b.number(v, g) for v in y.type.dtype.bounds)
+        place = b.round(b.add(steps, shift))
+        inside = b.and_(b.greater_or_equal(place, low), b.less_or_equal(place, high))
+        each = where(b, inside, b.div(g, factor))
+        dx = in_type_of(b, each, x) if x.type.dtype.is_float else None
+        if not b.wants(scale):
+            return (dx,)
+        dscale = self.gathered(b, b.neg(b.mul(each, steps)), scale, x)
+        return dx, in_type_of(b, dscale, scale)
 
 
 def saturated(steps: Array, zero: Array | None, dtype: DType) -> Array:
@@ -168,6 +218,17 @@ class DequantizeLinear(Quantization):
         made = self.output_dtype.numpy if self.output_dtype else scale.dtype
         return (steps.astype(factor.dtype) * factor).astype(made)
 
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (x, scale, zero), (g,) = operands, gradients
+        g = in_type_of(b, g, scale)
+        dx = b.mul(g, self.spread_value(b, scale, x))
+        if not b.wants(scale):
+            return (dx,)
+        steps = b.cast(x, to=g.type.dtype)
+        if zero is not None:
+            steps = b.sub(steps, self.spread_value(b, b.cast(zero, to=g.type.dtype), x))
+        return dx, self.gathered(b, b.mul(g, steps), scale, x)
+
 
 @register
 @dataclass(frozen=True)
@@ -178,6 +239,7 @@ class DynamicQuantizeLinear(Op):
         zero_point = clamp(rhe(-min(x, 0) / scale), 0, 255)
     """
 
+    straight_through = True
     results = ("y", "y_scale", "y_zero_point")
 
     def infer(self, x: Abstract) -> Inferred:
@@ -198,6 +260,10 @@ class DynamicQuantizeLinear(Op):
         zero = np.clip(np.rint(-low / scale), 0, 255)
         y = saturated(np.rint(x / scale), zero, DType.u8)
         return y, np.asarray(scale, np.float32), zero.astype(np.uint8)
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        g = gradients[0]  # straight through, with the scale as it is
+        return (None if g is None else b.div(g, results[1]),)
 
 
 # ---- QLinear: dequantize, compute, quantize in one op ------------------------------------------

@@ -5,13 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..errors import VerifyError
+from ..errors import NotDifferentiableError, VerifyError
 from ..op import Abstract, Array, Inferred, Op, register
 from ..types import DType, Shape, TensorType
+from .adjoint import (
+    extreme_gradient,
+    ints,
+    inverse,
+    keep_axes,
+    known_shape,
+    mean_factor,
+    move,
+    rank_of,
+    scaled,
+    shape_of,
+    shaped,
+    size_of,
+    spread,
+)
 from .common import (
     check_axes,
     check_axis,
@@ -23,6 +38,10 @@ from .common import (
     wide,
 )
 from .pooling import lowest
+
+if TYPE_CHECKING:
+    from ..build import Builder
+    from ..graph import Value
 
 
 @dataclass(frozen=True)
@@ -73,6 +92,31 @@ class Reduction(Op):
             made = type(self).run(v, over, self.keepdims)
         return np.asarray(made).astype(x.dtype)
 
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value, axes: Value | None) -> Value:
+        """The gradient of x; g and y broadcast to x."""
+        raise NotImplementedError
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (x, axes), (y,), (g,) = operands, results, gradients
+        axes = None if _is_empty(axes) else axes
+        kept = self.keepdims
+        if axes is None and self.noop_with_empty_axes:
+            axes, kept = ints(b), True
+        g, y = (keep_axes(b, v, axes, kept) for v in (g, y))
+        return shaped(b, self.derivative(b, g, x, y, axes), x), None
+
+
+def _is_empty(axes: Value | None) -> bool:
+    return axes is not None and known_shape(axes) == (0,)
+
+
+def _known(x: Value | None, what: str) -> tuple[int, ...]:
+    """The contents of a constant vector. Raises NotDifferentiableError."""
+    found = () if x is None else x.abstract.as_ints()
+    if found is None:
+        raise NotDifferentiableError(f"{what} are computed", hint="fold constants first")
+    return found
+
 
 def _float(x: Array) -> Array:
     return x if x.dtype.kind == "f" else x.astype(np.float64)
@@ -88,6 +132,9 @@ class ReduceSum(Reduction):
     def dims(self, x: Abstract, axes: Abstract | None = None) -> Shape | None:
         return _joined_dims(x, sum)
 
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value, axes: Value | None) -> Value:
+        return spread(b, g, x)
+
 
 @register
 @dataclass(frozen=True)
@@ -98,6 +145,21 @@ class ReduceProd(Reduction):
 
     def dims(self, x: Abstract, axes: Abstract | None = None) -> Shape | None:
         return _joined_dims(x, math.prod)
+
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value, axes: Value | None) -> Value:
+        # The product of all others, which holds where some are 0: those before times those after.
+        rank = rank_of(x)
+        gone = self.over(_known(axes, "the axes"), rank)
+        last = [i for i in range(rank) if i not in gone] + list(gone)
+        moved = move(b, x, last)
+        rows = b.reshape(moved, b.concat(
+            *(size_of(b, x, i) for i in last[: rank - len(gone)]), ints(b, -1), axis=0
+        ))  # fmt: skip
+        end = b.constant(np.int64(-1))
+        before = b.cum_prod(rows, end, exclusive=True)
+        after = b.cum_prod(rows, end, exclusive=True, reverse=True)
+        others = b.reshape(b.mul(before, after), shape_of(b, moved), allowzero=True)
+        return b.mul(g, move(b, others, inverse(last)))
 
 
 def _joined_dims(x: Abstract, join: Callable[..., int]) -> Shape | None:
@@ -111,6 +173,9 @@ class ReduceMean(Reduction):
     """mean of x; integers toward zero"""
 
     run = staticmethod(lambda v, a, k: np.mean(v, axis=a, keepdims=k))
+
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value, axes: Value | None) -> Value:
+        return spread(b, b.mul(g, mean_factor(b, x, y)), x)
 
 
 def _maximum(v: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
@@ -131,6 +196,9 @@ class ReduceMax(Reduction):
 
     run, with_bool = _maximum, True
 
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value, axes: Value | None) -> Value:
+        return g if _is_empty(axes) else extreme_gradient(b, g, x, y, axes)
+
 
 @register
 @dataclass(frozen=True)
@@ -138,6 +206,9 @@ class ReduceMin(Reduction):
     """the smallest x; of nothing, the type's largest value"""
 
     run, with_bool = _minimum, True
+
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value, axes: Value | None) -> Value:
+        return g if _is_empty(axes) else extreme_gradient(b, g, x, y, axes)
 
 
 @register
@@ -149,6 +220,9 @@ class ReduceL1(Reduction):
     each = np.abs
     run = staticmethod(lambda v, a, k: np.sum(np.abs(v), axis=a, keepdims=k, dtype=v.dtype))
 
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value, axes: Value | None) -> Value:
+        return b.mul(g, b.sign(x))
+
 
 @register
 @dataclass(frozen=True)
@@ -159,6 +233,10 @@ class ReduceL2(Reduction):
     each = np.abs
     run = staticmethod(lambda v, a, k: np.sqrt(np.sum(_float(v) ** 2, axis=a, keepdims=k)))
 
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value, axes: Value | None) -> Value:
+        norm = b.where(b.greater(y, b.number(0, y)), y, b.number(1, y))
+        return b.mul(b.div(g, norm), x)
+
 
 @register
 @dataclass(frozen=True)
@@ -168,6 +246,9 @@ class ReduceSumSquare(Reduction):
     each = np.square
     run = staticmethod(lambda v, a, k: np.sum(np.square(v), axis=a, keepdims=k, dtype=v.dtype))
 
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value, axes: Value | None) -> Value:
+        return b.mul(scaled(b, g, 2.0), x)
+
 
 @register
 @dataclass(frozen=True)
@@ -176,6 +257,9 @@ class ReduceLogSum(Reduction):
 
     each = np.log
     run = staticmethod(lambda v, a, k: np.log(np.sum(v, axis=a, keepdims=k)))
+
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value, axes: Value | None) -> Value:
+        return spread(b, b.div(g, b.exp(y)), x)
 
 
 def _log_sum_exp(v: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
@@ -192,6 +276,9 @@ class ReduceLogSumExp(Reduction):
     """ln(sum of e^x) without overflow"""
 
     run = _log_sum_exp
+
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value, axes: Value | None) -> Value:
+        return b.mul(g, b.exp(b.sub(x, y)))
 
 
 @dataclass(frozen=True)
@@ -274,6 +361,10 @@ class CumSum(Running):
 
     run = np.cumsum
 
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        flags = {"exclusive": self.exclusive, "reverse": not self.reverse}
+        return b.cum_sum(gradients[0], operands[1], **flags), None
+
 
 @register
 @dataclass(frozen=True)
@@ -281,3 +372,8 @@ class CumProd(Running):
     """Running product along an axis"""
 
     run, start = np.cumprod, 1
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (x, axis), (y,), (g,) = operands, results, gradients
+        flags = {"exclusive": self.exclusive, "reverse": not self.reverse}
+        return b.div(b.cum_sum(b.mul(g, y), axis, **flags), x), None  # where no x is 0

@@ -5,14 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from ..errors import FeedError, VerifyError
 from ..op import Abstract, Array, Cost, Inferred, Op, memory_bytes, register
 from ..types import Dim, DType, Shape, TensorType
-from .common import check_axes, check_choice, check_number, known, length, unknown
+from .adjoint import shape_of, shaped
+from .common import check_axes, check_choice, check_integer, check_number, known, length, unknown
+
+if TYPE_CHECKING:
+    from ..build import Builder
+    from ..graph import Value
 
 COORDINATES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners",
                "asymmetric", "tf_crop_and_resize")  # fmt: skip
@@ -42,6 +48,7 @@ class Resize(Op):
     """
 
     renamed = (("axes", "over"),)
+    held = MappingProxyType({"roi": "it is a place", "scales": "they are sizes"})
     mode: str = "nearest"
     coordinate_transformation_mode: str = "half_pixel"
     nearest_mode: str = "round_prefer_floor"
@@ -231,6 +238,11 @@ class Resize(Op):
         per_axis = {"nearest": 0, "linear": 2, "cubic": 4}[self.mode]
         return Cost(results[0].size * per_axis, memory_bytes(operands, results))
 
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (x, *rest), (g,) = operands, gradients
+        op = ResizeGradient(**{a.name: getattr(self, a.name) for a in Resize.attributes})
+        return (shaped(b, b.add_op(op, g, shape_of(b, x), *rest), x),)
+
 
 def given(x: Abstract | None) -> Abstract | None:
     """An empty tensor stands for an operand left out."""
@@ -256,6 +268,7 @@ def _wide(x: Array) -> np.dtype:
 class Upsample(Op):
     """resize by `scales` with asymmetric coordinates, nearest (floor) or linear (ONNX opset 9)"""
 
+    held = MappingProxyType({"scales": "they are sizes"})
     mode: str = "nearest"
 
     def resize(self) -> Resize:
@@ -270,3 +283,71 @@ class Upsample(Op):
 
     def cost(self, *operands: Abstract | None, results: tuple[TensorType, ...]) -> Cost:
         return self.resize().cost(*operands, results=results)
+
+    def definition(self, b: Builder, *operands: Value | None) -> Value:
+        return b.add_op(self.resize(), operands[0], None, operands[1])
+
+
+@register
+@dataclass(frozen=True)
+class ResizeGradient(Resize):
+    """Resize's gradient for an x of this shape: each element of dy added, by the weights that
+    Resize has, where it was read from; the attributes and the last operands are Resize's
+    """
+
+    onnx = None
+    results = ("dx",)
+
+    def infer(
+        self,
+        dy: Abstract,
+        shape: Abstract,
+        roi: Abstract | None = None,
+        scales: Abstract | None = None,
+        sizes: Abstract | None = None,
+    ) -> Inferred:
+        check_integer(shape, "the shape")
+        dims, count = shape.as_dims(), length(shape)
+        if dims is None and count is not None:
+            dims = unknown(count)
+        made = TensorType(dy.dtype, dims)
+        y = super().infer(Abstract(made), roi, scales, sizes)
+        if not isinstance(y, TensorType) or not y.accepts(dy.type):
+            raise VerifyError(f"dy is {dy.type}, which is no resizing of {made}")
+        return made
+
+    def reference(
+        self,
+        dy: Array,
+        shape: Array,
+        roi: Array | None = None,
+        scales: Array | None = None,
+        sizes: Array | None = None,
+    ) -> Array:
+        dims = tuple(int(d) for d in shape)
+        x = np.broadcast_to(np.zeros((), dy.dtype), dims)  # only its shape counts
+        factors, axes = self.factors(x, filled_in(scales), filled_in(sizes)), self.which(x.ndim)
+        crop = self.coordinate_transformation_mode == "tf_crop_and_resize"
+        made = dy.astype(np.result_type(np.float32, _wide(dy)))
+        for i, axis in enumerate(axes):
+            n, m = dims[axis], dy.shape[axis]
+            if (factors[i] == 1.0 and n == m and not crop) or not n * m:
+                continue
+            part = (float(roi[i]), float(roi[i + len(axes)])) if crop and roi is not None else None
+            u = self.coordinates(n, m, factors[i], part)
+            matrix = self._along(np.eye(n, dtype=made.dtype), 0, u, factors[i])
+            if crop:
+                matrix[(u < 0) | (u > n - 1)] = 0
+            made = np.moveaxis(np.tensordot(made, matrix, (axis, 0)), -1, axis)
+        return np.zeros(dims, dy.dtype) if not dy.size else made.astype(dy.dtype)
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        _, _, *rest = operands
+        plain = {a.name: getattr(self, a.name) for a in Resize.attributes}
+        op = Resize(**{**plain, "extrapolation_value": 0.0})
+        return shaped(b, b.add_op(op, gradients[0], *rest), operands[0]), None
+
+
+def filled_in(x: Array | None) -> Array | None:
+    """An empty array stands for an operand left out."""
+    return None if x is None or not x.size else x

@@ -6,22 +6,30 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import FeedError, VerifyError
+from ..errors import FeedError, NotDifferentiableError, VerifyError
 from ..op import Abstract, Array, Cost, Inferred, Op, memory_bytes, register
 from ..types import DType, TensorType
+from .adjoint import known_shape, shape_of, shaped
 from .common import (
     check_choice,
     check_float,
+    check_integer,
     check_rank,
     check_same,
     check_scalar,
     differs,
+    length,
     unknown,
     wide,
 )
+
+if TYPE_CHECKING:
+    from ..build import Builder
 
 _CUBIC = -0.75
 
@@ -37,6 +45,7 @@ class GridSample(Op):
     """
 
     axes = "x[n,c,...] grid[n,...] -> y[n,c,...]"
+    held = MappingProxyType({"grid": "a gradient for places is left out"})
     mode: str = "linear"
     padding_mode: str = "zeros"
     align_corners: bool = False
@@ -62,20 +71,27 @@ class GridSample(Op):
             if out.size and self.padding_mode != "zeros":
                 raise FeedError("an image without elements has no border to sample")
             return out.astype(x.dtype)
+        for index, weight in self._reads(grid, sizes, data.dtype):
+            picked = np.moveaxis(data[index], -1, 1)
+            used = np.expand_dims(weight, 1)
+            out += np.where(used == 0, 0, picked) * used
+        return out.astype(x.dtype)
+
+    def _reads(
+        self, grid: Array, sizes: tuple[int, ...], kind: Any
+    ) -> Iterator[tuple[tuple[Any, ...], Array]]:
+        """(index into x, weight) of every element that takes part in a place."""
         places = wide(grid)[..., ::-1]
         taps = [list(self._taps(places[..., k], n)) for k, n in enumerate(sizes)]
-        batch = np.arange(len(x)).reshape(-1, *[1] * (grid.ndim - 2))
+        batch = np.arange(len(grid)).reshape(-1, *[1] * (grid.ndim - 2))
         for chosen in itertools.product(*taps):
-            weight = np.ones(grid.shape[:-1], data.dtype)
+            weight = np.ones(grid.shape[:-1], kind)
             index: list[Array] = []
             for (at, w), n in zip(chosen, sizes):
                 inside = (at >= 0) & (at < n)
                 weight = weight * (w * inside if self.padding_mode == "zeros" else w)
                 index.append(np.clip(self._mirrored(at, n), 0, n - 1).astype(np.int64))
-            picked = np.moveaxis(data[(batch, slice(None), *index)], -1, 1)
-            used = np.expand_dims(weight, 1)
-            out += np.where(used == 0, 0, picked) * used
-        return out.astype(x.dtype)
+            yield (batch, slice(None), *index), weight
 
     def _taps(self, place: Array, n: int) -> Iterator[tuple[Array, Array]]:
         """(index, weight) of each element along one axis that takes part."""
@@ -120,6 +136,11 @@ class GridSample(Op):
         macs = results[0].size * reads ** max(len(results[0].static_shape) - 2, 1)
         return Cost(macs, memory_bytes(operands, results))
 
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (x, grid), (g,) = operands, gradients
+        op = GridSampleGradient(self.mode, self.padding_mode, self.align_corners)
+        return shaped(b, b.add_op(op, g, shape_of(b, x), grid), x), None
+
 
 def _cubic(d: Array) -> Array:
     """Keys' cubic convolution kernel at distance d, 0 to 2."""
@@ -127,6 +148,41 @@ def _cubic(d: Array) -> Array:
     near = ((a + 2) * d - (a + 3)) * d * d + 1
     far = ((d - 5) * d + 8) * d * a - 4 * a
     return np.where(d <= 1, near, far)
+
+
+@register
+@dataclass(frozen=True)
+class GridSampleGradient(GridSample):
+    """GridSample's gradient for an x of this shape: each element of dy added, by GridSample's
+    weights, where it was read from
+    """
+
+    onnx = None
+    axes = "dy[n,c,...] grid[n,...] -> dx[n,c,...]"
+    results = ("dx",)
+
+    def infer(self, dy: Abstract, shape: Abstract, grid: Abstract) -> Inferred:
+        check_integer(shape, "the shape")
+        dims, count = shape.as_dims(), length(shape)
+        if dims is None and count is not None:
+            dims = unknown(count)
+        made = TensorType(dy.dtype, dims)
+        y = super().infer(Abstract(made), grid)
+        if not isinstance(y, TensorType) or not y.accepts(dy.type):
+            raise VerifyError(f"dy is {dy.type}, which is no sampling of {made}")
+        return made
+
+    def reference(self, dy: Array, shape: Array, grid: Array) -> Array:
+        made = np.zeros(tuple(int(d) for d in shape), wide(dy).dtype)
+        if made.size:
+            for index, weight in self._reads(grid, made.shape[2:], made.dtype):
+                share = wide(dy) * np.expand_dims(weight, 1)
+                np.add.at(made, index, np.moveaxis(share, 1, -1))
+        return made.astype(dy.dtype)
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        op = GridSample(self.mode, self.padding_mode, self.align_corners)
+        return shaped(b, b.add_op(op, gradients[0], operands[2]), operands[0]), None, None
 
 
 @register
@@ -266,4 +322,15 @@ class Col2Im(Op):
         inside = tuple(slice(a, a + n) for n, (_, _, a, _) in zip(sizes, axes))
         return out[(slice(None), slice(None), *inside)].astype(x.dtype)
 
-
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (x, _, block), (g,) = operands, gradients
+        patch, channels = block.abstract.as_ints(), known_shape(g)[1]
+        if patch is None or not isinstance(channels, int):
+            raise NotDifferentiableError("its channels or block are not known",
+                                         hint="fold constants and bind symbols first")  # fmt: skip
+        # Patches are read by a convolution whose kernels are each one element of the patch.
+        area = math.prod(patch)
+        one_each = np.eye(area, dtype=g.type.dtype.numpy).reshape(area, 1, *patch)
+        weight = b.constant(np.tile(one_each, (channels, *[1] * (1 + len(patch)))))
+        windows = {"strides": self.strides, "pads": self.pads, "dilations": self.dilations}
+        return shaped(b, b.conv(g, weight, group=channels, **windows), x), None, None

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import FeedError, VerifyError
 from ..op import Abstract, Array, Inferred, Op, register
 from ..types import Dim, DType, TensorType
+from .adjoint import ints, put, rank_of, shaped, zeros
 from .common import (
     check_axis,
     check_integer,
@@ -20,12 +22,16 @@ from .common import (
     wide,
 )
 
+if TYPE_CHECKING:
+    from ..build import Builder
+
 
 @register
 @dataclass(frozen=True)
 class OneHot(Op):
     """values[1] where an index equals the place along a new axis of size `depth`, else values[0]"""
 
+    held = MappingProxyType({"indices": "they are places", "depth": "it is a size"})
     axis: int = -1
 
     def infer(self, indices: Abstract, depth: Abstract, values: Abstract) -> Inferred:
@@ -49,6 +55,15 @@ class OneHot(Op):
         at = np.expand_dims(np.where((at < 0) & (at >= -n), at + n, at), axis)
         places = np.arange(n).reshape([-1 if i == axis else 1 for i in range(at.ndim)])
         return np.where(at == places, values[1], values[0])
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (at, depth, values), (g,) = operands, gradients
+        kind = g.type.dtype.numpy
+        hot = b.one_hot(at, depth, np.array([0, 1], kind), axis=self.axis)
+        on = b.reduce_sum(b.mul(g, hot), keepdims=False)
+        off = b.sub(b.reduce_sum(g, keepdims=False), on)
+        both = b.concat(*(b.unsqueeze(v, ints(b, 0)) for v in (off, on)), axis=0)
+        return None, None, shaped(b, both, values)
 
 
 @register
@@ -90,6 +105,14 @@ class Compress(Op):
             raise FeedError(f"the condition chooses beyond {size} elements")
         return np.compress(condition[:size], x, axis=self.axis)
 
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (x, condition), (g,) = operands, gradients
+        at = b.reshape(b.non_zero(condition), ints(b, -1))
+        if self.axis is not None:
+            return shaped(b, put(b, g, at, x, check_axis(self.axis, rank_of(x))), x), None
+        flat = b.reshape(x, ints(b, -1))
+        return shaped(b, put(b, g, at, flat, 0), x), None
+
 
 @register
 @dataclass(frozen=True)
@@ -110,6 +133,9 @@ class Trilu(Op):
         keep = (j - i >= shift) if self.upper else (j - i <= shift)
         return np.where(keep, x, np.zeros((), x.dtype))
 
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        return b.trilu(gradients[0], operands[1], upper=self.upper), None
+
 
 @register
 @dataclass(frozen=True)
@@ -127,6 +153,9 @@ class EyeLike(Op):
     def reference(self, x: Array) -> Array:
         i, j = np.indices(x.shape, sparse=True)
         return (j - i == self.k).astype(x.dtype if self.dtype is None else self.dtype.numpy)
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        return (None,)  # only the shape counts
 
 
 @register
@@ -166,6 +195,12 @@ class TopK(Op):
         at = np.take(order, np.arange(count), axis=self.axis).astype(np.int64)
         return np.take_along_axis(x, at, axis=self.axis), at
 
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        x, at, g = operands[0], results[1], gradients[0]
+        if g is None:
+            return (None,)
+        return (b.scatter_elements(zeros(b, x), at, g, axis=self.axis, reduction="add"),)
+
 
 @register
 @dataclass(frozen=True)
@@ -203,6 +238,14 @@ class Unique(Op):
         made = np.take(data, places, axis)
         return made, *(v.astype(np.int64) for v in (places, which, counts))
 
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (x,), (_, at, *_), (g, *_) = operands, results, gradients
+        if g is None:
+            return (None,)
+        if self.axis is not None:
+            return (shaped(b, put(b, g, at, x, check_axis(self.axis, rank_of(x))), x),)
+        return (shaped(b, put(b, g, at, b.reshape(x, ints(b, -1)), 0), x),)
+
 
 @register
 @dataclass(frozen=True)
@@ -233,3 +276,8 @@ class ReverseSequence(Op):
         order = np.where(places < n, n - 1 - places, places)
         made = np.take_along_axis(data, order.reshape(*order.shape, *[1] * (data.ndim - 2)), 1)
         return np.moveaxis(made, 1, self.time_axis)
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (_, lens), (g,) = operands, gradients
+        flags = {"batch_axis": self.batch_axis, "time_axis": self.time_axis}
+        return b.reverse_sequence(g, lens, **flags), None

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import FeedError, UnsupportedError, VerifyError
 from ..op import Abstract, Array, Inferred, Op, register
 from ..types import Dim, DType, Shape, TensorType, broadcast
+from .adjoint import in_type_of, ints, inverse, rank_of, shaped, size_of, sum_to
 from .common import (
     check_axes,
     check_choice,
@@ -20,6 +22,9 @@ from .common import (
     length,
     unknown,
 )
+
+if TYPE_CHECKING:
+    from ..build import Builder
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,9 @@ class Same(Op):
 
     def dims(self, x: Abstract, *rest: Abstract | None) -> Shape | None:
         return x.as_dims() if x.dtype.is_integer else None
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        return (shaped(b, gradients[0], operands[0]),)
 
 
 @register
@@ -66,6 +74,10 @@ class Cast(Same):
         # Sizes stay far below 2^31, so that only wide types keep them.
         return super().dims(x) if self.to in (DType.i64, DType.i32) else None
 
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (x,), (g,) = operands, gradients
+        return (in_type_of(b, g, x) if x.type.dtype.is_float else g,)
+
 
 def cast(x: Array, to: DType) -> Array:
     """`x` as `to`. Floats go to narrow integers through i64, which makes overflow wrap."""
@@ -94,6 +106,10 @@ class CastLike(Same):
     def reference(self, x: Array, like: Array) -> Array:
         return cast(x, DType.of(like))
 
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (x, _), (g,) = operands, gradients
+        return in_type_of(b, g, x) if x.type.dtype.is_float else g, None
+
 
 @register
 @dataclass(frozen=True)
@@ -102,6 +118,7 @@ class Dropout(Op):
 
     axes = "x[...] -> y[...]"
     results = ("y", "mask")
+    held = MappingProxyType({"ratio": "it is a probability"})
     seed: int = 0
     outputs: int = 1
 
@@ -125,6 +142,9 @@ class Dropout(Op):
         if training_mode.any() and (ratio is None or ratio.any()):
             raise UnsupportedError("dropout in training mode is random",
                                    hint="run it with training_mode false")  # fmt: skip
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        return gradients[0], None, None  # what is refused has no gradient either
 
 
 # ---- new shape, same elements ------------------------------------------------------------------
@@ -218,6 +238,9 @@ class Flatten(Op):
         axis = self.axis + x.ndim if self.axis < 0 else self.axis
         return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
 
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        return (shaped(b, gradients[0], operands[0]),)
+
 
 def _joined(dims: Shape) -> Dim:
     return _ratio(dims, [])
@@ -245,6 +268,10 @@ class Transpose(Op):
 
     def reference(self, x: Array) -> Array:
         return np.transpose(x, self.order(x.ndim)).copy()
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        order = self.order(rank_of(gradients[0]))
+        return (b.transpose(gradients[0], perm=inverse(order)),)
 
 
 @register
@@ -321,6 +348,17 @@ class DepthToSpace(Op):
             parts = x.reshape(n, c // (b * b), b, b, h, w).transpose(0, 1, 4, 2, 5, 3)
         return parts.reshape(n, c // (b * b), h * b, w * b)
 
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (x,), (g,) = operands, gradients
+        parts = b.space_to_depth(g, blocksize=self.blocksize)
+        if self.mode == "CRD":  # its blocks come before the channels, to be put after them
+            area = self.blocksize**2
+            n, c, h, w = (size_of(b, x, i) for i in range(4))
+            split = b.reshape(parts, b.concat(n, ints(b, area, -1), h, w, axis=0))
+            parts = b.reshape(b.transpose(split, perm=(0, 2, 1, 3, 4)),
+                              b.concat(n, c, h, w, axis=0))  # fmt: skip
+        return (shaped(b, parts, x),)
+
 
 @register
 @dataclass(frozen=True)
@@ -345,6 +383,10 @@ class SpaceToDepth(Op):
         (n, c, h, w), b = x.shape, self.blocksize
         parts = x.reshape(n, c, h // b, b, w // b, b).transpose(0, 3, 5, 1, 2, 4)
         return parts.reshape(n, c * b * b, h // b, w // b)
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        made = b.depth_to_space(gradients[0], blocksize=self.blocksize)
+        return (shaped(b, made, operands[0]),)
 
 
 def _check_block(x: Abstract, block: int) -> None:
@@ -386,6 +428,9 @@ class Expand(Same):
             return None
         return dims * math.prod(count)
 
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        return sum_to(b, gradients[0], operands[0]), None
+
 
 @register
 @dataclass(frozen=True)
@@ -409,3 +454,12 @@ class Tile(Op):
 
     def reference(self, x: Array, repeats: Array) -> Array:
         return np.tile(x, tuple(int(r) for r in repeats))
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (x, repeats), (g,) = operands, gradients
+        rank = rank_of(x)
+        pairs = [b.slice(repeats, ints(b, i), ints(b, i + 1)) for i in range(rank)]
+        sizes = [v for i, r in enumerate(pairs) for v in (r, size_of(b, x, i))]
+        apart = b.reshape(g, b.concat(*sizes, axis=0)) if rank else g
+        over = ints(b, *range(0, 2 * rank, 2))
+        return (shaped(b, b.reduce_sum(apart, over, keepdims=False), x) if rank else g), None

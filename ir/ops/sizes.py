@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import VerifyError
 from ..op import Abstract, Array, Inferred, Op, register
 from ..types import Dim, DType, Shape, TensorType
+from .adjoint import places, shaped
 from .common import check_integer, check_same, check_scalar, length, unknown
+
+if TYPE_CHECKING:
+    from ..build import Builder
 
 
 @register
@@ -120,6 +124,14 @@ class Range(Op):
         a, b, d = (p[0] for p in parts if p)
         made = range(a, b, d) if d else ()
         return tuple(made) if len(made) <= 64 else None
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (start, _, delta), (g,) = operands, gradients
+        steps = b.cast(places(b, g, 0), to=g.type.dtype)
+        return (
+            shaped(b, b.reduce_sum(g, keepdims=False), start), None,
+            shaped(b, b.reduce_sum(b.mul(g, steps), keepdims=False), delta),
+        )  # fmt: skip
 
 
 def _scalar(x: Abstract) -> int | float | None:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import FeedError, VerifyError
+from ..errors import FeedError, NotDifferentiableError, VerifyError
 from ..op import Abstract, Array, Inferred, Op, register
-from ..types import Dim, TensorType
+from ..types import Dim, DType, TensorType
+from .adjoint import ints, known_shape, places, rank_of, shaped, size_of
 from .common import check_axis, check_float, check_scalar, differs, in_wide
+
+if TYPE_CHECKING:
+    from ..build import Builder
+    from ..graph import Value
 
 
 @register
@@ -83,9 +89,48 @@ class DFT(Op):
             made = np.take(made, np.arange(length // 2 + 1), place)
         return np.stack([made.real, made.imag], -1).astype(x.dtype)
 
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        """The transform is linear: its adjoint is the other direction, without or with 1 / N."""
+        (x, stated, axis), (y,), (g,) = operands, results, gradients
+        at = (-2,) if axis is None else axis.abstract.as_ints()
+        if at is None:
+            raise NotDifferentiableError("its axis is computed", hint="fold constants first")
+        place = _signal_axis(at[0], rank_of(x))
+        full = y if not self.onesided or self.inverse else x
+        length = size_of(b, full, place) if stated is None else b.reshape(stated, ints(b, 1))
+        length = b.cast(length, to=DType.i64)
+        count = b.cast(length, to=g.type.dtype)
+        where_ = b.constant(np.int64(place))
+        if self.inverse and self.onesided:
+            half = b.div(b.dft(g, length, where_, onesided=True), count)
+            made = b.mul(half, self._doubled(b, half, length, place))
+        elif self.inverse:
+            made = b.div(b.dft(g, length, where_), count)
+        else:
+            whole = _fitted(b, g, length, place) if self.onesided else g
+            made = b.mul(b.dft(whole, length, where_, inverse=True), count)
+        made = _fitted(b, made, size_of(b, x, place), place)
+        if known_shape(x)[-1] == 1:
+            made = b.slice(made, ints(b, 0), ints(b, 1), ints(b, -1))
+        return shaped(b, made, x), None, None
+
+    def _doubled(self, b: Builder, half: Value, length: Value, place: int) -> Value:
+        """2 for each element of a spectrum that stands for two, 1 for the first and middle one."""
+        k = places(b, half, place)
+        twice = b.add(k, k)
+        single = b.or_(b.equal(k, np.int64(0)), b.equal(twice, length))
+        factors = b.where(single, b.number(1, half), b.number(2, half))
+        return b.reshape(factors, ints(b, *(-1 if i == place else 1 for i in range(rank_of(half)))))
+
 
 def _signal_axis(axis: int, rank: int) -> int:
     place = check_axis(axis, rank)
     if place == rank - 1:
         raise VerifyError("the last axis holds real and imaginary parts, no signal")
     return place
+
+
+def _fitted(b: Builder, g: Value, length: Value, axis: int) -> Value:
+    """g cut, or followed by zeros, along an axis."""
+    more = b.sub(length, size_of(b, g, axis))
+    return b.pad(g, b.concat(ints(b, 0), more, axis=0), None, ints(b, axis))

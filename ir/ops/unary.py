@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from ..op import Abstract, Array, Inferred, Op, register
 from ..types import DType, Shape
+from .adjoint import scaled
 from .common import check_float, check_number, in_wide, wide
 from .elementwise import Ufunc
+
+if TYPE_CHECKING:
+    from ..build import Builder
+    from ..graph import Value
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,25 @@ class Unary(Op):
     def reference(self, x: Array) -> Array:
         return in_wide(type(self).ufunc, x)
 
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        """g * dy/dx; None where that is 0 (almost everywhere)."""
+        raise NotImplementedError
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        return (self.derivative(b, gradients[0], operands[0], results[0]),)
+
+
+@dataclass(frozen=True)
+class Steps(Unary):
+    """Constant between jumps: the derivative is 0."""
+
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        return None
+
+
+def one_minus_square(b: Builder, v: Value) -> Value:
+    return b.sub(b.number(1, v), b.mul(v, v))
+
 
 @register
 @dataclass(frozen=True)
@@ -40,6 +65,9 @@ class Neg(Unary):
         dims = x.as_dims()
         return None if dims is None else tuple(-d if isinstance(d, int) else None for d in dims)
 
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        return b.neg(g)
+
 
 @register
 @dataclass(frozen=True)
@@ -48,10 +76,13 @@ class Abs(Unary):
 
     ufunc, numbers = np.abs, True
 
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        return b.mul(g, b.sign(x))
+
 
 @register
 @dataclass(frozen=True)
-class Sign(Unary):
+class Sign(Steps):
     """-1, 0 or 1"""
 
     ufunc, numbers = np.sign, True
@@ -64,6 +95,9 @@ class Reciprocal(Unary):
 
     ufunc = np.reciprocal
 
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        return b.neg(b.mul(g, b.mul(y, y)))
+
 
 @register
 @dataclass(frozen=True)
@@ -71,6 +105,9 @@ class Exp(Unary):
     """e^x"""
 
     ufunc = np.exp
+
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        return b.mul(g, y)
 
 
 @register
@@ -80,6 +117,9 @@ class Log(Unary):
 
     ufunc = np.log
 
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        return b.div(g, x)
+
 
 @register
 @dataclass(frozen=True)
@@ -88,10 +128,13 @@ class Sqrt(Unary):
 
     ufunc = np.sqrt
 
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        return b.div(scaled(b, g, 0.5), y)
+
 
 @register
 @dataclass(frozen=True)
-class Floor(Unary):
+class Floor(Steps):
     """The largest integer <= x"""
 
     ufunc = np.floor
@@ -99,7 +142,7 @@ class Floor(Unary):
 
 @register
 @dataclass(frozen=True)
-class Ceil(Unary):
+class Ceil(Steps):
     """The smallest integer >= x"""
 
     ufunc = np.ceil
@@ -107,7 +150,7 @@ class Ceil(Unary):
 
 @register
 @dataclass(frozen=True)
-class Round(Unary):
+class Round(Steps):
     """The nearest integer, ties to even"""
 
     ufunc = np.rint
@@ -155,6 +198,9 @@ class Erf(Unary):
 
     ufunc, numbers = erf, True
 
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        return b.mul(scaled(b, g, 2 / math.sqrt(math.pi)), b.exp(b.neg(b.mul(x, x))))
+
 
 @register
 @dataclass(frozen=True)
@@ -162,6 +208,9 @@ class Sin(Unary):
     """sin x"""
 
     ufunc = np.sin
+
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        return b.mul(g, b.cos(x))
 
 
 @register
@@ -171,6 +220,9 @@ class Cos(Unary):
 
     ufunc = np.cos
 
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        return b.neg(b.mul(g, b.sin(x)))
+
 
 @register
 @dataclass(frozen=True)
@@ -178,6 +230,9 @@ class Tan(Unary):
     """tan x"""
 
     ufunc = np.tan
+
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        return b.mul(g, b.add(b.number(1, y), b.mul(y, y)))
 
 
 @register
@@ -187,6 +242,9 @@ class Asin(Unary):
 
     ufunc = np.arcsin
 
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        return b.div(g, b.sqrt(one_minus_square(b, x)))
+
 
 @register
 @dataclass(frozen=True)
@@ -194,6 +252,9 @@ class Acos(Unary):
     """arccos x"""
 
     ufunc = np.arccos
+
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        return b.neg(b.div(g, b.sqrt(one_minus_square(b, x))))
 
 
 @register
@@ -203,6 +264,9 @@ class Atan(Unary):
 
     ufunc = np.arctan
 
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        return b.div(g, b.add(b.number(1, x), b.mul(x, x)))
+
 
 @register
 @dataclass(frozen=True)
@@ -210,6 +274,9 @@ class Sinh(Unary):
     """sinh x"""
 
     ufunc = np.sinh
+
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        return b.mul(g, b.cosh(x))
 
 
 @register
@@ -219,6 +286,9 @@ class Cosh(Unary):
 
     ufunc = np.cosh
 
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        return b.mul(g, b.sinh(x))
+
 
 @register
 @dataclass(frozen=True)
@@ -226,6 +296,9 @@ class Asinh(Unary):
     """arsinh x"""
 
     ufunc = np.arcsinh
+
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        return b.div(g, b.sqrt(b.add(b.mul(x, x), b.number(1, x))))
 
 
 @register
@@ -235,6 +308,9 @@ class Acosh(Unary):
 
     ufunc = np.arccosh
 
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        return b.div(g, b.sqrt(b.sub(b.mul(x, x), b.number(1, x))))
+
 
 @register
 @dataclass(frozen=True)
@@ -242,6 +318,9 @@ class Atanh(Unary):
     """artanh x"""
 
     ufunc = np.arctanh
+
+    def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
+        return b.div(g, one_minus_square(b, x))
 
 
 @dataclass(frozen=True)

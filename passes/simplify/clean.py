@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,16 +52,28 @@ class CommonSubexpressions(Pass):
 
     def run(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
-        seen: dict[Any, Node] = {}
-        for node in graph.nodes():
-            if not node.op.pure or (not self.constants and node.op.name == "constant"):
-                continue
-            key = (node.op.key(), tuple(graph.operands(node)))
-            first = seen.setdefault(key, node)
-            if first is node or not context.gate("cse", node.name):
-                continue
-            for i in range(len(node.results)):
-                graph.replace_all_uses(node[i], first[i])
-            graph.erase(node)
-            outcome.count("merged")
+        names = merge_equal(
+            graph,
+            lambda node: (self.constants or node.op.name != "constant")
+            and context.gate("cse", node.name),
+        )
+        outcome.count("merged", len(names))
         return outcome
+
+
+def merge_equal(graph: Graph, may: Callable[[Node], bool]) -> list[str]:
+    """Let a node that equals an earlier one be that one, where it may; names of those gone."""
+    seen: dict[Any, Node] = {}
+    gone = []
+    for node in graph.nodes():
+        if not node.op.pure:
+            continue
+        key = (node.op.key(), tuple(graph.operands(node)))
+        first = seen.setdefault(key, node)
+        if first is node or not may(node):
+            continue
+        for i in range(len(node.results)):
+            graph.replace_all_uses(node[i], first[i])
+        graph.erase(node)
+        gone.append(node.name)
+    return gone

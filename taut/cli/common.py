@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from taut.ir import Graph
     from taut.ir.op import Array
 
-Model = Annotated[str, typer.Argument(help="A .onnx, .taut or .ir file; - is standard input.")]
+Model = Annotated[
+    str, typer.Argument(help="A .onnx, .taut or .ir file, or zoo:NAME; - is standard input.")
+]
 Output = Annotated[
     str, typer.Option("-o", "--output", help="Where to write, by suffix; - prints text IR.")
 ]
@@ -30,7 +32,11 @@ Pipeline = Annotated[
     str, typer.Option("-p", "--pipeline", help="A preset (O1, O2, int8) or passes: fold,dce,...")
 ]
 DataFile = Annotated[
-    str | None, typer.Option("--data", help="Inputs: .npy, .npz or .safetensors (never pickles).")
+    str | None,
+    typer.Option(
+        "--data",
+        help="Inputs: .npy, .npz or .safetensors (never pickles), or a data set: mnist:train, ...",
+    ),
 ]
 RandomCount = Annotated[
     int | None, typer.Option("--random", min=1, help="Use this many random inputs.")

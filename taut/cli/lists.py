@@ -1,4 +1,4 @@
-"""`ops` and `passes`: what there is, read from the declarations themselves."""
+"""`ops`, `passes` and `zoo`: what there is, read from the declarations themselves."""
 
 from __future__ import annotations
 
@@ -40,12 +40,22 @@ def ops(
     common.show(
         common.safe(f"{facts['name']}({', '.join(facts['operands'])})"),
         common.safe(f"ONNX: {facts['onnx'] or 'none'}"),
+        common.safe(f"gradient: {facts['gradient']}"),
         *([common.safe(facts["axes"])] if facts["axes"] else []),
     )
     print(f"\n{facts['doc']}\n")
     rows = [(a["name"], a["type"], a["default"]) for a in facts["attributes"]]
     if rows:
         common.show(common.table(None, "attribute", "type", "default", rows=rows))
+
+
+def gradient_of(cls: type[Op]) -> str:
+    """Whether an op has a gradient, and for which operands not."""
+    from taut.ir.op import is_differentiable
+
+    if not is_differentiable(cls):
+        return f"none: {cls.not_differentiable}" if cls.not_differentiable else "none"
+    return "".join(["yes", *(f", not for {k} ({why})" for k, why in cls.held.items())])
 
 
 def op_facts(cls: type[Op]) -> dict[str, Any]:
@@ -62,6 +72,7 @@ def op_facts(cls: type[Op]) -> dict[str, Any]:
     ]
     doc = inspect.getdoc(cls) or ""
     return {
+        "gradient": gradient_of(cls),
         "name": cls.name, "onnx": cls.onnx, "operands": operands, "results": list(cls.results),
         "axes": cls.axes, "attributes": attributes, "summary": summary(doc), "doc": doc,
     }  # fmt: skip
@@ -125,3 +136,34 @@ def pass_facts(cls: Any) -> dict[str, Any]:
     doc = inspect.getdoc(cls) or ""
     return {"name": cls.name, "bound": str(cls.bound), "options": options,
             "summary": summary(doc), "doc": doc}  # fmt: skip
+
+
+@app.command()
+def zoo(
+    name: Annotated[str | None, typer.Argument(help="One network's name.")] = None,
+    json: AsJson = False,
+) -> None:
+    """List the networks that `zoo:NAME` names, or show one: what it is, its arguments."""
+    from taut.frontends.zoo import ZOO, find
+
+    if name is None:
+        listed = [zoo_facts(entry) for entry in ZOO.values()]
+        if json:
+            common.show_json(listed)
+        else:
+            rows = [(f["name"], " ".join(f"{k}={v}" for k, v in f["preset"].items()), f["summary"])
+                    for f in listed]  # fmt: skip
+            common.show(common.table(None, "network", "with", "", rows=rows))
+        return
+    facts = zoo_facts(find(name))
+    if json:
+        common.show_json(facts)
+        return
+    print(f"{facts['doc']}\n")
+    common.show(common.table(None, "argument", "default", rows=facts["arguments"].items()))
+
+
+def zoo_facts(entry: Any) -> dict[str, Any]:
+    """A network's declaration as plain data."""
+    return {"name": entry.name, "preset": entry.preset, "arguments": entry.arguments,
+            "summary": summary(entry.doc), "doc": entry.doc}  # fmt: skip

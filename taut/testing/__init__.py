@@ -15,13 +15,15 @@ from .control import controls
 from .dags import dags
 from .families import cnns, integers, mlps, quantized
 from .fusible import fusibles
+from .gradients import check_gradient, in_double
 from .graphs import FAMILIES, graphs
 from .recurrents import recurrents
 from .transformers import transformers
 from .values import AWKWARD, arrays, feeds, shapes, tensor_types
 
 __all__ = [
-    "AWKWARD", "FAMILIES", "CheckFailure", "arrays", "check_backend", "check_pass",
-    "check_pipeline", "cnns", "controls", "dags", "difference", "feeds", "fusibles", "graphs",
-    "integers", "mlps", "quantized", "recurrents", "shapes", "tensor_types", "transformers",
+    "AWKWARD", "FAMILIES", "CheckFailure", "arrays", "check_backend", "check_gradient",
+    "check_pass", "check_pipeline", "cnns", "controls", "dags", "difference", "feeds", "fusibles",
+    "graphs", "in_double", "integers", "mlps", "quantized", "recurrents", "shapes",
+    "tensor_types", "transformers",
 ]  # fmt: skip

@@ -129,6 +129,7 @@ def _elementwise() -> None:
     for direction in ("LEFT", "RIGHT"):
         add("bit_shift", words(np.uint8, 5), np.arange(5, dtype=np.uint8), direction=direction)
         add("bit_shift", i(5, -5, 5, -5), i(1, 1, 99, -1), direction=direction, peer="ref")
+    add("optimization_barrier", f(3, 4), peer="")  # Taut's own
     add("softmax", f(2, 3, 4), axis=1)
     add("log_softmax", f(2, 3, 4, scale=100), axis=0)
 
@@ -522,6 +523,37 @@ def _recurrent() -> None:
           activation_alpha=(0.3, 1.5, 0.5), activation_beta=(0.4, 0.5, 0.1))  # fmt: skip
 
 
+def _training() -> None:
+    scores, labels = f(4, 5, 3), integers(0, 5, 4, 3)
+    for reduction in ("none", "sum", "mean"):
+        for name in ("negative_log_likelihood_loss", "softmax_cross_entropy_loss"):
+            add(name, scores, labels, reduction=reduction)
+            add(name, scores, labels, positive(5), reduction=reduction, ignore_index=2)
+            add(name, scores[..., 0], labels[:, 0], reduction=reduction)
+    ignored = np.where(labels == 2, -1, labels)
+    add("softmax_cross_entropy_loss", scores, ignored, positive(5), outputs=2, ignore_index=-1)
+    layouts: list[dict[str, Any]] = [
+        {}, {"strides": (2, 1), "pads": (1, 1, 0, 1)}, {"dilations": (2, 2)},
+        {"auto_pad": "SAME_UPPER", "strides": (2, 2)},
+    ]  # fmt: skip
+    for at in layouts:
+        x = f(2, 4, 9, 11)
+        for group in (1, 2):
+            dy = op_class("conv")(group=group, **at).reference(x, f(6, 4 // group, 3, 2))
+            add("conv_weight_gradient", x, dy, kernel_shape=(3, 2), group=group, peer="",
+                tol=1e-4, **at)  # fmt: skip
+        for mode in ({}, {"ceil_mode": True}):
+            kind: dict[str, Any] = {"kernel_shape": (3, 2), **at, **mode}
+            dy = op_class("max_pool")(**kind).reference(x)
+            add("max_pool_gradient", x, dy, peer="", **kind)
+            for form in ({}, {"count_include_pad": True}, {"total": True}):
+                add("average_pool_gradient", dy, i(*x.shape), peer="", **kind, **form)
+    for mode in ("nearest", "linear", "cubic"):
+        dy, sizes = f(1, 2, 10, 3), i(1, 2, 10, 3)
+        add("resize_gradient", dy, i(1, 2, 5, 6), None, None, sizes, mode=mode, peer="")
+        add("grid_sample_gradient", f(2, 3, 3, 2), i(2, 3, 5, 4), f(2, 3, 2, 2), mode=mode, peer="")
+
+
 for _fill in (_elementwise, _windows, _linear, _attention, _shapes, _indices, _quantized, _bodies,
-              _sampled, _recurrent):  # fmt: skip
+              _sampled, _recurrent, _training):  # fmt: skip
     _fill()

@@ -1,45 +1,25 @@
 """Inputs for a graph out of files or a seeded generator, one call's feeds at a time.
 
-Files are `.npy`, `.npz` and `.safetensors`; nothing is unpickled and sizes are checked before they
-are read. An array with one axis more than its input counts calls along its first axis; one of the
-input's rank is cut along its first axis into calls of the input's fixed size, or of `batch` rows
-where that size is open.
+An array with one axis more than its input counts calls along its first axis; one of the input's
+rank is cut along its first axis into calls of the input's fixed size, or of `batch` rows where that
+size is open.
 """
 
 from __future__ import annotations
 
-import io
 import os
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save as save_tensors
 
-from taut.ir import (
-    DEFAULT_LIMITS,
-    DType,
-    FeedError,
-    Graph,
-    LimitError,
-    Limits,
-    ModelError,
-    StorageError,
-    TautError,
-)
-from taut.ir.files import read_bounded, write_atomic
+from taut.ir import DEFAULT_LIMITS, FeedError, Graph, Limits, TensorType
 from taut.ir.graph import Node
 from taut.ir.op import Array
-from taut.ir.types import TensorType
 
-__all__ = ["FileFeeds", "RandomFeeds", "check_finite", "read_arrays", "write_arrays"]
-
+from .arrays import SUFFIXES, read_arrays
+from .sources import load_dataset
 
 Sizes = Mapping[str, int | tuple[int, ...]]
 
@@ -102,6 +82,8 @@ def random_array(type: TensorType, random: np.random.Generator) -> Array:
 class FileFeeds:
     """The calls' feeds held by a data file, see the module's head. Can be read many times.
 
+    Of a data set (anything else that `load_dataset` takes) they are the images.
+
     Raises StorageError, ModelError or LimitError for the file, FeedError where names or ranks do
     not fit the graph.
     """
@@ -110,7 +92,7 @@ class FileFeeds:
         self, path: str | os.PathLike[str], graph: Graph, batch: int | None = None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:  # fmt: skip
-        arrays = read_arrays(path, limits)
+        arrays = _arrays(path, limits)
         inputs = {n.name: n for n in graph.inputs}
         if set(arrays) == {""} and len(inputs) == 1:
             arrays = {next(iter(inputs)): arrays[""]}
@@ -134,6 +116,12 @@ class FileFeeds:
             yield {k: np.ascontiguousarray(v[i]) for k, v in self._calls.items()}
 
 
+def _arrays(path: str | os.PathLike[str], limits: Limits) -> dict[str, Array]:
+    if Path(path).suffix.lower() in SUFFIXES:
+        return read_arrays(path, limits)
+    return {"": load_dataset(path, limits=limits).images}
+
+
 def _cut(node: Node, array: Array, batch: int | None, path: object) -> list[Array]:
     """Views of `array`, one a call."""
     shape = node.type.shape
@@ -150,66 +138,6 @@ def _cut(node: Node, array: Array, batch: int | None, path: object) -> list[Arra
     if rows == 0 or (isinstance(shape[0], int) and len(array) % rows):
         raise FeedError(f"{len(array)} rows do not divide into calls of {rows}", file=path)
     return [array[i : i + rows] for i in range(0, len(array), rows)]
-
-
-def read_arrays(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> dict[str, Array]:
-    """Arrays by name; a `.npy` file's one array has the name "". Raises TautError."""
-    suffix = Path(path).suffix.lower()
-    try:
-        if suffix == ".npy":
-            return {"": np.load(path, mmap_mode="r", allow_pickle=False)}
-        if suffix == ".npz":
-            return _read_npz(path, limits)
-        if suffix == ".safetensors":
-            return dict(load_tensors(read_bounded(path, limits.model_bytes)))
-    except TautError as error:
-        raise error.with_context(file=path)
-    except OSError as error:
-        raise StorageError(f"cannot be read ({error.strerror or error})", file=path) from error
-    except (ValueError, KeyError, EOFError, TypeError, SyntaxError, OverflowError, zlib.error,
-            zipfile.BadZipFile, NotImplementedError, RuntimeError, SafetensorError,
-            tokenize.TokenError) as error:  # fmt: skip
-        raise ModelError(f"is not a sound {suffix} file ({error})", file=path) from error
-    raise FeedError("is no data file", file=path, hint="use .npy, .npz or .safetensors")
-
-
-def _read_npz(path: str | os.PathLike[str], limits: Limits) -> dict[str, Array]:
-    """Each member's header is held against the archive's directory before it is allocated."""
-    found: dict[str, Array] = {}
-    total = 0
-    with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
-        for info in archive.infolist():
-            with archive.open(info) as member:
-                version = np.lib.format.read_magic(member)
-                read = {(1, 0): np.lib.format.read_array_header_1_0,
-                        (2, 0): np.lib.format.read_array_header_2_0}[version]  # fmt: skip
-                shape, _, dtype = read(member)
-            limits.check(TensorType(DType.of(dtype), shape), ascii(info.filename))
-            total += info.file_size
-            if total > limits.model_bytes:
-                raise LimitError(f"holds over {limits.model_bytes} bytes", file=path)
-            with archive.open(info) as member:
-                name = info.filename.removesuffix(".npy")
-                found[name] = np.lib.format.read_array(member, allow_pickle=False)
-    return found
-
-
-def write_arrays(arrays: Mapping[str, Array], path: str | os.PathLike[str]) -> None:
-    """Write `.npz`, `.safetensors`, or `.npy` (one array only), whole or not at all."""
-    buffer, suffix = io.BytesIO(), Path(path).suffix.lower()
-    if suffix == ".npy" and len(arrays) == 1:
-        np.save(buffer, next(iter(arrays.values())), allow_pickle=False)
-    elif suffix == ".npz":
-        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-            for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
-    elif suffix == ".safetensors":
-        buffer.write(save_tensors({k: np.ascontiguousarray(v) for k, v in arrays.items()}))
-    else:
-        hint = "use .npz or .safetensors (.npy for one array)"
-        raise StorageError("cannot hold these arrays", file=path, hint=hint)
-    write_atomic(path, buffer.getvalue())
 
 
 def check_finite(feeds: Mapping[str, Array]) -> None:

@@ -1,1 +1,0 @@
-../../taut/data.py

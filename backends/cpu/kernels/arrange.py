@@ -1,0 +1,69 @@
+"""32-bit words in another order: a table says where each comes from, or that it is zero."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..emit import I32, Emit, Value
+from ..isa import Isa
+from ..jit import Kernel
+from ..records import Header
+from .tile import Fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrangeRecord(Header):
+    """target[i] = source[table[i] - 1], or 0 where table[i] is 0; chunks of `per` words."""
+
+    table: int
+    source: int
+    target: int
+    words: int
+    per: int
+
+
+class Place(Fields):
+    """The record's words."""
+
+    words: ClassVar[dict[str, int]] = {
+        name: i for i, name in enumerate(ArrangeRecord.__dataclass_fields__)
+    }
+
+
+def arrange(isa: Isa):
+    """Build the kernel."""
+    from .. import vector as v
+
+    run = v.emitted(isa, 2, _run)
+
+    @v.inline
+    def body(d, chunk):
+        run(d, chunk)
+
+    return v.driver(body)
+
+
+def _run(e: Emit, d: Value, chunk: Value) -> None:
+    b, place = e.b, Place(e, d)
+    per, count = place.field("per"), place.field("words")
+    first = e.mul(chunk, per)
+    last = e.add(first, per)
+    last = b.select(b.icmp_signed("<", last, count), last, count)
+    table, target = place.field("table"), place.field("target")
+    base = b.sub(place.field("source"), e.i64(4))
+    zero = e.stack(4, 4)
+    e.store(I32(0), zero, 4)
+
+    def word(i: Value, _: list[Value]) -> list[Value]:
+        at = b.zext(e.load(e.add(table, e.mul(i, 4)), I32), per.type)
+        here = b.select(b.icmp_signed("==", at, e.i64(0)), zero, e.add(base, e.mul(at, 4)))
+        e.store(e.load(here, I32), e.add(target, e.mul(i, 4)))
+        return []
+
+    e.loop(first, last, 1, [], word)
+
+
+def kernel() -> Kernel:
+    """See `arrange`."""
+    return Kernel.of(arrange)

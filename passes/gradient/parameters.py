@@ -11,6 +11,9 @@ from ...ir.ops.structure import Constant
 from ..base import Exact, Outcome, Pass, near, register_pass
 from ..context import Context
 
+FROZEN = "teacher."
+"""What names of constants start with that are not trained unless named: a teacher's."""
+
 
 @register_pass
 @dataclass(frozen=True)
@@ -19,8 +22,8 @@ class Parameters(Pass):
 
     By default those are the float constants of more than one element that an op reads at an operand
     which gradients reach and which is trained rather than set (statistics, bounds and scales are
-    set: `Op.settings`). Exact when the inputs are fed the constants' arrays: `trainable` gives
-    these by name, `freeze` puts arrays back.
+    set: `Op.settings`), but a teacher's (named `teacher.`...). Exact when the inputs are fed the
+    constants' arrays: `trainable` gives these by name, `freeze` puts arrays back.
     """
 
     name = "parameters"
@@ -64,7 +67,7 @@ def _array(node: Node) -> Array:
 
 
 def _is_trained(graph: Graph, node: Node) -> bool:
-    if not node.type.dtype.is_float or node.type.size < 2:
+    if not node.type.dtype.is_float or node.type.size < 2 or node.name.startswith(FROZEN):
         return False
     return any(_takes(use.node, use.position) for use in graph.uses(node))
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from ...ir import Builder, FeedError, Value
 from ...ir.ops.adjoint import ints
-from ..base import Outcome, near, register_pass
+from ..base import Outcome, register_pass
 from ..context import Context
 from .base import Distill
 from .functions import attention_map, divergence, mean_square, row_distance
@@ -49,11 +49,6 @@ class DistillAttention(Distill):
     teacher_layers: tuple[str, ...] = ()
 
     def terms(self, joint: Joint, context: Context, outcome: Outcome) -> None:
-        for name, kinds in (("of", Of), ("compare", Compare), ("heads", Heads)):
-            given = getattr(self, name)
-            if given not in get_args(kinds):
-                raise FeedError(f"{name} is {given!a}{near(given, list(get_args(kinds)))}",
-                                hint=f"it is one of {', '.join(get_args(kinds))}")  # fmt: skip
         kind = "attention" if self._takes_heads(joint) else "feature"
         pairing = Pairing(joint, kind, self.layers, self.teacher_layers)
         if self.layers or self.teacher_layers:
@@ -63,7 +58,7 @@ class DistillAttention(Distill):
             if kind == "feature":
                 found = _maps(found, self.every)
         for student, teacher in found:
-            pair = pairing.pair(student, teacher)
+            pair = pairing.pair(self, student, teacher)
             term = self._heads(joint.b, pair) if kind == "attention" else _map(joint.b, pair)
             joint.add(term, self.weight / len(found), self.result)
             report(outcome, pair)

@@ -12,8 +12,8 @@ from ..base import Outcome, register_pass
 from ..context import Context
 from .base import Distill
 from .functions import mean_square
-from .joint import PREFIX, Joint
-from .layers import place_of
+from .joint import Joint
+from .layers import DISTILL, place_of
 from .pairs import Pair, Pairing, report
 
 
@@ -44,7 +44,7 @@ class DistillHint(Distill):
             known = pairing.automatic()
             found = [known[(len(known) - 1) // 2]]
         for student, teacher in found:
-            pair = pairing.pair(student, teacher)
+            pair = pairing.pair(self, student, teacher)
             made = _regressor(joint, pair, context.rng)
             term = scaled(joint.b, mean_square(joint.b, made, pair.t), 0.5)
             joint.add(term, self.weight / len(found), self.result)
@@ -65,7 +65,7 @@ def _regressor(joint: Joint, pair: Pair, random: np.random.Generator) -> Value:
     shape = (outer, inner, *kernel) if maps else (inner, outer)
     deviation = (inner * int(np.prod(kernel))) ** -0.5
     kind = x.type.dtype.numpy
-    name = f"{PREFIX}hint.{pair.student.name}"
+    name = f"{DISTILL}hint.{pair.student.name}"
     weight = b.constant((random.standard_normal(shape) * deviation).astype(kind), f"{name}.weight")
     bias = b.constant(np.zeros(outer, kind), f"{name}.bias")
     if maps:

@@ -15,6 +15,7 @@ from ..context import Context
 from ..gradient.parameters import FROZEN
 from .inputs import shared_inputs, symbols
 from .layers import (
+    DISTILL,
     Kind,
     Layer,
     Recorded,
@@ -22,13 +23,11 @@ from .layers import (
     features,
     is_attention,
     probability_type,
+    with_probabilities,
 )
 
 TEACHER = FROZEN
-"""What names of the teacher's nodes start with, which also says that its weights are not trained."""
-
-PREFIX = "distill."
-"""What names of nodes start with that compare the two."""
+"""What names of the teacher's nodes start with, which also keeps its weights from training."""
 
 STUDENT = "distill.student"
 """Key of a joined graph's metadata: what the student was (JSON), for `take_out`."""
@@ -43,7 +42,7 @@ class Joint:
     """
 
     def __init__(self, graph: Graph, context: Context) -> None:
-        self.graph, self.b = graph, Builder(graph, prefix=PREFIX)
+        self.graph, self.b = graph, Builder(graph, prefix=DISTILL)
         self.teacher: Graph | Recorded = _teacher(context)
         if STUDENT in graph.metadata:
             self.state = read_state(graph)
@@ -81,7 +80,7 @@ class Joint:
 
     def layers(self, kind: Kind) -> list[Layer]:
         """The student's features or attention, in order."""
-        nodes = [n for n in self.graph.nodes() if not n.name.startswith((TEACHER, PREFIX))]
+        nodes = [n for n in self.graph.nodes() if not n.name.startswith((TEACHER, DISTILL))]
         return self._layers(kind, nodes, "")
 
     def teacher_layers(self, kind: Kind) -> list[Layer]:
@@ -150,7 +149,7 @@ class Joint:
         """The teacher's value at a layer, in the element type of `like`."""
         if isinstance(self.teacher, Recorded):
             name = TEACHER + layer.key
-            node = self.graph.find(name) or self._input(name, layer.type)
+            node = self.graph.find(name) or self.graph.add_input(name, layer.type)
             return in_type_of(self.b, node[0], like)
         if layer.kind == "output":
             found = find_value(self.graph, self.state["teacher"][layer.name])
@@ -159,27 +158,17 @@ class Joint:
             found = self._probabilities(node) if layer.kind == "attention" else node[0]
         return in_type_of(self.b, found, like)
 
-    def _input(self, name: str, type: TensorType) -> Node:
-        self.state["added"].append(name)
+    def note_pair(self, asker: str, student: Layer, teacher: Layer) -> None:
+        self.state["pairs"].append([asker, student.kind, student.name, teacher.name])
         self._write()
-        return self.graph.add_input(name, type)
 
     def _probabilities(self, node: Node) -> Value:
-        """Attention's softmax, as its fourth result. A node whose fourth result is another one
-        gets a twin.
-        """
+        """Of a student's attention that is changed for it, the joined graph notes how it was."""
         op = node.op
-        if not isinstance(op, Attention):
-            return node[0]
-        if op.outputs == 4 and op.qk_matmul_output_mode != 3:
-            twin = op.replace(qk_matmul_output_mode=3)
-            return self.b.add_op(twin, *self.graph.operands(node))[3]
-        if op.outputs < 4:
-            if not node.name.startswith(TEACHER):
-                self.state["attention"][node.name] = [op.outputs, op.qk_matmul_output_mode]
-                self._write()
-            self.graph.set_op(node, op.replace(outputs=4, qk_matmul_output_mode=3))
-        return node[3]
+        if isinstance(op, Attention) and op.outputs < 4 and not node.name.startswith(TEACHER):
+            self.state["attention"][node.name] = [op.outputs, op.qk_matmul_output_mode]
+            self._write()
+        return with_probabilities(self.graph, node)
 
     # ---- the loss ------------------------------------------------------------------------------
 
@@ -187,7 +176,7 @@ class Joint:
         """The input of labels: the one of this name that is there, or a new one."""
         node = self.graph.find(name)
         if node is None:
-            return self._input(name, type)[0]
+            return self.graph.add_input(name, type)[0]
         if node not in self.graph.inputs or not node.type.accepts(type):
             raise FeedError(f"is {node.type} and cannot be labels {type}", node=name,
                             hint="give another name with target=")  # fmt: skip
@@ -218,19 +207,27 @@ def _state(graph: Graph) -> dict[str, Any]:
     if not graph.inputs or not graph.outputs:
         raise FeedError("a student needs inputs and outputs")
     for node in graph.nodes():
-        if node.name.startswith((TEACHER, PREFIX)):
-            raise FeedError(f"names that start with {TEACHER} or {PREFIX} are for distillation",
+        if node.name.startswith((TEACHER, DISTILL)):
+            raise FeedError(f"names that start with {TEACHER} or {DISTILL} are for distillation",
                             node=node.name, hint="rename the student's node")  # fmt: skip
     live = reached(graph)
     return {
         "outputs": {k: _place(v) for k, v in zip(graph.output_names, graph.outputs)},
         "kept": [n.name for n in graph.nodes() if n not in live] + [n.name for n in graph.inputs],
-        "added": [], "attention": {}, "teacher": {},
+        "attention": {}, "teacher": {}, "pairs": [],
     }  # fmt: skip
 
 
 def read_state(graph: Graph) -> dict[str, Any]:
     return json.loads(graph.metadata[STUDENT])
+
+
+def pairs_of(graph: Graph, asker: str = "") -> list[tuple[Kind, str, str]]:
+    """What a joined graph compares, or one of the passes that joined it: kind, node of the student,
+    node of the teacher.
+    """
+    return [(kind, student, teacher) for who, kind, student, teacher in read_state(graph)["pairs"]
+            if who == asker or not asker]  # fmt: skip
 
 
 def reached(graph: Graph) -> set[Node]:

@@ -8,8 +8,12 @@ from typing import Literal
 
 from ...ir import Graph, Node, TensorType, Value
 from ...ir.graph import infer
+from ...ir.ops.activation import Softmax
 from ...ir.ops.attention import Attention
 from ...ir.ops.structure import Constant, Input
+
+DISTILL = "distill."
+"""What names of nodes start with that compare student and teacher."""
 
 Kind = Literal["output", "feature", "attention"]
 
@@ -93,10 +97,9 @@ def is_attention(graph: Graph, node: Node) -> bool:
     """Whether `node` has attention probabilities: see `attentions`."""
     if isinstance(node.op, Attention):
         return True
-    rank = node.type.rank if node.results and node.type.shape is not None else 0
-    if node.op.name != "softmax" or rank < 3 or getattr(node.op, "axis", None) not in (-1, rank - 1):
+    if not isinstance(node.op, Softmax) or node.type.shape is None or node.type.rank < 3:
         return False
-    return _weighs(graph, node)
+    return node.op.axis in (-1, node.type.rank - 1) and _weighs(graph, node)
 
 
 def _weighs(graph: Graph, node: Node) -> bool:
@@ -115,6 +118,21 @@ def probability_type(graph: Graph, node: Node) -> TensorType:
     if not isinstance(node.op, Attention):
         return node.type
     return infer(node.op.replace(outputs=4), graph.abstracts(node), node.name)[3].type
+
+
+def with_probabilities(graph: Graph, node: Node) -> Value:
+    """An attention's probabilities: its fourth result, which the node is made to give. One whose
+    fourth result is another one gets a twin.
+    """
+    op = node.op
+    if not isinstance(op, Attention):
+        return node[0]
+    if op.outputs < 4:
+        graph.set_op(node, op.replace(outputs=4, qk_matmul_output_mode=3))
+    elif op.qk_matmul_output_mode != 3:
+        twin = op.replace(qk_matmul_output_mode=3)
+        node = graph.add(twin, *graph.operands(node), name=f"{DISTILL}{node.name}")
+    return node[3]
 
 
 def place_of(type: TensorType) -> tuple[object, ...]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from ...ir import FeedError, Value
+from ...ir import FeedError, Graph, Value
 from ...ir.errors import show_name
-from ..base import Outcome
-from .joint import Joint
+from ..base import Outcome, Pass
+from .joint import Joint, pairs_of
 from .layers import Kind, Layer, place_of
 
 
@@ -79,9 +80,24 @@ class Pairing:
         return [layers[(i * last + (count - 1) // 2) // (count - 1) if count > 1 else last]
                 for i in range(count)]  # fmt: skip
 
-    def pair(self, student: Layer, teacher: Layer) -> Pair:
+    def pair(self, asker: Pass, student: Layer, teacher: Layer) -> Pair:
+        """What two layers give; the joined graph notes for which pass."""
         x = self.joint.value(student)
+        self.joint.note_pair(str(asker), student, teacher)
         return Pair(student, teacher, x, self.joint.teacher_value(teacher, x))
+
+
+def pinned(graph: Graph, passes: Iterable[Pass]) -> list[Pass]:
+    """The passes that joined a graph, naming the layers that they paired: so they pair the same
+    where a teacher has these layers alone, as one that was recorded.
+    """
+    made = []
+    for p in passes:
+        found = pairs_of(graph, str(p))
+        names = {"layers": tuple(s for _, s, _ in found),
+                 "teacher_layers": tuple(t for _, _, t in found)}  # fmt: skip
+        made.append(replace(p, **names) if found else p)
+    return made
 
 
 def report(outcome: Outcome, pair: Pair) -> None:

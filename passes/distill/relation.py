@@ -46,7 +46,7 @@ class DistillRelation(Distill):
         pairing = Pairing(joint, "feature", self.layers, self.teacher_layers)
         found = pairing.named() if self.layers or self.teacher_layers else [_last(joint)]
         for student, teacher in found:
-            pair = pairing.pair(student, teacher)
+            pair = pairing.pair(self, student, teacher)
             if pair.x.shape is None or pair.x.shape[0] != joint.batch:
                 raise FeedError(f"{pair}: the first axis is not the batch", node=student.name)
             for term, weight in self._parts(joint, pair):

@@ -9,6 +9,7 @@ A. Walther, "Evaluating Derivatives" (2008).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from .build import Builder
@@ -63,6 +64,10 @@ class _Reverse:
         start: Order,
     ) -> None:  # fmt: skip
         self.graph, self.b, self.wrt, self.start = graph, b, wrt, start
+        for key, seed in seeds.items():
+            if not key.type.accepts(seed.type):
+                raise VerifyError(f"a seed is {seed.type} for a value of {key.type}",
+                                  node=key.node.name)  # fmt: skip
         self.parts: dict[Value, list[Value]] = {key: [seed] for key, seed in seeds.items()}
         self.active = set(wrt)
 
@@ -113,13 +118,13 @@ class _Reverse:
             raise error.with_context(node=node.name, op=op.name)
         finally:
             self.b.prefix = mark
-        for i, (operand, gradient) in enumerate(zip(operands, made)):
+        for i, (operand, gradient) in enumerate(zip_longest(operands, made)):
             if operand not in self.active or operand is None:
                 continue
-            held = op.held.get(names[min(i, len(names) - 1)])
-            if held is not None:
+            name = names[min(i, len(names) - 1)]
+            if name in op.held:
                 raise NotDifferentiableError(
-                    f"has no gradient for {names[i]}: {held}",
+                    f"has no gradient for {name}: {op.held[name]}",
                     node=node.name, op=op.name, hint="make that operand a constant",
                 )  # fmt: skip
             if gradient is not None:

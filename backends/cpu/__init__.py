@@ -12,6 +12,7 @@ from . import lower_elementwise as lower_elementwise
 from . import lower_fusion as lower_fusion
 from . import lower_index as lower_index
 from . import lower_integer as lower_integer
+from . import lower_losses as lower_losses
 from . import lower_matmul as lower_matmul
 from . import lower_matmul_integer as lower_matmul_integer
 from . import lower_quantize as lower_quantize

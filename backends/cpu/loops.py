@@ -146,6 +146,22 @@ def gather_kernel(isa: Any, kind: str, index: str):
     return numeric.chunked("\n".join(lines), numeric.scope())
 
 
+def within_kernel(isa: Any, kind: str):
+    """Set `fault` where an element of x is not in 0..n - 1, nor the one that is ignored."""
+    from . import numeric
+
+    lines = [
+        "def body(d, chunk):",
+        "    x, count, n = word(d + 24), word(d + 32), word(d + 40)",
+        "    ignored, ignores, fault = word(d + 48), word(d + 56), word(d + 64)",
+        "    for i in range(count):",
+        f"        k = i64(load_{kind}(x, i * {numeric.size(kind)}))",
+        "        if (k < 0 or k >= n) and not (ignores != 0 and k == ignored):",
+        "            store_i64(fault, 0, 1)",
+    ]
+    return numeric.chunked("\n".join(lines), numeric.scope())
+
+
 def bounds(kind: str) -> tuple[str, str]:
     """The least and the greatest value of a type, as source."""
     if kind == "bool":

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from ...ir import DType, Node
-from .images import Geometry, image, lift, node_geometry
+from ...ir import DType, Node, Value
+from .images import Geometry, geometry, image, lift, node_geometry
 from .kernels import pool
 from .kernels.grid import LANES, share
-from .kernels.pool import PoolRecord
-from .layout import Tensor, round_up
+from .kernels.pool import PoolGradientRecord, PoolRecord
+from .layout import Halo, Tensor, round_up
 from .lower import Lowering, lowers
 from .lower_conv import first_tap, strides
 from .steps import Step, Word, record_words
@@ -92,3 +92,71 @@ def scale_words(low: Lowering, scale: np.ndarray) -> dict[str, Word]:
     table = np.ascontiguousarray(scale, np.float64)
     return {"scale": low.constant(table), "scale_row": 8 * table.shape[1], "scale_pixel": 8}
 
+
+@lowers("max_pool_gradient")
+def max_pool_gradient(low: Lowering, node: Node) -> bool:
+    """Of f32, over one or two spatial axes."""
+    x, dy = low.graph.operands(node)
+    assert x is not None and dy is not None
+    g = _gradient_geometry(low, node, dy)
+    if g is None:
+        return False
+    source = lift(image(low, x, g, -math.inf))
+    _pool_gradient(low, node, g, dy, source, None)
+    return True
+
+
+@lowers("average_pool_gradient")
+def average_pool_gradient(low: Lowering, node: Node) -> bool:
+    """Of f32, over one or two spatial axes."""
+    dy = low.graph.operand(node, 0)
+    assert dy is not None
+    g = _gradient_geometry(low, node, dy)
+    if g is None:
+        return False
+    op: Any = node.op
+    sizes, scale = node.type.static_shape[2:], np.ones(g.out)
+    if not op.total:
+        scale /= op.forward().counts(sizes, op.window(sizes, g.kernel), g.out)
+    _pool_gradient(low, node, g, dy, None, scale)
+    return True
+
+
+def _gradient_geometry(low: Lowering, node: Node, dy: Value) -> Geometry | None:
+    if node.type.dtype is not DType.f32 or node.type.rank not in (3, 4) or node.type.size == 0:
+        return None
+    op: Any = node.op
+    return geometry(op, node.type.static_shape[2:], op.kernel_shape, low.shape(dy)[2:])
+
+
+def _pool_gradient(
+    low: Lowering, node: Node, g: Geometry, dy: Value, source: Tensor | None,
+    scale: np.ndarray | None,
+) -> None:  # fmt: skip
+    """Add window by window to zeros: to the result, or to a tensor with a border of its own."""
+    nodes, zero = (node.name,), (0,) * len(g.kernel)
+    flat = Geometry(g.kernel, g.strides, g.dilations, zero, zero, g.out)
+    other = lift(image(low, dy, flat, 0.0))
+    result = low.result(node[0], exact=False, granule=LANES)
+    inside = result
+    halo = Halo(g.before, g.after) if any(g.before + g.after) else None
+    if halo is not None or not result.channels_last or result.buffer.space != "arena":
+        inside = low.new(DType.f32, result.shape, spatial=True, halo=halo)
+    low.fill(inside, 0.0, nodes)
+    target, lifted = lift(inside), g.lifted()
+    values = {
+        **pool_words(low, source or target, other, lifted),
+        **share(other.shape[2], other.shape[0], 1),
+        **strides("other", other),
+        **{f"target{k.removeprefix('source')}": v for k, v in first_tap(target, lifted).items()},
+        "target_tap_row": target.strides[2] * lifted.dilations[0],
+        "target_tap_pixel": target.strides[3] * lifted.dilations[1],
+    }
+    if scale is not None:
+        values |= scale_words(low, scale.reshape(other.shape[2:]))
+    words = record_words(PoolGradientRecord, values)
+    reads = [other.buffer, target.buffer, *([source.buffer] if source else [])]
+    kernel = pool.gradient_kernel(source is not None)
+    low.emit(Step(kernel, words, reads, [target.buffer], nodes))
+    if inside is not result:
+        low.copy(inside, result, nodes)

@@ -143,12 +143,12 @@ def _by_channel(low: Lowering, g: Geometry, source: Tensor, channels: int) -> Pl
 
 def _heights(low: Lowering) -> tuple[int, ...]:
     """Tiles that leave registers for a vector of gradients and what is loaded."""
-    return (24, 16, 12, 8, 4, 2, 1) if low.isa.lanes != 8 else (12, 8, 4, 2, 1)
+    return (24, 20, 16, 12, 8, 4, 2, 1) if low.isa.lanes != 8 else (12, 10, 8, 4, 2, 1)
 
 
 def _height(length: int, heights: tuple[int, ...]) -> int:
-    """The tile with the least work for a run; a vector more or less stands for a tile's loads."""
-    return min((h for h in heights if h <= length), key=lambda h: -(-length // h) * (h + 1))
+    """The tile with the least work for a run; 3 vectors stand for what a tile does beside."""
+    return min((h for h in heights if h <= length), key=lambda h: -(-length // h) * (h + 3))
 
 
 def _sums(

@@ -109,11 +109,10 @@ def spatial_values(low: Lowering) -> None:
         if node.op.name in IMAGE_OPS:
             images = reads[:2] if node.op.name in GRADIENTS else reads[:1]
             wanted.update(v for v in images if v.type.rank >= 3)
-        elif passes_layout(low, node) and node[0] in wanted:
-            rank = node[0].type.rank
-            wanted.update(v for v in reads if v not in low.known and v.type.rank == rank)
-    for node in nodes:
-        value = node[0]
+        elif passes_layout(low, node):
+            ranks = {v.type.rank for v in _results(node) if v in wanted}
+            wanted.update(v for v in reads if v not in low.known and v.type.rank in ranks)
+    for node, value in ((node, value) for node in nodes for value in _results(node)):
         if value.type.rank < 3:
             continue
         if node.op.name in IMAGE_OPS or (node in low.groups and node.op.name == "reshape"):
@@ -125,6 +124,10 @@ def spatial_values(low: Lowering) -> None:
             same = [v for v in reads if v.type.rank == value.type.rank]
             if value in wanted or any(v in low.spatial for v in same):
                 low.spatial.add(value)
+
+
+def _results(node: Node) -> list[Value]:
+    return [node[i] for i in range(len(node.results))]
 
 
 def passes_layout(low: Lowering, node: Node) -> bool:

@@ -53,8 +53,7 @@ class Scopes:
         self, name: str, shape: tuple[Dim, ...], dtype: DType | str = DType.f32,
         batch: Dim = "batch",
     ) -> Value:  # fmt: skip
-        """An input of type `dtype[batch, *shape]`; the batch is a symbol unless a number is given.
-        """
+        """An input of type `dtype[batch, *shape]`; `batch` is a symbol or a number."""
         return self.b.input(name, dtype, (batch, *shape))
 
     def outputs(self, **values: Value) -> Graph:
@@ -138,8 +137,7 @@ class Scopes:
     # ---- values ----------------------------------------------------------------------------------
 
     def size(self, x: Value, axis: int = 1) -> int:
-        """One of x's dimensions, by default its channels. Raises VerifyError where it is no number.
-        """
+        """One of x's dimensions (its channels). Raises VerifyError where it is no number."""
         return size_of(x, axis, self.here)
 
     def node(self, op: str, at: str, *operands: Any, **attributes: Any) -> Value:

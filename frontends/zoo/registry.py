@@ -1,7 +1,7 @@
 """The networks by name, and `zoo:NAME{argument=value ...}`, which stands for a file's name.
 
-    source   := "zoo:" name [ "{" (argument "=" value)* "}" ]      separated by spaces or commas
-    value    := int | float | true | false | word
+source := "zoo:" name ["{" (argument "=" value)* "}"]     # spaces or commas between arguments
+value  := int | float | true | false | word
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ Build = Callable[..., Graph]
 
 @dataclass(frozen=True)
 class Entry:
-    """One network: `build` makes it, after `arguments`, name by default value."""
+    """One network: `build` makes it. `arguments` are its parameters with their defaults, where
+    `preset` goes before the function's own.
+    """
 
     name: str
     build: Build

@@ -27,7 +27,7 @@ def resnet_cifar(
 
     image f32[batch,channels,size,size] -> scores f32[batch,classes]. Where a stage halves the size,
     the shortcut `pad`s with zero channels as in the paper (option A), or is a `projection` by a 1x1
-    convolution (option B), which prunes and quantizes better.
+    convolution (option B).
     """
     if depth % 6 != 2 or depth < 8:
         raise VerifyError(f"depth is {depth}, which should be 6 n + 2")
@@ -81,9 +81,7 @@ def _scaled(filters: int, width: float) -> int:
     return max(1, round(filters * width))
 
 
-def _basic(
-    net: Network, x: Value, filters: int, stride: int, shortcut: str, blocks: int
-) -> Value:
+def _basic(net: Network, x: Value, filters: int, stride: int, shortcut: str, blocks: int) -> Value:
     """Two 3x3 convolutions."""
 
     def branch(x: Value) -> Value:

@@ -50,9 +50,7 @@ def _multiple(channels: float, of: int) -> int:
     return max(of, -(-int(channels) // of) * of)
 
 
-def _unit_v1(
-    net: Network, x: Value, filters: int, groups: int, inner: int, stride: int
-) -> Value:
+def _unit_v1(net: Network, x: Value, filters: int, groups: int, inner: int, stride: int) -> Value:
     """1x1 in groups, shuffle, 3x3 depthwise, 1x1 in groups; summed with x, or with a stride
     concatenated with its average.
     """

@@ -271,9 +271,7 @@ class AveragePoolGradient(Pool):
     def _run(self, dy: Array, shape: tuple[int, ...]) -> Array:
         w, out = self.window(shape[2:], self.kernel_shape), dy.shape[2:]
         if not self.total:
-            means = AveragePool(**Pool.attributes_of(self),
-                                count_include_pad=self.count_include_pad)  # fmt: skip
-            dy = dy / means.counts(shape[2:], w, out).astype(dy.dtype)
+            dy = dy / self.forward().counts(shape[2:], w, out).astype(dy.dtype)
         made = pad_spatial(np.zeros(shape, dy.dtype), w, out, 0)
         made = made.copy() if made.base is not None else made
         for at in np.ndindex(*w.kernel):
@@ -288,7 +286,11 @@ class AveragePoolGradient(Pool):
             zero, sums = b.number(0, g), LpPool(**given, p=1)
             parts = (b.max(g, zero), b.max(b.neg(g), zero))
             return b.sub(*(b.add_op(sums, v) for v in parts)), None
-        return b.add_op(AveragePool(**given, count_include_pad=self.count_include_pad), g), None
+        return b.add_op(self.forward(), g), None
+
+    def forward(self) -> AveragePool:
+        """The pooling whose gradient this is."""
+        return AveragePool(**Pool.attributes_of(self), count_include_pad=self.count_include_pad)
 
 
 @dataclass(frozen=True)

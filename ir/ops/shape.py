@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,7 +75,8 @@ class Cast(Same):
         return super().dims(x) if self.to in (DType.i64, DType.i32) else None
 
     def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
-        return (in_type_of(b, gradients[0], operands[0]),)
+        (x,), (g,) = operands, gradients
+        return (in_type_of(b, g, x) if x.type.dtype.is_float else g,)
 
 
 def cast(x: Array, to: DType) -> Array:
@@ -105,7 +107,8 @@ class CastLike(Same):
         return cast(x, DType.of(like))
 
     def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
-        return in_type_of(b, gradients[0], operands[0]), None
+        (x, _), (g,) = operands, gradients
+        return in_type_of(b, g, x) if x.type.dtype.is_float else g, None
 
 
 @register
@@ -115,6 +118,7 @@ class Dropout(Op):
 
     axes = "x[...] -> y[...]"
     results = ("y", "mask")
+    held = MappingProxyType({"ratio": "it is a probability"})
     seed: int = 0
     outputs: int = 1
 

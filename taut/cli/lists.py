@@ -140,8 +140,9 @@ def zoo(
         if json:
             common.show_json(listed)
         else:
-            common.show(common.table(None, "network", "",
-                                     rows=[(f["name"], f["summary"]) for f in listed]))  # fmt: skip
+            rows = [(f["name"], " ".join(f"{k}={v}" for k, v in f["preset"].items()), f["summary"])
+                    for f in listed]  # fmt: skip
+            common.show(common.table(None, "network", "with", "", rows=rows))
         return
     facts = zoo_facts(find(name))
     if json:
@@ -153,5 +154,5 @@ def zoo(
 
 def zoo_facts(entry: Any) -> dict[str, Any]:
     """A network's declaration as plain data."""
-    return {"name": entry.name, "arguments": entry.arguments, "summary": summary(entry.doc),
-            "doc": entry.doc}  # fmt: skip
+    return {"name": entry.name, "preset": entry.preset, "arguments": entry.arguments,
+            "summary": summary(entry.doc), "doc": entry.doc}  # fmt: skip

@@ -155,7 +155,11 @@ def quantize(
     if missed:
         title = "not done, and why:"
         common.show(common.table(title, "node", "pass", "reason", rows=missed), error=True)
-    if output not in (None, "-") and os.path.isfile(model):
-        before, after = os.path.getsize(model), os.path.getsize(str(output))
-        sizes = f"{common.engineering(after, 'B')}, was {common.engineering(before, 'B')}"
-        common.show(common.safe(f"{output}: {sizes} ({before / after:.2f}x)"), error=True)
+    if output in (None, "-"):
+        return
+    after = os.path.getsize(str(output))
+    sizes = common.engineering(after, "B")
+    if os.path.isfile(model):
+        before = os.path.getsize(model)
+        sizes += f", was {common.engineering(before, 'B')} ({before / after:.2f}x)"
+    common.show(common.safe(f"{output}: {sizes}"), error=True)

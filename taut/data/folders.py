@@ -31,6 +31,7 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".webp")
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "WEBP")  # decoders of pixels only, no scripts
 MAX_FILE = 256 << 20
 MAX_PIXELS = 1 << 26  # of one image as it is stored
+MAX_SIDE = 1 << 13  # of what images are scaled to
 
 
 def from_folder(
@@ -52,8 +53,10 @@ def from_folder(
         raise FeedError(f"channels is {channels}, which should be 1 or 3")
     names, paths, labels = _survey(Path(folder))
     wanted = (size, size) if isinstance(size, int) else size
-    first = _decode(pillow, paths[0], wanted, channels)
-    shape = (len(paths), channels, *first.shape[2:])
+    if wanted is not None and not all(1 <= n <= MAX_SIDE for n in wanted):
+        raise FeedError(f"size is {wanted}, which should be from 1 to {MAX_SIDE}")
+    space = wanted or _decode(pillow, paths[0], None, channels).shape[2:]
+    shape = (len(paths), channels, *space)
     limits.check(TensorType(DType.f32, shape), "all the images")
     images = np.empty(shape, np.float32)
     for k, path in enumerate(paths):

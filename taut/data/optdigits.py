@@ -17,9 +17,7 @@ MAX_FILE = 64 << 20
 _PIXELS, _LARGEST, _DIGITS = 64, 16, 10
 
 
-def from_optdigits(
-    path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS
-) -> Dataset:
+def from_optdigits(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> Dataset:
     """A data set f32[n,1,8,8] from 0 to 1, with 10 classes.
 
     Raises StorageError, LimitError, ModelError that names the line, FeedError for no lines.

@@ -325,6 +325,51 @@ def test_dropout_does_nothing_until_training_switches_it():
     assert [n.op.name for n in taut.optimize(graph, "O1").nodes()] == ["input", "return"]
 
 
+class Stack:
+    """Layers drawn on top of each other; `paths` are the names that their nodes must have."""
+
+    def __init__(self, draw: st.DrawFn):
+        self.draw, self.net = draw, Network(seed=draw(st.integers(0, 9)))
+        self.paths: list[str] = []
+
+    def layer(self, x: Value, name: str) -> Value:
+        net, pick = self.net, lambda *choices: self.draw(st.sampled_from(choices))
+        c = net.size(x)
+        kind = pick("conv", "conv_bn", "separable", "shuffle", "residual", "pool", "activation")
+        self.paths.append(f"{net.here}.{name}".lstrip("."))
+        if kind == "conv":
+            return net.conv(x, 4, pick(1, 3), padding="same", groups=pick(1, 2), name=name)
+        if kind in ("conv_bn", "separable"):
+            self.paths[-1] += ".conv" if kind == "conv_bn" else ".depthwise.conv"
+            make = net.conv_bn if kind == "conv_bn" else net.depthwise_separable
+            return make(x, pick(2, 6), 3, stride=pick(1, 2), activation="hard_swish", name=name)
+        if kind == "shuffle":
+            return net.channel_shuffle(x, 2, name=name)
+        if kind == "residual":
+            return net.residual(x, lambda x: net.conv(x, c, 1), name=name)
+        if kind == "pool":
+            return net.average_pool(x, 3, stride=1, padding="same", name=name)
+        return net.activation(x, pick(*ACTIVATIONS), name=name)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_any_stack_of_layers_is_a_sound_graph(data: st.DataObject):
+    stack = Stack(data.draw)
+    x = stack.net.input("image", (2, 5, 4))
+    for stage in range(data.draw(st.integers(1, 3))):
+        with stack.net.scope(f"stage{stage}"):
+            for i in range(data.draw(st.integers(1, 3))):
+                x = stack.layer(x, f"layer{i}")
+    graph = stack.net.outputs(y=stack.net.classifier(stack.net.global_average_pool(x), 3))
+    verify(graph)
+    assert set(stack.paths) <= {n.name for n in graph.nodes()}
+    value = random(2, 2, 5, 4)
+    want = taut.reference(graph, value)["y"]
+    made = taut.reference(taut.optimize(graph, "O2"), value)["y"]
+    np.testing.assert_allclose(made, want, rtol=1e-3, atol=1e-4)
+
+
 # ---- refusals ----------------------------------------------------------------------------------
 
 

@@ -29,6 +29,8 @@ SMALL = {
     "resnet-50": {"size": 64, "width": 0.25}, "resnet-110": {"width": 0.25},
     "mobilenet-v1": {"size": 64, "width": 0.25}, "mobilenet-v2": {"size": 64, "width": 0.35},
     "shufflenet-v1": {"size": 64, "width": 0.5}, "shufflenet-v2": {"size": 64, "width": 0.5},
+    "mobilenet-v1-cifar": {"width": 0.25}, "mobilenet-v2-cifar": {"width": 0.35},
+    "shufflenet-v1-cifar": {"width": 0.5}, "shufflenet-v2-cifar": {"width": 0.5},
 }  # fmt: skip
 """Arguments that make the large ones quick to run; their graphs keep their form."""
 
@@ -263,6 +265,31 @@ def test_dropout_is_where_it_is_asked_for():
     for name in ("mobilenet-v2-cifar", "transformer-encoder", "transformer-decoder"):
         kinds = [n.op.name for n in zoo(name, dropout=0.1).nodes()]
         assert "dropout" in kinds and "dropout" not in [n.op.name for n in zoo(name).nodes()]
+
+
+NAMES = ["lenet-300-100", "lenet-5", "resnet-20", "mobilenet-v1-cifar", "mobilenet-v2-cifar",
+         "shufflenet-v1-cifar", "transformer-encoder", "transformer-decoder"]  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    name=st.sampled_from(NAMES), width=st.floats(0, 0.6), classes=st.integers(1, 5),
+    size=st.integers(1, 40), groups=st.sampled_from([1, 2, 3, 4, 8]), channels=st.integers(1, 4),
+)  # fmt: skip
+def test_any_arguments_make_a_network_or_one_typed_error(
+    name: str, width: float, classes: int, size: int, groups: int, channels: int
+):
+    given = {"width": width, "classes": classes, "size": size, "groups": groups,
+             "channels": channels, "vocabulary": classes}  # fmt: skip
+    known = ZOO[name].arguments
+    try:
+        graph = zoo(name, **{k: v for k, v in given.items() if k in known})
+    except taut.TautError as error:
+        assert name == "lenet-5" and size < 16 and str(error)
+    else:
+        verify(graph)
+        last = next(iter(graph.signature.outputs.values())).shape
+        assert last is not None and last[-1] == classes
 
 
 # ---- as a model's source -----------------------------------------------------------------------

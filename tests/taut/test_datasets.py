@@ -441,6 +441,9 @@ def test_sizes_are_made_equal_where_asked(folder: Path):
         np.testing.assert_allclose(data.images[1], 128 / 255, rtol=1e-6)
     with pytest.raises(LimitError, match="all the images"):
         from_folder(folder, size=100, limits=Limits(tensor_bytes=100_000))
+    for size in (0, -3, (4, 1 << 20)):
+        with pytest.raises(FeedError, match="size is"):
+            from_folder(folder, size=size)
     with pytest.raises(FeedError, match="channels is 4"):
         from_folder(folder, channels=4)
 

@@ -113,6 +113,67 @@ def average_pool(isa: Isa):
     return grid(isa, PoolRecord, emit_row)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PoolGradientRecord(PoolRecord):
+    """A window's gradient is `other`; what it adds goes to `target`, by windows as `source` is.
+
+    target_tap_row, target_tap_pixel   as tap_row and tap_pixel, of the target
+    """
+
+    other: int
+    other_image: int = 0
+    other_row: int = 0
+    other_pixel: int = 0
+    target_tap_row: int = 0
+    target_tap_pixel: int = 0
+
+
+def pool_gradient(isa: Isa, largest: bool):
+    """float32: to each window of the target add `other` at the first of its largest elements in the
+    source, or everywhere, times scale. Windows of one image overlap: a chunk is an image."""
+    from ..emit import F32, F64, I1, vec
+
+    def emit_row(row: Row) -> None:
+        e, b, kind = row.e, row.e.b, vec(F32, LANES)
+
+        def vector(at: Any, c: Any) -> None:
+            given, taken = e.load(at("other", 4), kind), vec(I1, LANES)([0] * LANES)
+            source, target = at("source", 4), at("target", 4)
+            if largest:
+
+                def most(address: Any, best: Any) -> Any:
+                    x = e.load(address, kind)
+                    return b.select(b.fcmp_unordered(">", x, best), x, best)
+
+                best = _window(row, source, e.vector(F32, float("-inf")), most)
+            else:
+                given = b.fmul(given, e.splat(b.fptrunc(e.load(at("scale", 0), F64, 8), F32)))
+
+            def tap(x: Any, y: Any, taken: Any) -> Any:
+                there = e.add(target, e.add(e.mul(y, row.field("target_tap_row")),
+                                            e.mul(x, row.field("target_tap_pixel"))))  # fmt: skip
+                added = given
+                if largest:
+                    here = e.add(source, e.add(e.mul(y, row.field("tap_row")),
+                                               e.mul(x, row.field("tap_pixel"))))  # fmt: skip
+                    found = b.fcmp_ordered("==", e.load(here, kind), best)
+                    found = b.and_(found, b.not_(taken))
+                    taken = b.or_(taken, found)
+                    added = b.select(found, given, e.vector(F32, 0.0))
+                e.store(b.fadd(e.load(there, kind), added), there)
+                return taken
+
+            def line(y: Any, carried: list[Any]) -> list[Any]:
+                return e.loop(e.i64(0), row.field("window"), 1, carried,
+                              lambda x, inner: [tap(x, y, inner[0])])  # fmt: skip
+
+            e.loop(e.i64(0), row.field("height"), 1, [taken], line)
+
+        row.vectors(vector)
+
+    return grid(isa, PoolGradientRecord, emit_row)
+
+
 def _window(row: Row, start: Any, first: Any, tap: Any) -> Any:
     """Fold tap(address, value) over the window that starts at address `start`."""
     e = row.e
@@ -138,3 +199,8 @@ def max_kernel(kind: str = "u8") -> Kernel:
 
 SUM = Kernel.of(sum_pool)
 AVERAGE = Kernel.of(average_pool)
+
+
+def gradient_kernel(largest: bool) -> Kernel:
+    """See `pool_gradient`."""
+    return Kernel.of(pool_gradient, largest=largest)

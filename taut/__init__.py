@@ -23,13 +23,15 @@ if TYPE_CHECKING:
     from taut.ir.op import Array
     from taut.passes import Pipeline
 
+    from taut.distillation import distill
+
     from . import backends, data, frontends, ir, passes, samples, testing
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DEFAULT_LIMITS", "DType", "Data", "Graph", "Limits", "TautError", "TensorType", "backends",
-    "compare", "compile", "data", "frontends", "ir", "load", "optimize", "passes", "quantize",
+    "compare", "compile", "data", "distill", "frontends", "ir", "load", "optimize", "passes", "quantize",
     "reference", "samples", "save", "testing",
 ]  # fmt: skip
 
@@ -48,6 +50,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f".{name}", __name__)
     if name in _FROM_IR:
         return getattr(importlib.import_module(".ir", __name__), name)
+    if name == "distill":
+        return importlib.import_module(".distillation", __name__).distill
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -59,8 +59,8 @@ class Loss(Pass):
         if self.temperature <= 0:
             raise FeedError(f"temperature is {self.temperature}, which should be positive")
         if not 0 <= self.smoothing < 1 or (self.smoothing and self.kind != "cross-entropy"):
-            raise FeedError(f"smoothing is {self.smoothing}, which should be from 0 to below 1, and "
-                            "0 but for cross-entropy")  # fmt: skip
+            raise FeedError(f"smoothing of {self.kind} is {self.smoothing}",
+                            hint="it is from 0 to below 1, and of cross-entropy only")  # fmt: skip
         made = KINDS[self.kind](self, Builder(graph, prefix="loss."), outputs[name])
         graph.set_outputs({**outputs, self.result: made})
         outcome = Outcome()

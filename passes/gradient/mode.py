@@ -9,7 +9,6 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from ...ir import Array, Builder, DType, Graph, Node, UnsupportedError, Value
-from ...ir.ops.adjoint import in_type_of
 from ...ir.ops.normalization import BatchNormalization
 from ...ir.ops.shape import Dropout
 from ...ir.ops.structure import Constant
@@ -32,8 +31,8 @@ class TrainingMode(Pass):
     dropout                x -> where(keep, x / (1 - ratio), 0) with an input keep.NODE bool of x's
                            shape (N. Srivastava and others, 2014)
 
-    Nodes, and normalizations with operands, whose names match one of the patterns in `keep` (`*` and
-    `?` are wild) stay as they are. Legal where the statistics are constants that only one node
+    Nodes, and normalizations with operands, whose names match one of the patterns in `keep` (`*`
+    and `?` are wild) stay as they are. Legal where the statistics are constants that only one node
     reads (`split_statistics` sees to it) and the ratio is known. Changes the function.
     """
 

@@ -185,8 +185,8 @@ class Adam(Update):
 
         stride = b.div(b.cast(rate, to=DType.f64), left(self.beta1))
         root = b.reciprocal(b.sqrt(left(self.beta2)))
-        made = [b.cast(x, to=DType.f32) for x in (stride, root)]
-        return _Adam(rate, *made, self.beta1, self.beta2, self.epsilon)
+        stride, root = (b.cast(x, to=DType.f32) for x in (stride, root))
+        return _Adam(rate, stride, root, self.beta1, self.beta2, self.epsilon)
 
 
 class _Adam(Rule):

@@ -53,7 +53,7 @@ class Feeder:
             items = batch if isinstance(batch, tuple | list) else (batch,)
             if len(items) != len(names):
                 raise FeedError(f"a batch has {len(items)} arrays, where {names} are wanted",
-                                hint="give (inputs in order, target) or a dict by name")  # fmt: skip
+                                hint="give (*inputs, target) or a dict by name")  # fmt: skip
             given = dict(zip(names, items))
         if given.keys() != self.inputs.keys():
             raise FeedError(f"a batch has the arrays {sorted(map(str, given))[:20]}, where "

@@ -135,7 +135,7 @@ class _Run:
         keep = settings.keep_best
         self.keeps_best = bool(settings.patience) if keep is None else keep
         if source.batches is None and not isinstance(self.schedule, Constant):
-            raise FeedError(f"the schedule {self.schedule} needs to know how many batches there are",
+            raise FeedError(f"the schedule {self.schedule} needs the number of batches",
                             hint="give data with a length")  # fmt: skip
 
     def run(self, progress: bool | None) -> Trained:

@@ -17,7 +17,7 @@ OMITTED = ("epoch", "seconds", "learning rate")
 def plot(history: History) -> str:
     """Two panels side by side: the losses, and every other metric; a colour a column."""
     names = [c for c in history.columns if c not in OMITTED]
-    panels = [[c for c in names if c.endswith("loss")], [c for c in names if not c.endswith("loss")]]
+    panels = [[c for c in names if c.endswith("loss") is kind] for kind in (True, False)]
     panels = [p for p in panels if p]
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH * max(len(panels), 1)}" '
              f'height="{HEIGHT}" font-family="sans-serif" font-size="12">']  # fmt: skip
@@ -55,7 +55,8 @@ def _panel(history: History, columns: Sequence[str]) -> list[str]:
                  "</text>")  # fmt: skip
     for i, column in enumerate(columns):
         colour = COLOURS[i % len(COLOURS)]
-        points = [f"{x(e):.1f},{y(v):.1f}" for e, v in zip(epochs, history[column]) if v is not None]
+        pairs = zip(epochs, history[column])
+        points = [f"{x(e):.1f},{y(v):.1f}" for e, v in pairs if v is not None]
         parts.append(f'<polyline points="{" ".join(points)}" fill="none" stroke="{colour}" '
                      'stroke-width="2"/>')  # fmt: skip
         parts.append(f'<text x="{LEFT + 150 * i}" y="18" fill="{colour}">{escape(column)}</text>')

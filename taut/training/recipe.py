@@ -18,13 +18,14 @@ from taut.passes.gradient.loss import KINDS, Loss
 from taut.passes.gradient.mode import TrainingMode, matches, statistics
 from taut.passes.gradient.parameters import Parameters
 from taut.passes.gradient.update import Update
-from taut.passes.simplify.clean import DeadCode
+from taut.passes.simplify.clean import CommonSubexpressions, DeadCode
+from taut.passes.simplify.decompose import Decompose
 
 TARGET = "target"
 LOSS = "loss"
 
 Metric = str | Callable[[Mapping[str, Array], Array], float]
-"""`accuracy`, `top-K`, or a function of (outputs by name, target) that gives the mean of a batch."""
+"""`accuracy`, `top-K`, or a function of (outputs by name, target) to the mean over a batch."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,10 @@ class Recipe:
     @property
     def update(self) -> Update:
         """The optimizer's pass. Raises ParseError, FeedError for one that is none."""
-        found = Pipeline.of(self.optimizer)
+        found = Pipeline.of(self.optimizer).passes
         if len(found) != 1 or not isinstance(found[0], Update):
-            raise FeedError(f"{str(found)[:80]!a} is no optimizer", hint="sgd, adam and adamw are")
+            raise FeedError(f"{str(self.optimizer)[:80]!a} is no optimizer",
+                            hint="sgd, adam and adamw are")  # fmt: skip
         return found[0]
 
     @property
@@ -120,6 +122,7 @@ def step_graph(model: Graph, recipe: Recipe, learned: Learned, held: tuple[str, 
         TrainingMode(keep=recipe.frozen), Parameters(names=names), *_measured(model, recipe),
         Gradient(loss=recipe.loss_name, wrt=names), HoldWeights(names=held),
         ClipGradients(recipe.clip, recipe.clip_value), recipe.update,
+        Decompose(), CommonSubexpressions(),
     ]  # fmt: skip
     return _without(PassManager(passes).run(model).graph, model, recipe)
 
@@ -127,7 +130,7 @@ def step_graph(model: Graph, recipe: Recipe, learned: Learned, held: tuple[str, 
 def evaluation_graph(model: Graph, recipe: Recipe, learned: Learned) -> Graph:
     """The model as it is at inference, with loss and counts; what training moves is an input."""
     names = (*learned.parameters, *learned.statistics)
-    passes = [Parameters(names=names), *_measured(model, recipe)]
+    passes = [Parameters(names=names), *_measured(model, recipe), Decompose()]
     return _without(PassManager(passes).run(model).graph, model, recipe)
 
 
@@ -161,3 +164,10 @@ def with_arrays(model: Graph, arrays: Mapping[str, Array]) -> Graph:
         twin.set_op(twin[name], Constant(array.copy()))
     return twin
 
+
+def zero_masks(graph: Graph, frozen: tuple[str, ...] = ()) -> dict[str, Array]:
+    """Masks that keep weights zero which are so, by name: what pruning left. Vectors (biases start
+    as zeros) and frozen parameters have none.
+    """
+    arrays = Learned.of(graph, frozen).parameters
+    return {k: a != 0 for k, a in arrays.items() if a.ndim > 1 and not a.all()}

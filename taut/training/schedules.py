@@ -9,7 +9,7 @@ import dataclasses
 import math
 import re
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from taut.ir import FeedError, ParseError
 
@@ -90,8 +90,8 @@ class Linear(Schedule):
 
 @dataclass(frozen=True)
 class OneCycle(Schedule):
-    """From 1 / `start` up to 1 over the share `rise` of the steps, then down to 1 / `end`, both along
-    half a cosine (L. Smith and N. Topin, "Super-convergence", 2019, in the form of PyTorch).
+    """From 1 / `start` up to 1 over the share `rise` of the steps, then down to 1 / `end`, both
+    along half a cosine (L. Smith and N. Topin, "Super-convergence", 2019, in the form of PyTorch).
     """
 
     name = "one-cycle"
@@ -121,15 +121,15 @@ def schedule(what: str | Schedule) -> Schedule:
     found = _TEXT.match(what.strip())
     if found is None or found[1] not in SCHEDULES:
         raise ParseError(f"{what[:80]!a} is no schedule",
-                         hint=f"there are {', '.join(SCHEDULES)}, with options as NAME{{floor=0.1}}")  # fmt: skip
+                         hint=f"there are {', '.join(SCHEDULES)}")  # fmt: skip
     cls = SCHEDULES[found[1]]
     kinds = {f.name: type(f.default) for f in dataclasses.fields(cls)}
-    given: dict[str, float] = {}
+    given: dict[str, Any] = {}
     for item in (found[2] or "").replace(",", " ").split():
         name, _, value = item.partition("=")
         try:
             given[name] = kinds[name](value)
         except (KeyError, ValueError) as error:
-            raise ParseError(f"{item[:80]!a} is no option of {cls.name}",
-                             hint=f"it takes {', '.join(kinds)}, numbers all") from error  # fmt: skip
-    return cls(**given)  # type: ignore[arg-type]
+            hint = f"it takes {', '.join(kinds)}, all numbers"
+            raise ParseError(f"{item[:80]!a} is no option of {cls.name}", hint=hint) from error
+    return cls(**given)

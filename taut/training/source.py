@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from taut.data import Augment, Dataset
 from taut.ir import FeedError
@@ -42,7 +42,7 @@ class Source:
             return iter(data.batches(self.batch_size, seed=self.seed, epoch=number,
                                      augment=self.augment))  # fmt: skip
         if callable(data):
-            return iter(data(number))
+            return iter(cast("Iterable[Batch]", data(number)))
         made = iter(data)
         if made is data and self._started:
             raise FeedError("the data can be gone through only once",

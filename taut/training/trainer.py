@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from taut.data import Batches, Dataset
+from taut.data import Dataset
 from taut.ir import Array, FeedError, Graph, TautError, TrainingError
 from taut.passes.gradient.mode import dropout_ratios, split_statistics
 from taut.passes.gradient.names import KEEP, MASK, NEXT, RATE, STATE, STEP
@@ -50,9 +50,9 @@ class Trainer:
 
     One program makes a whole step: forward, loss, gradients, the optimizer's update. It is compiled
     when the first batch comes; a batch of another size only plans its memory anew. `parameters`,
-    `statistics` and `state` are copies of the arrays of today; `masks` bool arrays by parameter's name, which
-    hold the weights where they are false (they may be changed between steps, for the same names).
-    With one thread count and seed, the same batches give the same bits.
+    `statistics` and `state` are copies of the arrays of today; `masks` are bool arrays by
+    parameter's name, which hold the weights where they are false (they may be changed between
+    steps, for the same names). With one thread count and seed, the same batches give the same bits.
     """
 
     def __init__(
@@ -166,7 +166,8 @@ class Trainer:
         try:
             made = self._call(self.step_graph, {
                 **self._carried, **feeds, **{f"{MASK}{k}": m for k, m in self.masks.items()},
-                **self._kept(feeds), RATE: np.float32(learning_rate), STEP: np.int64(self.steps),
+                **self._kept(feeds), RATE: np.array(learning_rate, np.float32),
+                STEP: np.array(self.steps, np.int64),
             })  # fmt: skip
             self._add(made, feeds, totals)
         except TautError:
@@ -224,11 +225,11 @@ class Trainer:
         """What each dropout keeps in this step: drawn by seed, step and place."""
         if not self._dropped:
             return {}
-        sizes = {d: s for n in self._feeder.inputs.values() if n.type.shape
-                 for d, s in zip(n.type.shape, feeds[n.name].shape) if isinstance(d, str)}  # fmt: skip
-        made = {}
+        types = {k: n.type for k, n in self._feeder.inputs.items()}
+        sizes = {d: s for k, t in types.items() for d, s in zip(t.shape or (), feeds[k].shape)}
+        made: dict[str, Array] = {}
         for i, node in enumerate(self._dropped):
-            shape = [sizes[d] if isinstance(d, str) else d for d in node.type.shape or ()]
+            shape = tuple(d if isinstance(d, int) else sizes[d] for d in node.type.shape or ())
             random = np.random.default_rng([self.seed, self.steps, i])
             made[node.name] = random.random(shape, np.float32) >= self._ratios[node.name]
         return made

@@ -22,13 +22,13 @@ import numpy as np
 import results
 from rich.console import Console
 from rich.table import Table
-
-import taut
-from taut.data import Dataset, mnist, shift
 from taut.frontends.builder import Network
 from taut.frontends.zoo import zoo
 from taut.ir import Graph
-from taut.ir.analysis import graph_cost
+from taut.ir.analysis.cost import graph_cost
+
+import taut
+from taut.data import Dataset, mnist, shift
 
 ALONE = "alone"
 
@@ -136,14 +136,16 @@ def show(rows: list[dict[str, Any]]) -> Table:
     mean = {(r["model"], r["runner"]): r["mean"] for r in rows}
     for r in rows:
         alone, best = mean.get((r["model"], ALONE)), mean[r["model"], "teacher"]
-        closed = "" if alone is None or alone == best else f"{(alone - r['mean']) / (alone - best):.0%}"
+        known = alone is not None and alone != best
+        closed = f"{(alone - r['mean']) / (alone - best):.0%}" if known else ""
         table.add_row(r["model"], r["runner"], ", ".join(map(str, r["errors"])), f"{r['mean']:.1f}",
                       closed, f"{r['macs']:,}", f"{r.get('seconds', 0):.0f}")  # fmt: skip
     return table
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawTextHelpFormatter)  # fmt: skip
     parser.add_argument("--experiments", nargs="*", default=[e.name for e in EXPERIMENTS])
     parser.add_argument("--kinds", nargs="*", help="alone and kinds of the experiment; all")
     parser.add_argument("--seeds", type=int, default=3)

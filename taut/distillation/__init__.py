@@ -6,7 +6,7 @@ from . import cache as _cache
 from . import joining as _joining
 from . import train as _train
 from .cache import Cache
-from .joining import KINDS, Joined
+from .joining import KINDS, Joined, passes_of
 
 
 class Distill:
@@ -24,4 +24,4 @@ class Distill:
 
 distill = Distill()
 
-__all__ = ["KINDS", "Cache", "Distill", "Joined", "distill"]
+__all__ = ["KINDS", "Cache", "Distill", "Joined", "distill", "passes_of"]

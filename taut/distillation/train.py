@@ -16,7 +16,7 @@ from taut.passes import Pass
 from taut.passes.distill.joint import TEACHER, pairs_of
 from taut.passes.distill.pairs import pinned
 from taut.passes.distill.response import DistillLabels, DistillResponse
-from taut.training import Data, Settings, Trained, train
+from taut.training import Data, Recipe, Settings, Trained, train
 
 from .cache import Cache, cache
 from .feeds import RecordedBatches
@@ -27,7 +27,7 @@ Metric = Callable[[Mapping[str, Array], Array], float]
 
 def distill(
     student: Graph, teacher: Teacher, data: Data, kind: Kind = "response", *,
-    labels: float | None = None, validation: Any = None,
+    labels: float | None = None, validation: Any = None, recipe: Recipe | None = None,
     folder: str | os.PathLike[str] | None = None, augment: Augment | None = None, seed: int = 0,
     on_join: Callable[[Joined], Any] | None = None, **options: Any,
 ) -> Trained:  # fmt: skip
@@ -40,7 +40,7 @@ def distill(
     folder      keep there what the teacher gives, so that it runs once rather than in each epoch;
                 for a Dataset without augmentation
     on_join     called with the joined graph and its passes' remarks before training
-    options     those of `taut.train`; `accuracy` and `top-K` are the student's
+    options     those of `taut.train`, or its `recipe`; `accuracy` and `top-K` are the student's
 
     Raises what `taut.distill.join` and `taut.train` raise, and FeedError for a recording of other
     data.
@@ -65,24 +65,29 @@ def distill(
             r and RecordedBatches.of(made.graph, part, r, size, seed)
             for part, r in zip((data, validation), recordings)
         )  # fmt: skip
-    trained = train(made.graph, data, validation=validation, augment=augment, seed=seed,
-                    **_options(made, options))  # fmt: skip
+    recipe = _recipe(made, recipe, options)
+    trained = train(made.graph, data, validation=validation, recipe=recipe, augment=augment,
+                    seed=seed, **options)  # fmt: skip
     return replace(trained, graph=take_out(trained.graph))
 
 
-def _options(made: Joined, given: dict[str, Any]) -> dict[str, Any]:
-    """The options of training: the joined loss, a frozen teacher, metrics of the student."""
-    for name in ("recipe", "loss"):
-        if name in given:
-            raise FeedError(f"distillation takes no {name}", hint="kind and labels make the loss")
+def _recipe(made: Joined, recipe: Recipe | None, options: dict[str, Any]) -> Recipe:
+    """The recipe (or options, which are taken out) with the joined loss, a frozen teacher and
+    metrics of the student.
+    """
+    if recipe is None:
+        fields = [k for k in Recipe.__dataclass_fields__ if k in options]
+        recipe = Recipe(**{k: options.pop(k) for k in fields})
+    if recipe.loss != Recipe.loss or recipe.smoothing:
+        raise FeedError("distillation takes no loss and no smoothing",
+                        hint="kind and labels make the loss")  # fmt: skip
     names = [n.name for n in made.graph.nodes()]
     teacher = (f"{TEACHER}*",) if any(n.startswith(TEACHER) for n in names) else ()
-    return {
-        **given, "loss": made.passes[-1].result,
-        "frozen": (*given.get("frozen", ()), *teacher),
-        "metrics": tuple(_metric(made, m) for m in given.get("metrics", ("accuracy",)))
-                   if "target" in made.graph.signature.inputs else (),
-    }  # fmt: skip
+    return replace(
+        recipe, loss=made.passes[-1].result, frozen=(*recipe.frozen, *teacher),
+        metrics=tuple(_metric(made, m) for m in recipe.metrics)
+                if "target" in made.graph.signature.inputs else (),
+    )  # fmt: skip
 
 
 def _takes_labels(p: Pass) -> bool:

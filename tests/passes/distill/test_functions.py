@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from taut.ir import Builder, DType, Graph, Value, interpret, verify
 from taut.passes.distill import functions as f
 from taut.passes.gradient.loss import soft_cross_entropy
+
 from taut.testing import check_gradient
 
 Array = np.ndarray[Any, Any]

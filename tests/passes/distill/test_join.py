@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from taut import testing
 from taut.frontends.zoo import zoo
 from taut.ir import (
     Builder,
@@ -27,6 +25,8 @@ from taut.passes import Context, PassManager, random_feeds
 from taut.passes.distill import attentions, features
 from taut.passes.gradient import freeze, trainable
 from taut.passes.gradient.gradient import Gradient
+
+from taut import testing
 
 ALL = "distill-response,distill-relation{similarity=1},distill-attention,distill-hint"
 

@@ -112,7 +112,8 @@ def spatial_values(low: Lowering) -> None:
         elif passes_layout(low, node):
             ranks = {v.type.rank for v in _results(node) if v in wanted}
             wanted.update(v for v in reads if v not in low.known and v.type.rank in ranks)
-    for node, value in ((node, value) for node in nodes for value in _results(node)):
+    for value in (v for node in nodes for v in _results(node)):
+        node = value.node
         if value.type.rank < 3:
             continue
         if node.op.name in IMAGE_OPS or (node in low.groups and node.op.name == "reshape"):

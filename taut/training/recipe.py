@@ -12,11 +12,13 @@ from taut.passes import Pass, PassManager, Pipeline
 from taut.passes.gradient import trainable
 from taut.passes.gradient.clip import ClipGradients
 from taut.passes.gradient.correct import CountCorrect
+from taut.passes.gradient.dropout import DropoutMasks
 from taut.passes.gradient.gradient import Gradient
 from taut.passes.gradient.hold import HoldWeights
 from taut.passes.gradient.loss import KINDS, Loss
-from taut.passes.gradient.mode import TrainingMode, matches, statistics
+from taut.passes.gradient.names import matches
 from taut.passes.gradient.parameters import Parameters
+from taut.passes.gradient.statistics import BatchStatistics, statistics
 from taut.passes.gradient.update import Update
 from taut.passes.simplify.clean import CommonSubexpressions, DeadCode
 from taut.passes.simplify.decompose import Decompose
@@ -119,7 +121,8 @@ def step_graph(model: Graph, recipe: Recipe, learned: Learned, held: tuple[str, 
     """
     names = tuple(learned.parameters)
     passes: list[Pass] = [
-        TrainingMode(keep=recipe.frozen), Parameters(names=names), *_measured(model, recipe),
+        BatchStatistics(keep=recipe.frozen), DropoutMasks(keep=recipe.frozen),
+        Parameters(names=names), *_measured(model, recipe),
         Gradient(loss=recipe.loss_name, wrt=names), HoldWeights(names=held),
         ClipGradients(recipe.clip, recipe.clip_value), recipe.update,
         Decompose(), CommonSubexpressions(),

@@ -10,8 +10,9 @@ import numpy as np
 
 from taut.data import Dataset
 from taut.ir import Array, FeedError, Graph, TautError, TrainingError
-from taut.passes.gradient.mode import dropout_ratios, split_statistics
+from taut.passes.gradient.dropout import dropout_ratios
 from taut.passes.gradient.names import KEEP, MASK, NEXT, RATE, STATE, STEP
+from taut.passes.gradient.statistics import split_statistics
 
 from .feed import Batch, Feeder, rows_of
 from .recipe import Learned, Recipe, count_name, evaluation_graph, step_graph, with_arrays

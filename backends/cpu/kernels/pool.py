@@ -138,7 +138,7 @@ def pool_gradient(isa: Isa, largest: bool):
 
         def vector(at: Any, c: Any) -> None:
             given, taken = e.load(at("other", 4), kind), vec(I1, LANES)([0] * LANES)
-            source, target = at("source", 4), at("target", 4)
+            source, target, best = at("source", 4), at("target", 4), None
             if largest:
 
                 def most(address: Any, best: Any) -> Any:

@@ -24,14 +24,15 @@ if TYPE_CHECKING:
     from taut.passes import Pipeline
 
     from . import backends, data, frontends, ir, passes, samples, testing, training
+    from .distillation import distill
     from .training import train
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DEFAULT_LIMITS", "DType", "Data", "Graph", "Limits", "TautError", "TensorType", "backends",
-    "compare", "compile", "data", "frontends", "ir", "load", "optimize", "passes", "quantize",
-    "reference", "samples", "save", "testing", "train", "training",
+    "compare", "compile", "data", "distill", "frontends", "ir", "load", "optimize", "passes",
+    "quantize", "reference", "samples", "save", "testing", "train", "training",
 ]  # fmt: skip
 
 Data = Iterable["Array | tuple[Array, ...] | list[Array] | Mapping[str, Array]"]
@@ -40,6 +41,7 @@ Data = Iterable["Array | tuple[Array, ...] | list[Array] | Mapping[str, Array]"]
 SUFFIXES = (".onnx", ".taut", ".ir")
 
 _MODULES = {"backends", "data", "frontends", "ir", "passes", "samples", "testing", "training"}
+_FUNCTIONS = {"distill": "distillation", "train": "training"}
 _FROM_IR = {"DEFAULT_LIMITS", "DType", "Graph", "Limits", "TautError", "TensorType"}
 
 
@@ -49,8 +51,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f".{name}", __name__)
     if name in _FROM_IR:
         return getattr(importlib.import_module(".ir", __name__), name)
-    if name == "train":
-        return importlib.import_module(".training", __name__).train
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(f".{_FUNCTIONS[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -13,6 +13,9 @@ from ...ir.ops.structure import Constant
 from ..base import Exact, Outcome, Pass, near, register_pass
 from ..context import Context
 
+FROZEN = "teacher."
+"""What names of constants start with that are not trained unless named: a teacher's."""
+
 LOWEST = -1e4
 """Of a weight. What is added to scores to hide them lies below."""
 
@@ -24,9 +27,9 @@ class Parameters(Pass):
 
     By default those are the float constants of more than one element that an op reads at an operand
     which gradients reach and which is trained rather than set (statistics, bounds and scales are
-    set: `Op.settings`), but for masks: constants with an element that is not finite or is below
-    -1e4. Exact when the inputs are fed the constants' arrays: `trainable` gives these by name,
-    `freeze` puts arrays back.
+    set: `Op.settings`), but for a teacher's (named `teacher.`...) and for masks: constants with an
+    element that is not finite or is below -1e4. Exact when the inputs are fed the constants'
+    arrays: `trainable` gives these by name, `freeze` puts arrays back.
     """
 
     name = "parameters"
@@ -78,7 +81,9 @@ def _array(node: Node) -> Array:
 
 
 def _is_trained(graph: Graph, node: Node) -> bool:
-    if not node.type.dtype.is_float or node.type.size < 2 or _is_mask(_array(node)):
+    if not node.type.dtype.is_float or node.type.size < 2:
+        return False
+    if node.name.startswith(FROZEN) or _is_mask(_array(node)):
         return False
     return any(_takes(use.node, use.position) for use in graph.uses(node))
 

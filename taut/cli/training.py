@@ -13,6 +13,8 @@ from .app import app
 from .common import AsJson, Model, Output, Seed, Target, Threads
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from taut.data import Augment, Dataset
     from taut.training import Trained
 
@@ -101,7 +103,7 @@ def train(
     json: AsJson = False,
 ) -> None:
     """Train a model from the weights it has: taut train zoo:lenet-5 --data mnist:train -o a.taut"""
-    _train(locals(), keep_zeros=False)
+    run_training(locals())
 
 
 @app.command()
@@ -136,11 +138,13 @@ def finetune(
     json: AsJson = False,
 ) -> None:
     """Train a little further, gently: a lower rate, clipped gradients, pruned weights kept zero."""
-    _train(locals(), keep_zeros=keep_zeros)
+    run_training(locals(), keep_zeros=keep_zeros)
 
 
-def _train(given: dict[str, Any], keep_zeros: bool) -> None:
-    """Both commands; `given` are their options by name."""
+def run_training(
+    given: dict[str, Any], *, keep_zeros: bool = False, by: Callable[..., Trained] | None = None
+) -> None:
+    """What the commands do; `given` are their options by name, `by` trains (`taut.train`)."""
     import taut
     from taut.data import load_dataset
     from taut.training import Recipe, Settings, zero_masks
@@ -167,7 +171,7 @@ def _train(given: dict[str, Any], keep_zeros: bool) -> None:
         if tells:
             print(f"epoch {row['epoch']:.0f}  {brief(row)}", file=sys.stderr, flush=True)
 
-    made = taut.train(
+    made = (by or taut.train)(
         graph, rows, validation=held, recipe=recipe, seed=given["seed"],
         masks=zero_masks(graph, recipe.frozen) if keep_zeros else None, augment=augment,
         threads=given["threads"], target=given["target"], on_epoch=tell, **settings,

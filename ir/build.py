@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ class Builder:
     ) -> None:
         self.graph = graph if graph is not None else Graph()
         self.before, self.prefix = before, prefix
+        self.sought: Collection[Value] | None = None
+        """Values through which gradients go; all where it is None."""
 
     def input(self, name: str, dtype: DType | str = DType.f32, shape: Any = ()) -> Value:
         kind = dtype if isinstance(dtype, DType) else DType(dtype)
@@ -38,6 +40,10 @@ class Builder:
     def number(self, value: float, like: Value) -> Value:
         """A scalar constant of `like`'s element type."""
         return self.constant(np.asarray(value, like.type.dtype.numpy))
+
+    def wants(self, value: Value | None) -> bool:
+        """Whether a gradient of this operand is needed; what is not need not be made."""
+        return value is not None and (self.sought is None or value in self.sought)
 
     def add_op(self, op: Op, *operands: Like | None, name: str | None = None) -> Any:
         """Add a node with an op as it is."""

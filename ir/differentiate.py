@@ -50,7 +50,7 @@ def through(
     for result, gradient in zip(results, gradients):
         if gradient is not None:
             seeds[result] = b.add(seeds[result], gradient) if result in seeds else gradient
-    wrt = dict.fromkeys(x for x in operands if x is not None and x.type.dtype.is_float)
+    wrt = dict.fromkeys(x for x in operands if x and x.type.dtype.is_float and b.wants(x))
     found = _Reverse(b.graph, b, seeds, list(wrt), start).run()
     # An operand that stands at two places has the gradient of both: it is handed out once.
     return [None if x is None else found.pop(x, None) for x in operands]
@@ -69,6 +69,10 @@ class _Reverse:
                 raise VerifyError(f"a seed is {seed.type} for a value of {key.type}",
                                   node=key.node.name)  # fmt: skip
         self.parts: dict[Value, list[Value]] = {key: [seed] for key, seed in seeds.items()}
+        for value in wrt:
+            if not value.type.dtype.is_float:
+                raise VerifyError(f"is {value.type}, by which nothing can be differentiated",
+                                  node=value.node.name)  # fmt: skip
         self.active = set(wrt)
 
     def run(self) -> Gradients:
@@ -109,15 +113,15 @@ class _Reverse:
             return  # one of those sought, or a seed that does not depend on them
         names = [o.name for o in op.operands]
         operands += [None] * (len(names) - len(operands))
-        mark = self.b.prefix
-        self.b.prefix = mark or f"{PREFIX}{node.name}."
+        mark = self.b.prefix, self.b.sought
+        self.b.prefix, self.b.sought = mark[0] or f"{PREFIX}{node.name}.", self.active
         try:
             gradients = [self._total(v) for v in _results(node)]
             made = op.gradient(self.b, operands, _results(node), gradients)
         except TautError as error:
             raise error.with_context(node=node.name, op=op.name)
         finally:
-            self.b.prefix = mark
+            self.b.prefix, self.b.sought = mark
         for i, (operand, gradient) in enumerate(zip_longest(operands, made)):
             if operand not in self.active or operand is None:
                 continue

@@ -84,5 +84,9 @@ class CompileError(TautError):
     """A backend could not make a program."""
 
 
+class TrainingError(TautError):
+    """Training that cannot go on: a loss or a gradient that is no number."""
+
+
 class StorageError(TautError):
     """A file or folder that cannot be read or written."""

@@ -40,7 +40,7 @@ def bind_feeds(graph: Graph, args: tuple[Any, ...], named: Mapping[str, Any]) ->
     if missing:
         raise FeedError(f"inputs {missing} are not given")
     symbols: dict[str, int] = {}
-    bound = {n.name: _check_feed(n, feeds[n.name], symbols) for n in graph.inputs}
+    bound = {n.name: check_feed(n, feeds[n.name], symbols) for n in graph.inputs}
     for name, most in largest_sizes(graph).items():
         if symbols.get(name, 0) > most:
             raise FeedError(f"{name} is {symbols[name]}, where the model takes {most} at most")
@@ -53,7 +53,10 @@ def largest_sizes(graph: Graph) -> dict[str, int]:
     return {p[0].strip(): int(p[1]) for p in pairs if len(p) == 2 and _NUMBER.match(p[1])}
 
 
-def _check_feed(node: Node, value: Any, symbols: dict[str, int]) -> Array:
+def check_feed(node: Node, value: Any, symbols: dict[str, int]) -> Array:
+    """`value` as an array that fits an input; `symbols` collects what sizes stand for. Raises
+    FeedError.
+    """
     type = node.type
     try:
         array = np.asarray(value)

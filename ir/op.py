@@ -177,6 +177,7 @@ class Op:
     ) -> Sequence[Value | None]:
         """Reverse mode: emit with `b` the gradient for each operand, given those of the results.
 
+        `b.wants(operand)` tells which are needed; others may be None.
         `operands` has an entry for each declared one (None if left out), `gradients` one for each
         result (None where nothing depends on it). A gradient has its value's type; that of an
         integer tensor that stands for reals is a float tensor of its shape. None means zero.

@@ -23,14 +23,15 @@ if TYPE_CHECKING:
     from taut.ir.op import Array
     from taut.passes import Pipeline
 
-    from . import backends, data, frontends, ir, passes, samples, testing
+    from . import backends, data, frontends, ir, passes, samples, testing, training
+    from .training import train
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DEFAULT_LIMITS", "DType", "Data", "Graph", "Limits", "TautError", "TensorType", "backends",
     "compare", "compile", "data", "frontends", "ir", "load", "optimize", "passes", "quantize",
-    "reference", "samples", "save", "testing",
+    "reference", "samples", "save", "testing", "train", "training",
 ]  # fmt: skip
 
 Data = Iterable["Array | tuple[Array, ...] | list[Array] | Mapping[str, Array]"]
@@ -38,7 +39,7 @@ Data = Iterable["Array | tuple[Array, ...] | list[Array] | Mapping[str, Array]"]
 
 SUFFIXES = (".onnx", ".taut", ".ir")
 
-_MODULES = {"backends", "data", "frontends", "ir", "passes", "samples", "testing"}
+_MODULES = {"backends", "data", "frontends", "ir", "passes", "samples", "testing", "training"}
 _FROM_IR = {"DEFAULT_LIMITS", "DType", "Graph", "Limits", "TautError", "TensorType"}
 
 
@@ -48,6 +49,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f".{name}", __name__)
     if name in _FROM_IR:
         return getattr(importlib.import_module(".ir", __name__), name)
+    if name == "train":
+        return importlib.import_module(".training", __name__).train
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -90,9 +90,17 @@ class Program:
         plan, given = self._feed(arrays, named)
         return plan.run(given)
 
-    def run(self, arrays: Sequence[Array]) -> list[Array]:
-        """The outputs in order, of arrays of the right types in graph order."""
-        return list(self._plan_of(arrays).run(_contiguous(arrays)).values())
+    def run(
+        self, arrays: Sequence[Array], out: Sequence[Array | None] | None = None
+    ) -> list[Array]:
+        """The outputs in order, of arrays of the right types in graph order.
+
+        Where `out` holds an array of an output's type (contiguous, apart from all inputs), that
+        output is written there if the plan is able to, which saves the fresh memory of a call.
+        """
+        plan, given = self._plan_of(arrays), _contiguous(arrays)
+        made = plan.run(given, out) if isinstance(plan, Plan) else plan.run(given)
+        return list(made.values())
 
     def time(self, arrays: Sequence[Array]) -> list[KernelTime]:
         """One call of `run`, each of its parts timed."""
@@ -350,9 +358,13 @@ class Plan:
             tensor.shape, tensor.dtype.numpy, memory, tensor.offset, tensor.strides
         )
 
-    def _open(self, given: Sequence[Array]) -> list[Array]:
-        """New outputs; the table gets the addresses of this call's arrays."""
-        made = [np.empty(shape, dtype) for shape, dtype in self._outputs]
+    def _open(
+        self, given: Sequence[Array], out: Sequence[Array | None] | None = None
+    ) -> list[Array]:
+        """The outputs, new ones but for those given; the table gets the addresses of this call's
+        arrays."""
+        made = [_fitting(o, shape, dtype) for o, (shape, dtype) in
+                zip(out or [None] * len(self._outputs), self._outputs)]  # fmt: skip
         table = self._table
         starts = [a.__array_interface__["data"][0] for a in given]
         for word, index, offset in self._reads:
@@ -362,10 +374,13 @@ class Plan:
             table[word] = starts[index] + offset
         return made
 
-    def run(self, given: Sequence[Array]) -> dict[str, Array]:
-        """One call; `given` are contiguous arrays of the plan's sizes in graph order."""
+    def run(
+        self, given: Sequence[Array], out: Sequence[Array | None] | None = None
+    ) -> dict[str, Array]:
+        """One call; `given` are contiguous arrays of the plan's sizes in graph order, `out` as in
+        Program.run."""
         with self.lock:
-            made = self._open(given)
+            made = self._open(given, out)
             for address, bridge in self._calls:
                 if bridge is None:
                     self.team.run(address, self._base, self._keep)
@@ -473,6 +488,14 @@ class Interpreted:
 
 
 AnyPlan = Plan | Staged | Interpreted
+
+
+def _fitting(array: Array | None, shape: tuple[int, ...], dtype: Any) -> Array:
+    """`array` if an output of this type can be written there, or a new one."""
+    fits = array is not None and array.shape == shape and array.dtype == dtype
+    if array is None or not fits or not array.flags.c_contiguous or not array.flags.writeable:
+        return np.empty(shape, dtype)
+    return array
 
 
 def _contiguous(arrays: Sequence[Array]) -> list[Array]:

@@ -148,9 +148,9 @@ class Conv(Convolution):
     def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
         (x, weight, bias), (g,) = operands, gradients
         return (
-            input_gradient(b, self, g, x, weight),
-            weight_gradient(b, self, x, g, weight),
-            None if bias is None else channel_sums(b, g, bias),
+            input_gradient(b, self, g, x, weight) if b.wants(x) else None,
+            weight_gradient(b, self, x, g, weight) if b.wants(weight) else None,
+            channel_sums(b, g, bias) if b.wants(bias) else None,
         )
 
 
@@ -287,9 +287,9 @@ class ConvTranspose(Windowed):
             g = b.pad(g, cut, None, ints(b, *range(2, 2 + len(kernel))))
         conv = Conv(w.strides, tuple(max(p, 0) for p in pads), w.dilations, group=self.group)
         return (
-            shaped(b, b.add_op(conv, g, weight), x),
-            weight_gradient(b, conv, g, x, weight),
-            None if bias is None else channel_sums(b, gradients[0], bias),
+            shaped(b, b.add_op(conv, g, weight), x) if b.wants(x) else None,
+            weight_gradient(b, conv, g, x, weight) if b.wants(weight) else None,
+            channel_sums(b, gradients[0], bias) if b.wants(bias) else None,
         )
 
 
@@ -348,7 +348,10 @@ class ConvWeightGradient(Convolution):
         (x, dy), (g,) = operands, gradients  # linear in both: g has the place of the weight
         given = (self.strides, self.pads, self.dilations, self.auto_pad, self.group)
         conv = Conv(*given)
-        return input_gradient(b, conv, dy, x, g), shaped(b, b.add_op(conv, x, g), dy)
+        return (
+            input_gradient(b, conv, dy, x, g) if b.wants(x) else None,
+            shaped(b, b.add_op(conv, x, g), dy) if b.wants(dy) else None,
+        )
 
 
 def channel_sums(b: Builder, g: Value, bias: Value) -> Value:

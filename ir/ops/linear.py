@@ -315,7 +315,8 @@ class Einsum(Op):
         (g,) = gradients
         inputs, right = self.terms()
         return [
-            self._gradient_of(b, k, g, operands, inputs, right) for k in range(len(operands))
+            self._gradient_of(b, k, g, operands, inputs, right) if b.wants(x) else None
+            for k, x in enumerate(operands)
         ]
 
     def _gradient_of(

@@ -10,9 +10,9 @@ import numpy as np
 
 from ..errors import FeedError, VerifyError
 from ..op import Abstract, Array, Inferred, Op, register
-from ..types import Shape, TensorType
+from ..types import DType, Shape, TensorType
 from .activation import log_softmax
-from .adjoint import ints, rank_of, shaped, size_of, where
+from .adjoint import ints, places, rank_of, shaped, where
 from .common import (
     check_choice,
     check_float,
@@ -82,13 +82,14 @@ class ClassLoss(Op):
         self, b: Builder, g: Value, x: Value, labels: Value, weight: Value | None
     ) -> tuple[Value, Value]:
         """(one-hot labels, -g * the factor of each place), both with an axis of classes."""
-        kind = x.type.dtype.numpy
         used = None
         if self.ignore_index is not None:
             ignored = np.asarray(self.ignore_index, labels.type.dtype.numpy)
             used = b.not_(b.equal(labels, b.constant(ignored)))
             labels = b.where(used, labels, b.sub(labels, labels))
-        hot = b.one_hot(labels, size_of(b, x, 1), np.array([0, 1], kind), axis=1)
+        classes = b.reshape(places(b, x, 1), ints(b, -1, *[1] * (rank_of(x) - 2)))
+        labels = b.unsqueeze(b.cast(labels, to=DType.i64), ints(b, 1))
+        hot = b.cast(b.equal(labels, classes), to=x.type.dtype)
         if weight is None:
             factor = b.reduce_sum(hot, ints(b, 1))  # ones
         else:

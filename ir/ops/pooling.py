@@ -222,7 +222,6 @@ class MaxPoolGradient(Pool):
     onnx = None
     axes = "x[n,c,...] dy[n,c,...] -> dx[n,c,...]"
     results = ("dx",)
-    not_differentiable = "second derivatives of max pooling are left out"
 
     def infer(self, x: Abstract, dy: Abstract) -> Inferred:
         check_float(x)
@@ -235,12 +234,17 @@ class MaxPoolGradient(Pool):
         return in_wide(self._run, x, dy)
 
     def _run(self, x: Array, dy: Array) -> Array:
-        made = np.zeros(x.size, dy.dtype)
-        pooled = MaxPool(**Pool.attributes_of(self), outputs=2)
-        _, at = pooled.reference(x)
+        _, at = MaxPool(**Pool.attributes_of(self), outputs=2).reference(x)
         inside = at >= 0
-        np.add.at(made, at[inside], dy[inside])
-        return made.reshape(x.shape)
+        sums = np.bincount(at[inside], dy[inside], minlength=x.size)  # in double precision
+        return sums.reshape(x.shape).astype(dy.dtype)
+
+    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
+        (x, dy), (g,) = operands, gradients  # linear in dy, whose places depend on x in jumps
+        _, at = b.add_op(MaxPool(**Pool.attributes_of(self), outputs=2), x)
+        picked = b.gather(b.reshape(g, ints(b, -1)), at)
+        inside = b.greater_or_equal(at, b.number(0, at))
+        return None, shaped(b, where(b, inside, picked), dy)
 
 
 @register

@@ -175,8 +175,10 @@ class QuantizeLinear(Quantization):
         inside = b.and_(b.greater_or_equal(place, low), b.less_or_equal(place, high))
         each = where(b, inside, b.div(g, factor))
         dx = in_type_of(b, each, x) if x.type.dtype.is_float else None
+        if not b.wants(scale):
+            return (dx,)
         dscale = self.gathered(b, b.neg(b.mul(each, steps)), scale, x)
-        return dx, in_type_of(b, dscale, scale), None
+        return dx, in_type_of(b, dscale, scale)
 
 
 def saturated(steps: Array, zero: Array | None, dtype: DType) -> Array:
@@ -219,11 +221,13 @@ class DequantizeLinear(Quantization):
     def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
         (x, scale, zero), (g,) = operands, gradients
         g = in_type_of(b, g, scale)
+        dx = b.mul(g, self.spread_value(b, scale, x))
+        if not b.wants(scale):
+            return (dx,)
         steps = b.cast(x, to=g.type.dtype)
         if zero is not None:
             steps = b.sub(steps, self.spread_value(b, b.cast(zero, to=g.type.dtype), x))
-        dscale = self.gathered(b, b.mul(g, steps), scale, x)
-        return b.mul(g, self.spread_value(b, scale, x)), dscale, None
+        return dx, self.gathered(b, b.mul(g, steps), scale, x)
 
 
 @register

@@ -22,7 +22,10 @@ class Loss(Pass):
 
     `axis` is that of the classes, t the temperature. soft-cross-entropy with a teacher's logits as
     the target is the loss of G. Hinton, O. Vinyals and J. Dean, "Distilling the knowledge in a
-    neural network" (2015). Exact: the other outputs stay.
+    neural network" (2015). `smoothing` s blends cross-entropy with an equal share for every class,
+    (1 - s) * loss + s * mean(-log_softmax(y)): label smoothing of C. Szegedy and others,
+    "Rethinking the inception architecture for computer vision" (2016). Exact: the other outputs
+    stay.
     """
 
     name = "loss"
@@ -33,6 +36,7 @@ class Loss(Pass):
     result: str = "loss"
     axis: int = 1
     temperature: float = 1.0
+    smoothing: float = 0.0
 
     def run(self, graph: Graph, context: Context) -> Outcome:
         if self.kind not in KINDS:
@@ -54,6 +58,9 @@ class Loss(Pass):
                             "beside places")  # fmt: skip
         if self.temperature <= 0:
             raise FeedError(f"temperature is {self.temperature}, which should be positive")
+        if not 0 <= self.smoothing < 1 or (self.smoothing and self.kind != "cross-entropy"):
+            raise FeedError(f"smoothing of {self.kind} is {self.smoothing}",
+                            hint="it is from 0 to below 1, and of cross-entropy only")  # fmt: skip
         made = KINDS[self.kind](self, Builder(graph, prefix="loss."), outputs[name])
         graph.set_outputs({**outputs, self.result: made})
         outcome = Outcome()
@@ -70,7 +77,11 @@ class Loss(Pass):
         y = self._classes_second(b, y)
         n, _, *rest = known_shape(y)
         labels = b.input(self.target, DType.i64, (n, *rest))
-        return b.softmax_cross_entropy_loss(y, labels)
+        loss = b.softmax_cross_entropy_loss(y, labels)
+        if not self.smoothing:
+            return loss
+        even = b.reduce_mean(b.log_softmax(y, axis=1), keepdims=False)
+        return b.sub(scaled(b, loss, 1 - self.smoothing), scaled(b, even, self.smoothing))
 
     def soft_cross_entropy(self, b: Builder, y: Value) -> Value:
         target = self._target(b, y)

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from ...ir import FeedError, Graph, Node, TensorType, VerifyError
 from ...ir.op import Array, is_differentiable
 from ...ir.ops.structure import Constant
 from ..base import Exact, Outcome, Pass, near, register_pass
 from ..context import Context
+
+LOWEST = -1e4
+"""Of a weight. What is added to scores to hide them lies below."""
 
 
 @register_pass
@@ -19,8 +24,9 @@ class Parameters(Pass):
 
     By default those are the float constants of more than one element that an op reads at an operand
     which gradients reach and which is trained rather than set (statistics, bounds and scales are
-    set: `Op.settings`). Exact when the inputs are fed the constants' arrays: `trainable` gives
-    these by name, `freeze` puts arrays back.
+    set: `Op.settings`), but for masks: constants with an element that is not finite or is below
+    -1e4. Exact when the inputs are fed the constants' arrays: `trainable` gives these by name,
+    `freeze` puts arrays back.
     """
 
     name = "parameters"
@@ -33,14 +39,21 @@ class Parameters(Pass):
             node = graph[name]
             if not context.gate("parameters", name):
                 continue
-            graph.rename(node, graph.fresh(f"{name}.constant"))
-            made = graph.add_input(name, node.type, before=node)
-            graph.replace_all_uses(node, made, retype=True)
-            graph.erase(node)
+            made = opened(graph, node)
             outcome.applied("parameters", name, f"an input of type {made.type}")
         if not outcome.counts:
             outcome.note("no constant is trainable")
         return outcome
+
+
+def opened(graph: Graph, constant: Node) -> Node:
+    """Put an input of its name in a constant's place."""
+    name = constant.name
+    graph.rename(constant, graph.fresh(f"{name}.constant"))
+    made = graph.add_input(name, constant.type, before=constant)
+    graph.replace_all_uses(constant, made, retype=True)
+    graph.erase(constant)
+    return made
 
 
 def trainable(graph: Graph, names: tuple[str, ...] = ()) -> dict[str, Array]:
@@ -64,9 +77,14 @@ def _array(node: Node) -> Array:
 
 
 def _is_trained(graph: Graph, node: Node) -> bool:
-    if not node.type.dtype.is_float or node.type.size < 2:
+    if not node.type.dtype.is_float or node.type.size < 2 or _is_mask(_array(node)):
         return False
     return any(_takes(use.node, use.position) for use in graph.uses(node))
+
+
+def _is_mask(array: Array) -> bool:
+    numbers = array.astype(np.float32) if array.dtype.itemsize < 4 else array
+    return not np.isfinite(numbers).all() or float(numbers.min()) < LOWEST
 
 
 def _takes(node: Node, position: int) -> bool:

@@ -40,12 +40,22 @@ def ops(
     common.show(
         common.safe(f"{facts['name']}({', '.join(facts['operands'])})"),
         common.safe(f"ONNX: {facts['onnx'] or 'none'}"),
+        common.safe(f"gradient: {facts['gradient']}"),
         *([common.safe(facts["axes"])] if facts["axes"] else []),
     )
     print(f"\n{facts['doc']}\n")
     rows = [(a["name"], a["type"], a["default"]) for a in facts["attributes"]]
     if rows:
         common.show(common.table(None, "attribute", "type", "default", rows=rows))
+
+
+def gradient_of(cls: type[Op]) -> str:
+    """Whether an op has a gradient, and for which operands not."""
+    from taut.ir.op import is_differentiable
+
+    if not is_differentiable(cls):
+        return f"none: {cls.not_differentiable}" if cls.not_differentiable else "none"
+    return "".join(["yes", *(f", not for {k} ({why})" for k, why in cls.held.items())])
 
 
 def op_facts(cls: type[Op]) -> dict[str, Any]:
@@ -62,6 +72,7 @@ def op_facts(cls: type[Op]) -> dict[str, Any]:
     ]
     doc = inspect.getdoc(cls) or ""
     return {
+        "gradient": gradient_of(cls),
         "name": cls.name, "onnx": cls.onnx, "operands": operands, "results": list(cls.results),
         "axes": cls.axes, "attributes": attributes, "summary": summary(doc), "doc": doc,
     }  # fmt: skip

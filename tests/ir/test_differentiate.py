@@ -6,7 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from taut.ir import Builder, Graph, NotDifferentiableError, Value, differentiate, interpret, verify
+from taut.ir import (
+    Builder,
+    DType,
+    Graph,
+    NotDifferentiableError,
+    TensorType,
+    Value,
+    differentiate,
+    interpret,
+    verify,
+)
+
 from taut.testing import check_gradient
 
 rng = np.random.default_rng(2)
@@ -112,15 +123,12 @@ def test_nodes_of_the_gradient_say_where_they_come_from() -> None:
 
 
 def test_an_unknown_rank_is_refused_only_where_it_matters() -> None:
-    b = Builder()
     graph = Graph()
-    from taut.ir import DType, TensorType
-
     x = graph.add_input("x", TensorType(DType.f32, None))[0]
     b = Builder(graph)
     seed = b.constant(np.float32(1))
     y = b.reduce_sum(b.exp(x), keepdims=False)
-    with pytest.raises(NotDifferentiableError, match='the rank of "?.*is unknown'):
+    with pytest.raises(NotDifferentiableError, match=r'the rank of .* is unknown'):
         differentiate(graph, {y: seed}, [x])
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import taut
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from taut import testing
 from taut.ir import Builder, Graph, interpret
 from taut.passes import optimize, random_feeds
+
+import taut
+from taut import testing
 
 
 def with_loss(graph: Graph) -> Graph:

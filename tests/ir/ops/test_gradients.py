@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from op_samples import SAMPLES, Sample
@@ -19,6 +20,7 @@ from taut.ir import (
     Graph,
     NotDifferentiableError,
     Op,
+    TautError,
     TensorType,
     Value,
     all_ops,
@@ -28,6 +30,7 @@ from taut.ir import (
     print_graph,
 )
 from taut.ir.op import is_differentiable
+from taut.ir.ops.adjoint import filled, shape_of
 
 from taut.testing import check_gradient, in_double
 
@@ -107,6 +110,11 @@ FLOAT = [s for s in SAMPLES if is_float(s)]
 CHECKED = [s for s in FLOAT if is_smooth(s)]
 
 
+ONE_EACH = list({
+    s.op.name: s for s in CHECKED if all(a.kind != "graph" for a in s.op.attributes)
+}.values())  # fmt: skip
+
+
 def test_every_op_of_floats_has_a_gradient_or_a_reason() -> None:
     named = {s.op.name for s in FLOAT}
     silent = [
@@ -118,6 +126,33 @@ def test_every_op_of_floats_has_a_gradient_or_a_reason() -> None:
 
 def test_no_op_has_both_a_gradient_and_a_reason_against_it() -> None:
     assert [c.name for c in all_ops() if is_differentiable(c) and c.not_differentiable] == []
+
+
+def test_every_gradient_is_checked() -> None:
+    declared = {s.op.name for s in FLOAT if is_differentiable(type(s.op))}
+    assert declared - {s.op.name for s in CHECKED} == ROUNDING & declared
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=["f16", "bf16"])
+@pytest.mark.parametrize("sample", ONE_EACH, ids=str)
+def test_gradients_have_the_operands_types(sample: Sample, dtype: Any) -> None:
+    """In short float types every node of the gradient infers and runs."""
+    operands = [x.astype(dtype) if x is not None and x.dtype == np.float32 else x
+                for x in sample.operands]  # fmt: skip
+    try:
+        graph = graph_of(sample, tuple(operands))
+    except TautError:
+        return  # the op does not take this type
+    sought = [n[0] for n in graph.inputs]
+    outputs = [v for v in graph.outputs if v.type.dtype.is_float]
+    b = Builder(graph)
+    seeds = {v: filled(b, shape_of(b, v), 1, v) for v in outputs}
+    found = differentiate(graph, seeds, sought)
+    made = {v.node.name: g for v, g in found.items() if g is not None}
+    graph.set_outputs(made)
+    out = interpret(graph, {n.name: operands[int(n.name[1:])] for n in graph.inputs})
+    for name, array in out.items():
+        assert TensorType.of(array) == graph[name].type
 
 
 @pytest.mark.parametrize("sample", CHECKED, ids=str)
@@ -132,7 +167,7 @@ def test_an_op_without_a_gradient_says_why(sample: Sample) -> None:
     graph = graph_of(sample, sample.operands)
     node = graph["node"]
     y = next(node[i] for i, t in enumerate(node.types) if t.dtype.is_float)
-    seed = graph.constant(np.ones((), y.type.dtype.numpy))
+    seed = graph.constant(np.ones(y.type.static_shape, y.type.dtype.numpy))
     with pytest.raises(NotDifferentiableError, match=r'node "node", op \w+: .+; .+'):
         differentiate(graph, {y: seed}, [n[0] for n in graph.inputs])
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import taut
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from taut.ir import (
@@ -22,6 +21,8 @@ from taut.ir import (
 )
 from taut.passes import Context, PassManager, optimize, random_feeds
 from taut.passes.gradient import freeze, trainable
+
+import taut
 
 Array = np.ndarray[Any, Any]
 rng = np.random.default_rng(5)
@@ -51,7 +52,8 @@ def classifier(dtype: Any = np.float64) -> Graph:
     x = b.input("x", DType.of(dtype), ("n", 2, 8, 8))
     h = b.conv(x, const("stem.weight", 4, 2, 3, 3), const("stem.bias", 4), pads=(1, 1, 1, 1))
     var = b.constant(np.abs(weights(4)).astype(dtype) + 0.5, "bn.var")
-    h = b.batch_normalization(h, const("bn.scale", 4), const("bn.bias", 4), const("bn.mean", 4), var)
+    scale, bias, mean = (const(f"bn.{k}", 4) for k in ("scale", "bias", "mean"))
+    h = b.batch_normalization(h, scale, bias, mean, var)
     h = b.relu(h)
     side = b.conv(h, const("side.weight", 4, 1, 3, 3), pads=(1, 1, 1, 1), group=4)
     h = b.max_pool(b.add(h, side), kernel_shape=(2, 2), strides=(2, 2))
@@ -98,6 +100,57 @@ def test_statistics_and_scalars_are_not_parameters() -> None:
         "head.weight", "head.bias",
     ]  # fmt: skip
     assert list(trainable(mlp())) == ["one.weight", "one.bias", "two.weight"]
+
+
+def test_masks_are_not_parameters() -> None:
+    b = Builder()
+    x = b.input("x", "f32", (3, 3))
+    low = b.constant(np.triu(np.full((3, 3), np.float32(-1e9)), 1), "low")
+    never = b.constant(np.triu(np.full((3, 3), np.float32(-np.inf)), 1), "never")
+    scores = b.add(b.mat_mul(x, b.constant(np.ones((3, 3), np.float32), "w")), low)
+    assert list(trainable(b.outputs(y=b.softmax(b.add(scores, never))))) == ["w"]
+
+
+def test_batch_statistics_follow_the_batches() -> None:
+    graph = classifier()
+    names = ["bn.mean", "bn.var"]
+    arrays = {**trainable(graph), **{k: graph[k][0].array for k in names}}
+    step = optimize(graph, f"batch-statistics,{TRAIN}")
+    assert [n for n in step.output_names if n.startswith("next.")] == [f"next.{k}" for k in names]
+    x = rng.standard_normal((8, 2, 8, 8))
+    out = interpret(step, {"x": x, "labels": rng.integers(0, 5, 8), **arrays})
+    stem = optimize(graph, "infer")
+    stem.set_outputs({"h": stem["conv"]})
+    h = interpret(stem, {"x": x})["h"]
+    np.testing.assert_allclose(out["next.bn.mean"],
+                               arrays["bn.mean"] * 0.9 + h.mean((0, 2, 3)) * 0.1)  # fmt: skip
+    np.testing.assert_allclose(out["next.bn.var"],
+                               arrays["bn.var"] * 0.9 + h.var((0, 2, 3)) * 0.1)  # fmt: skip
+    way = rng.standard_normal(arrays["stem.weight"].shape)
+    feeds = {"x": x, "labels": rng.integers(0, 5, 8), **arrays}
+    want = slope(step, feeds, "stem.weight", way, 1e-6)
+    got = np.sum(interpret(step, feeds)["grad.stem.weight"] * way)
+    assert got == pytest.approx(want, rel=1e-5, abs=1e-8)
+    every = ",".join([*trainable(graph), *names])
+    trained = freeze(optimize(graph, f"parameters{{names=[{every}]}}"),
+                     {**arrays, **{k: out[f"next.{k}"] for k in names}})  # fmt: skip
+    assert [n.name for n in trained.inputs] == ["x"]
+    again = PassManager("batch-statistics,batch-statistics").run(graph)
+    assert [str(r) for _, r in again.remarks("missed")] == [
+        'missed "batch_normalization": it is in training mode already'
+    ]
+
+
+def test_what_is_not_sought_needs_no_gradient() -> None:
+    """Of the first layer's input, which would need its size, nothing is asked."""
+    b = Builder()
+    x, w = b.input("x", "f32", ("n", 1, "h", "w")), b.input("weight", "f32", (2, 1, 3, 3))
+    y = b.conv(x, w, strides=(2, 2), auto_pad="SAME_UPPER")
+    graph = b.outputs(loss=b.reduce_sum(y, keepdims=False))
+    made = optimize(graph, "gradient{wrt=[weight]}")
+    assert ops(made, "conv_transpose") == 0 and ops(made, "conv_weight_gradient") == 1
+    with pytest.raises(NotDifferentiableError, match="bind its symbols first"):
+        optimize(graph, "gradient")
 
 
 def test_parameters_and_freeze_are_inverse() -> None:
@@ -276,7 +329,7 @@ def test_an_op_without_a_gradient_is_named() -> None:
     b = Builder()
     x = b.input("x", "f32", (3, 3))
     graph = b.outputs(loss=b.det(b.exp(x), name="volume"))
-    with pytest.raises(NotDifferentiableError, match='node "volume", op det: .*it needs inverse'):
+    with pytest.raises(NotDifferentiableError, match=r'node "volume", op det: .*it needs inverse'):
         optimize(graph, "gradient")
 
 
@@ -299,11 +352,12 @@ def test_losses_are_those_of_the_formulas() -> None:
                                ((y - t) ** 2).mean())  # fmt: skip
 
 
-SMOOTH = (
-    "add sub mul tanh sigmoid exp sin cos softplus softsign erf gelu swish softmax log_softmax "
-    "reduce_sum reduce_mean transpose reshape concat mat_mul flatten neg reduce_log_sum_exp where "
-    "unsqueeze gather slice layer_normalization mean_variance_normalization average_pool identity"
-).split()
+SMOOTH = [
+    "add", "sub", "mul", "tanh", "sigmoid", "exp", "sin", "cos", "softplus", "softsign", "erf",
+    "gelu", "swish", "softmax", "log_softmax", "reduce_sum", "reduce_mean", "transpose", "reshape",
+    "concat", "mat_mul", "flatten", "neg", "reduce_log_sum_exp", "where", "unsqueeze", "gather",
+    "slice", "layer_normalization", "mean_variance_normalization", "average_pool", "identity",
+]  # fmt: skip
 
 
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -1,0 +1,92 @@
+"""Batch normalization as it is trained: by the statistics of the batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...ir import Array, Graph, Node
+from ...ir.ops.normalization import BatchNormalization
+from ...ir.ops.structure import Constant
+from ..base import Changes, Outcome, Pass, register_pass
+from ..context import Context
+from .names import NEXT, matches
+from .parameters import opened
+
+STATISTICS = {3: "mean", 4: "var"}  # operands of a batch normalization
+
+
+@register_pass
+@dataclass(frozen=True)
+class BatchStatistics(Pass):
+    """Let batch_normalization normalize by its batch's own mean and variance (training_mode), and
+    update the running ones: these become inputs of the constants' names, and outputs `next.NAME`
+    hold what they are after the step, running * momentum + own * (1 - momentum).
+
+    S. Ioffe and C. Szegedy, "Batch normalization" (2015). A node whose statistics are computed
+    stays as it is, as do statistics that two nodes share (`split_statistics` parts them), and nodes
+    whose name, or whose operand's name, matches a pattern in `keep` (`*` and `?` are wild).
+    """
+
+    name = "batch-statistics"
+    bound = Changes()
+    keep: tuple[str, ...] = ()
+
+    def run(self, graph: Graph, context: Context) -> Outcome:
+        outcome = Outcome()
+        outputs = dict(zip(graph.output_names, graph.outputs))
+        for node in list(graph.of(BatchNormalization)):
+            op = node.op
+            assert isinstance(op, BatchNormalization)
+            running = [graph.operand(node, i) for i in STATISTICS]
+            reason = _obstacle(graph, node, self.keep)
+            if reason:
+                outcome.missed(node, reason)
+            elif context.gate("batch-statistics", node.name):
+                names = [opened(graph, v.node).name for v in running if v is not None]
+                graph.set_op(node, op.replace(training_mode=True))
+                outputs |= {f"{NEXT}{k}": node[1 + i] for i, k in enumerate(names)}
+                outcome.applied("trained", node, f"updates {' and '.join(names)}")
+        graph.set_outputs(outputs)
+        return outcome
+
+
+def _obstacle(graph: Graph, node: Node, keep: tuple[str, ...]) -> str:
+    """Why a normalization's statistics stay, "" where they do not."""
+    assert isinstance(node.op, BatchNormalization)
+    if node.op.training_mode:
+        return "it is in training mode already"
+    running = [graph.operand(node, i) for i in STATISTICS]
+    if not all(v is not None and isinstance(v.node.op, Constant) for v in running):
+        return "its statistics are computed"
+    if any(v is not None and graph.use_count(v) > 1 for v in running):
+        return "its statistics are shared"
+    read = [v.node.name for v in graph.operands(node)[1:] if v is not None]
+    if any(matches(n, keep) for n in (node.name, *read)):
+        return "it is to be kept"
+    return ""
+
+
+def statistics(graph: Graph, keep: tuple[str, ...] = ()) -> dict[str, Array]:
+    """The running means and variances that `batch-statistics` makes inputs, by name."""
+    found: dict[str, Array] = {}
+    for node in graph.of(BatchNormalization):
+        if not _obstacle(graph, node, keep):
+            running = (graph.operand(node, i) for i in STATISTICS)
+            pairs = ((v.node.name, v.array) for v in running if v is not None)
+            found |= {name: array for name, array in pairs if array is not None}
+    return found
+
+
+def split_statistics(graph: Graph) -> None:
+    """Give each batch normalization constants of its own as running statistics where they are
+    shared (equal constants are often one), so that each can move.
+    """
+    for node in list(graph.of(BatchNormalization)):
+        for position, kind in STATISTICS.items():
+            value = graph.operand(node, position)
+            if value is None or value.array is None or graph.use_count(value) == 1:
+                continue
+            own = graph.constant(np.array(value.array), f"{node.name}.{kind}", before=node)
+            graph.set_operand(node, position, own)

@@ -1,0 +1,13 @@
+"""Training: one compiled step, and the loop around it."""
+
+from .history import History
+from .loop import Settings, Trained, train
+from .recipe import Recipe, zero_masks
+from .schedules import Schedule, schedule
+from .source import Data
+from .trainer import Trainer
+
+__all__ = [
+    "Data", "History", "Recipe", "Schedule", "Settings", "Trained", "Trainer", "schedule", "train",
+    "zero_masks",
+]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +20,7 @@ from .functions import fused_step, output_bounds, step_of
 from .grid import Grid, Scheme, channel_grid, grid_of
 from .insert import insert_bias, insert_pairs, insert_weight
 from .observe import Observer, moment_axis
-from .place import Placement, place
+from .place import Placement, place, takes_bias
 from .prepare import prepare
 from .weights import (
     Estimate,
@@ -134,10 +135,7 @@ class Quantize(Pass):
             unfit = observer.unfit if isinstance(observer, Observer) else {}
             if not unfit:
                 break
-            for value, kind in unfit.items():
-                readers = [u.node for u in graph.uses(value) if u.node in placement.roles]
-                why = f"its operand {value.node.name!r} holds {kind} on a sample input"
-                skip |= {n.name: why for n in readers}
+            skip |= unfit_readers(graph, placement, unfit)
         outcome.merge(found)
         measures = self.bias_correction == "measured" and context.data is not None
         real = graph.copy() if measures else None
@@ -167,13 +165,7 @@ class Quantize(Pass):
     ) -> dict[Value, Range] | Observer:
         """Statistics of all values that get a grid, or ranges from an earlier `calibrate`."""
         if context.data is None and RANGES in graph.metadata:
-            known = {str(k): (float(a), float(b))
-                     for k, (a, b) in json.loads(graph.metadata[RANGES]).items()}  # fmt: skip
-            missing = [value_key(v) for v in placement.shared if value_key(v) not in known]
-            if missing:
-                raise FeedError(f"value {missing[0]!r} has no calibrated range",
-                                hint="give data=, or calibrate after the other passes")  # fmt: skip
-            return {v: known[value_key(v)] for v in placement.shared}
+            return known_ranges(graph, placement)
         axes: dict[Value, int] = {}
         for node in products:
             x = graph.operand(node, 0)
@@ -288,6 +280,29 @@ class Quantize(Pass):
         return found
 
 
+def known_ranges(graph: Graph, placement: Placement) -> dict[Value, Range]:
+    """The ranges that `calibrate` left. Raises FeedError where one is missing."""
+    known = {str(k): (float(a), float(b))
+             for k, (a, b) in json.loads(graph.metadata[RANGES]).items()}  # fmt: skip
+    missing = [value_key(v) for v in placement.shared if value_key(v) not in known]
+    if missing:
+        raise FeedError(f"value {missing[0]!r} has no calibrated range",
+                        hint="give data=, or calibrate after the other passes")  # fmt: skip
+    return {v: known[value_key(v)] for v in placement.shared}
+
+
+def unfit_readers(
+    graph: Graph, placement: Placement, unfit: Mapping[Value, str]
+) -> dict[str, str]:
+    """The nodes to leave in float because of what they read, and why."""
+    found: dict[str, str] = {}
+    for value, kind in unfit.items():
+        why = f"its operand {value.node.name!r} holds {kind} on a sample input"
+        readers = [u.node for u in graph.uses(value) if u.node in placement.roles]
+        found.update({n.name: why for n in readers})
+    return found
+
+
 def depthwise(graph: Graph, node: Node) -> bool:
     """Whether each output channel of a convolution reads one input channel."""
     w = graph.operand(node, 1)
@@ -343,12 +358,6 @@ def shift_bias(graph: Graph, node: Node, shift: Array, scale: Array) -> bool:
     made = graph.constant(vector, name, before=uses[0].node)
     graph.set_operand(uses[0].node, 1 - uses[0].position, made)
     return True
-
-
-def takes_bias(node: Node) -> bool:
-    """Whether a product has a bias operand whose scale is the accumulator's."""
-    plain = getattr(node.op, "alpha", 1.0) == 1.0 and getattr(node.op, "beta", 1.0) == 1.0
-    return node.op.name in ("conv", "fused_conv") or (node.op.name == "gemm" and plain)
 
 
 def clipped(graph: Graph, value: Value, r: Range) -> Range:

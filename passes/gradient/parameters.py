@@ -9,6 +9,7 @@ import numpy as np
 
 from ...ir import FeedError, Graph, Node, TensorType, VerifyError
 from ...ir.op import Array, is_differentiable
+from ...ir.ops.scaled_gradient import ScaleGradient
 from ...ir.ops.structure import Constant
 from ..base import Exact, Outcome, Pass, near, register_pass
 from ..context import Context
@@ -77,9 +78,11 @@ def _array(node: Node) -> Array:
 
 
 def _is_trained(graph: Graph, node: Node) -> bool:
-    if not node.type.dtype.is_float or node.type.size < 2 or _is_mask(_array(node)):
+    if not node.type.dtype.is_float or _is_mask(_array(node)):
         return False
-    return any(_takes(use.node, use.position) for use in graph.uses(node))
+    if any(isinstance(u.node.op, ScaleGradient) and not u.position for u in graph.uses(node)):
+        return True
+    return node.type.size > 1 and any(_takes(use.node, use.position) for use in graph.uses(node))
 
 
 def _is_mask(array: Array) -> bool:

@@ -21,8 +21,8 @@ SMALLEST, LARGEST = 2.0**-60, 2.0**60
 class Grid:
     """real = (q - zero) * scale for q of `dtype`; `scale` is a float32 number.
 
-    With `scales` each channel (index of axis 1) has its own, and `scale` is the largest. With `bits`
-    only as many of the integers are used, the lowest from 0 on (from -2^(bits-1) on if signed).
+    With `scales` each channel (index of axis 1) has its own, and `scale` is the largest. With
+    `bits` only 2^bits of the integers are used, from 0 on (from -2^(bits-1) on if signed).
     """
 
     scale: float

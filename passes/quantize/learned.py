@@ -6,7 +6,7 @@
 The clip holds the values to the grid's integers lo..hi, of 2 to 8 bits, and carries the gradient
 of what lies outside: with the straight-through gradients of quantize_linear and dequantize_linear
 the gradient of the scale is equation 3 of LSQ (S. Esser and others, "Learned step size
-quantization", 2020), that of the zero point, in whole steps, the one of LSQ+ (Y. Bhalgat and others,
+quantization", 2020), that of the zero point, in whole steps, LSQ+'s (Y. Bhalgat and others,
 "LSQ+: improving low-bit quantization through learnable offsets and better initialization", 2020):
 
     dx^/dscale = rint(x / scale) - x / scale   inside,   lo - z below,   hi - z above

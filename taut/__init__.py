@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from taut.passes import Pipeline
 
     from . import backends, data, frontends, ir, passes, samples, testing, training
-    from .training import train
+    from .training import quantize_aware, train
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DEFAULT_LIMITS", "DType", "Data", "Graph", "Limits", "TautError", "TensorType", "backends",
     "compare", "compile", "data", "frontends", "ir", "load", "optimize", "passes", "quantize",
-    "reference", "samples", "save", "testing", "train", "training",
+    "quantize_aware", "reference", "samples", "save", "testing", "train", "training",
 ]  # fmt: skip
 
 Data = Iterable["Array | tuple[Array, ...] | list[Array] | Mapping[str, Array]"]
@@ -49,8 +49,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f".{name}", __name__)
     if name in _FROM_IR:
         return getattr(importlib.import_module(".ir", __name__), name)
-    if name == "train":
-        return importlib.import_module(".training", __name__).train
+    if name in ("quantize_aware", "train"):
+        return getattr(importlib.import_module(".training", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -26,8 +26,8 @@ class Parameters(Pass):
     By default those are the float constants of more than one element that an op reads at an operand
     which gradients reach and which is trained rather than set (statistics, bounds and scales are
     set: `Op.settings`), but for masks: constants with an element that is not finite or is below
-    -1e4. Exact when the inputs are fed the constants' arrays: `trainable` gives these by name,
-    `freeze` puts arrays back.
+    -1e4; and those of any size that `scale_gradient` reads. Exact when the inputs are fed the
+    constants' arrays: `trainable` gives these by name, `freeze` puts arrays back.
     """
 
     name = "parameters"

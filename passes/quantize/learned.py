@@ -30,7 +30,7 @@ from ...ir.op import Array
 from ...ir.ops.adjoint import ints
 from ...ir.ops.quantization import DequantizeLinear, QuantizeLinear
 from .grid import Grid, bounds_of
-from .place import Placement
+from .place import Placement, on_grid
 from .weights import weight_axis
 
 
@@ -150,14 +150,3 @@ def label(value: Value) -> str:
 def _count(value: Value) -> int:
     """Elements of one input; dimensions that are not known count as one."""
     return math.prod(d for d in (value.shape or ())[1:] if isinstance(d, int))
-
-
-def on_grid(graph: Graph, placement: Placement, value: Value) -> bool:
-    """Whether a value lies on its grid already: moved from values on the same one."""
-    role, operands = placement.roles.get(value.node), graph.operands(value.node)
-    if role is None or role.kind != "same":
-        return False
-    if value.node.op.name == "pad" and len(operands) > 2 and operands[2] is not None:
-        return False
-    sources = [v for v in (operands[i] for i in role.reads) if v is not None]
-    return all(placement.root(v) == placement.root(value) for v in sources)

@@ -30,6 +30,7 @@ from .weights import (
     quantize_weight,
     weight_axis,
 )
+from .widths import Widths
 
 RANGES = "calibration"
 """Metadata key under which `calibrate` leaves ranges, as JSON: {value: [low, high]}."""
@@ -85,7 +86,8 @@ class Quantize(Pass):
     calibrate       how activation ranges are chosen from the samples (see estimate.py)
     scheme          of activations: asymmetric, symmetric, or power-of-two scales (for fixed point)
     weights         symmetric or asymmetric; per_channel: one scale per output channel
-    bits            of weights, 2 to 8
+    bits            of weights, 2 to 8; activation_bits: of activations
+    edge_bits       both for the first and the last products and what these read (0: as elsewhere)
     weight_scales   max: by the largest weight; mse: the least expected error of the output
     bias_correction undo the shift of each channel's mean: measured layer by layer on some samples,
                     or expected from the mean inputs of all of them (none: leave it)
@@ -103,6 +105,8 @@ class Quantize(Pass):
     weights: Literal["symmetric", "asymmetric"] = "symmetric"
     per_channel: bool = True
     bits: int = 8
+    activation_bits: int = 8
+    edge_bits: int = 0
     percentile: float = 99.999
     weight_scales: Estimate = "mse"
     bias_correction: Literal["measured", "expected"] | None = "measured"
@@ -112,12 +116,15 @@ class Quantize(Pass):
     skip: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 2 <= self.bits <= 8:
-            raise PassError(f"bits is {self.bits}, which should lie within 2..8")
+        self._widths.check()
         if not 50 < self.percentile <= 100:
             raise PassError(f"percentile is {self.percentile}, which should lie within 50..100")
         if self.samples < 1:
             raise PassError(f"samples is {self.samples}, which should be 1 or more")
+
+    @property
+    def _widths(self) -> Widths:
+        return Widths(self.bits, self.activation_bits, self.edge_bits)
 
     def run(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
@@ -140,7 +147,8 @@ class Quantize(Pass):
         measures = self.bias_correction == "measured" and context.data is not None
         real = graph.copy() if measures else None
         grids = self._grids(graph, placement, observer, outcome)
-        chosen = self._weights(graph, products, grids, observer, outcome)
+        bits = self._widths.of(graph, placement)[0]
+        chosen = self._weights(graph, bits, grids, observer, outcome)
         shifted = self._expected(graph, chosen, observer)
         insert_pairs(graph, placement, grids)
         scales: dict[str, Array] = {}
@@ -181,18 +189,24 @@ class Quantize(Pass):
     ) -> dict[Value, Grid]:  # fmt: skip
         """One grid for each value, shared where it must be."""
         if isinstance(observed, Observer):
-            estimator = Estimator(self.calibrate, self.scheme, self.percentile)
-            ranges = {v: estimator(seen) for v, seen in observed.seen.items()}
+            bits = self._widths.of(graph, placement)[1]
+            ranges = {
+                v: Estimator(self.calibrate, self.scheme, self.percentile, bits[v])(seen)
+                for v, seen in observed.seen.items()
+            }
         else:
             ranges = observed
         ranges = {v: clipped(graph, v, r) for v, r in ranges.items()}
         share(graph, placement, ranges, outcome)
+        bits = self._widths.of(graph, placement)[1]
         grids: dict[Value, Grid] = {}
         for members in placement.groups().values():
             low = min(ranges[v][0] for v in members)
             high = max(ranges[v][1] for v in members)
-            grid = grid_of(low, high, self.scheme)
-            if self.channel_grids and len(members) == 1 and isinstance(observed, Observer):
+            width = bits[members[0]]
+            grid = grid_of(low, high, self.scheme, bits=width)
+            single = self.channel_grids and len(members) == 1 and width == 8
+            if single and isinstance(observed, Observer):
                 found = self._by_channel(graph, placement, members[0], (low, high), grid, observed)
                 if found is not None:
                     grid = found
@@ -228,12 +242,12 @@ class Quantize(Pass):
         return made if better else None
 
     def _weights(
-        self, graph: Graph, products: list[Node], grids: dict[Value, Grid],
+        self, graph: Graph, bits: dict[Node, int], grids: dict[Value, Grid],
         observed: dict[Value, Range] | Observer, outcome: Outcome,
     ) -> dict[Node, tuple[Weights, Array]]:  # fmt: skip
         """Integers of each product's weight and the scale of its accumulator."""
         made: dict[Node, tuple[Weights, Array]] = {}
-        for node in products:
+        for node in bits:
             x, w = graph.operand(node, 0), graph.operand(node, 1)
             assert x is not None and w is not None and w.array is not None
             moments = None
@@ -247,7 +261,7 @@ class Quantize(Pass):
             weights = quantize_weight(
                 weight,
                 axis,
-                bits=self.bits,
+                bits=bits[node],
                 per_channel=self.per_channel,
                 symmetric=self.weights == "symmetric",
                 powers=self.scheme == "power-of-two",

@@ -320,3 +320,14 @@ def _find_direct(graph: Graph, made: Placement) -> None:
 def _curved(graph: Graph, node: Node) -> bool:
     """Whether a fused activation stands between the accumulator and its result."""
     return bool(getattr(node.op, "activation", ""))
+
+
+def on_grid(graph: Graph, placement: Placement, value: Value) -> bool:
+    """Whether a value lies on its grid already: moved from values on the same one."""
+    role, operands = placement.roles.get(value.node), graph.operands(value.node)
+    if role is None or role.kind != "same":
+        return False
+    if value.node.op.name == "pad" and len(operands) > 2 and operands[2] is not None:
+        return False
+    sources = [v for v in (operands[i] for i in role.reads) if v is not None]
+    return all(placement.root(v) == placement.root(value) for v in sources)

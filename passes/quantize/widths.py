@@ -25,10 +25,10 @@ class Widths:
 
     def check(self) -> None:
         """Raises PassError for a number of bits that no grid has."""
-        for name, bits in (("weight_bits", self.weights), ("activation_bits", self.values),
-                           ("edge_bits", self.edges or 8)):  # fmt: skip
+        for what, bits in (("weights", self.weights), ("activations", self.values),
+                           ("the edges", self.edges or 8)):  # fmt: skip
             if not 2 <= bits <= 8:
-                raise PassError(f"{name} is {bits}, which should lie within 2..8")
+                raise PassError(f"bits of {what} are {bits}, which should lie within 2..8")
 
     def of(
         self, graph: Graph, placement: Placement

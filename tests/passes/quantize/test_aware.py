@@ -277,7 +277,7 @@ def test_edges() -> None:
 
 
 def test_one_bit_is_refused() -> None:
-    with pytest.raises(PassError, match="weight_bits is 1"):
+    with pytest.raises(PassError, match="bits of weights are 1"):
         PassManager("quantize-aware{weight_bits=1}")
 
 

@@ -17,8 +17,6 @@ import taut
 from taut.data import Dataset
 from taut.training import Recipe, Trainer, quantize_aware, train
 
-from .conftest import digits
-
 Array = np.ndarray[Any, Any]
 
 
@@ -48,14 +46,15 @@ def networks(draw: st.DrawFn) -> Graph:
 @settings(max_examples=6, deadline=None, derandomize=True,
           suppress_health_check=[HealthCheck.too_slow])  # fmt: skip
 @given(
-    graph=networks(), bits=st.sampled_from([2, 3, 4, 8]), zeros=st.sampled_from(["learned", "frozen"]),
+    graph=networks(), bits=st.sampled_from([2, 3, 4, 8]),
+    zeros=st.sampled_from(["learned", "frozen"]),
     optimizer=st.sampled_from(["sgd{momentum=0.9}", "adamw{decay=0.1}"]), seed=st.integers(0, 99),
 )  # fmt: skip
 def test_what_holds_while_it_trains(
-    graph: Graph, bits: int, zeros: str, optimizer: str, seed: int
+    data: Dataset, graph: Graph, bits: int, zeros: str, optimizer: str, seed: int
 ) -> None:
     """Pruned weights stay zero, scales positive, integers within their bits; the graphs verify."""
-    data, random = digits(64, seed), np.random.default_rng(seed)
+    data, random = data[:64], np.random.default_rng(seed)
     text = (f"quantize-aware{{weight_bits={bits} activation_bits={bits} edge_bits=0 "
             f"zero_points={zeros}}}")  # fmt: skip
     aware = PassManager(text).run(graph, Context(data=[data.images[:32]])).graph
@@ -64,7 +63,8 @@ def test_what_holds_while_it_trains(
     assert isinstance(node.op, Constant)
     mask = random.random(node.op.value.shape) < 0.5
     aware.set_op(node, Constant(node.op.value * mask))
-    trainer = Trainer(aware, Recipe(optimizer=optimizer, clip=1.0), masks={node.name: mask}, threads=1)
+    recipe = Recipe(optimizer=optimizer, clip=1.0)
+    trainer = Trainer(aware, recipe, masks={node.name: mask}, threads=1)
     for _ in range(3):
         for batch in data.batches(32):
             trainer.step(batch, 0.05)

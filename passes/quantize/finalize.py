@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import networkx as nx
 import numpy as np
 
 from ...ir import DType, Graph, Limits, Node, PassError, Value
@@ -13,7 +12,8 @@ from ...ir.op import Array
 from ...ir.ops.activation import Clip
 from ...ir.ops.normalization import BatchNormalization
 from ...ir.ops.quantization import DequantizeLinear, QuantizeLinear
-from ...ir.ops.structure import Constant, Input
+from ...ir.ops.scaled_gradient import ScaleGradient
+from ...ir.ops.structure import Input
 from ..base import Outcome
 from ..rewrite import erase_dead
 from .grid import LARGEST, SMALLEST
@@ -61,28 +61,26 @@ class Finalizer:
 
     def _evaluate(self) -> dict[Value, Array]:
         """What of these depends on constants only, computed by the reference."""
-        operands = [self.graph.operand(n, i) for n, i in self._settings()
-                    if i < len(self.graph.operands(n))]  # fmt: skip
-        wanted = {v.node for v in operands if v is not None and v.array is None}
-        needed = set(wanted)
-        for node in wanted:
-            needed |= nx.ancestors(self.graph.nx, node)
+        graph, order, fixed = self.graph, self.graph.nodes(), set[Node]()
+        for node in order:
+            pure = node.op.pure or isinstance(node.op, ScaleGradient)
+            if pure and not isinstance(node.op, Input) and fixed.issuperset(graph.nx.pred[node]):
+                fixed.add(node)
+        needed = {v.node for n, i in self._settings() if (v := _operand(graph, n, i)) is not None}
+        needed &= fixed
+        for node in reversed(order):
+            if node in fixed and any(n in needed and n in fixed for n in graph.nx.succ[node]):
+                needed.add(node)
         known: dict[Value, Array] = {}
-        for node in self.graph.nodes():
-            if node not in needed or isinstance(node.op, Input):
-                continue
-            if isinstance(node.op, Constant):
-                known[node[0]] = node.op.value
-                continue
-            given = self.graph.operands(node)
-            if all(v is None or v in known for v in given):
-                made = run_node(node, [None if v is None else known[v] for v in given], self.limits)
+        for node in order:
+            if node in needed:
+                given = [None if v is None else known[v] for v in graph.operands(node)]
+                made = run_node(node, given, self.limits)
                 known.update({node[i]: a for i, a in enumerate(made)})
         return known
 
     def _settle(self, node: Node, position: int, known: dict[Value, Array]) -> None:
-        operands = self.graph.operands(node)
-        value = operands[position] if position < len(operands) else None
+        value = _operand(self.graph, node, position)
         if value is None or value.array is not None or value not in known:
             return
         if position == 1 and not isinstance(node.op, Clip):
@@ -97,6 +95,8 @@ class Finalizer:
         """Give constants the names of what they were computed by."""
         for value, constant in self.made.items():
             name = value.node.name
+            if constant.type.dtype is DType.i8:
+                name = f"{name.removesuffix('.quantized')}.int8"
             if constant.node in self.graph and self.graph.find(name) is None:
                 self.graph.rename(constant.node, name)
 
@@ -134,7 +134,7 @@ class Finalizer:
         spread = sign.reshape([-1 if i == axis else 1 for i in range(integers.ndim)])
         made = Weights(integers * spread, np.where(lost, 1, scales).astype(np.float32), None, axis)
         real = shift if bias is None or bias.array is None else bias.array.reshape(-1) * a + shift
-        insert_weight(graph, product, made)
+        insert_weight(graph, product, made, _weight_name(graph, product))
         named = graph.constant(real.astype(np.float32), f"{product.name}.bias", before=product)
         graph.set_operand(product, 2, named)
         graph.replace_all_uses(node[0], product[0])
@@ -155,6 +155,16 @@ class Finalizer:
             return
         insert_bias(graph, node, bias.array, scale)
         self.outcome.count("biases")
+
+
+def _operand(graph: Graph, node: Node, position: int) -> Value | None:
+    operands = graph.operands(node)
+    return operands[position] if position < len(operands) else None
+
+
+def _weight_name(graph: Graph, product: Node) -> str:
+    old = graph.operand(product, 1)
+    return "" if old is None else old.node.name.removesuffix(".dequantized")
 
 
 def check_scale(scale: Array, node: Node) -> None:

@@ -45,11 +45,13 @@ def insert_pairs(graph: Graph, placement: Placement, grids: dict[Value, Grid]) -
             graph.set_operand(use.node, use.position, dq)
 
 
-def insert_weight(graph: Graph, node: Node, weights: Weights) -> None:
-    """Let a product read the dequantized integers instead of its float weight."""
+def insert_weight(graph: Graph, node: Node, weights: Weights, name: str = "") -> None:
+    """Let a product read the dequantized integers instead of its weight, whose name they get by
+    default.
+    """
     old = graph.operand(node, 1)
     assert old is not None
-    name = old.node.name
+    name = name or old.node.name
     operands = [
         graph.constant(weights.integers, f"{name}.int8", before=node),
         graph.constant(weights.scale, f"{name}.scale", before=node),

@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
     from . import backends, data, frontends, ir, passes, samples, testing, training
     from .distillation import distill
-    from .training import train
+    from .training import quantize_aware, train
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DEFAULT_LIMITS", "DType", "Data", "Graph", "Limits", "TautError", "TensorType", "backends",
     "compare", "compile", "data", "distill", "frontends", "ir", "load", "optimize", "passes",
-    "quantize", "reference", "samples", "save", "testing", "train", "training",
+    "quantize", "quantize_aware", "reference", "samples", "save", "testing", "train", "training",
 ]  # fmt: skip
 
 Data = Iterable["Array | tuple[Array, ...] | list[Array] | Mapping[str, Array]"]
@@ -41,7 +41,7 @@ Data = Iterable["Array | tuple[Array, ...] | list[Array] | Mapping[str, Array]"]
 SUFFIXES = (".onnx", ".taut", ".ir")
 
 _MODULES = {"backends", "data", "frontends", "ir", "passes", "samples", "testing", "training"}
-_FUNCTIONS = {"distill": "distillation", "train": "training"}
+_FUNCTIONS = {"distill": "distillation", "quantize_aware": "training", "train": "training"}
 _FROM_IR = {"DEFAULT_LIMITS", "DType", "Graph", "Limits", "TautError", "TensorType"}
 
 

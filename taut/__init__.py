@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from taut.backends.base import Program
     from taut.comparison import Comparison
+    from taut.frontends.torch import from_torch, to_torch
     from taut.ir import DEFAULT_LIMITS, DType, Graph, Limits, TautError, TensorType
     from taut.ir.op import Array
     from taut.passes import Pipeline
@@ -29,25 +30,30 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DEFAULT_LIMITS", "DType", "Data", "Graph", "Limits", "TautError", "TensorType", "backends",
-    "compare", "compile", "frontends", "ir", "load", "optimize", "passes", "quantize",
-    "reference", "samples", "save", "testing",
+    "compare", "compile", "from_torch", "frontends", "ir", "load", "optimize", "passes", "quantize",
+    "reference", "samples", "save", "testing", "to_torch",
 ]  # fmt: skip
 
 Data = Iterable["Array | tuple[Array, ...] | list[Array] | Mapping[str, Array]"]
 """Inputs, one item a call: an array, a tuple of arrays in graph order, or a dict by name."""
 
 SUFFIXES = (".onnx", ".taut", ".ir")
+PICKLES = (".pt2", ".pt", ".pth", ".pkl")
+"""Files of PyTorch that Taut does not open as models: docs/torch.md says why."""
 
 _MODULES = {"backends", "frontends", "ir", "passes", "samples", "testing"}
+_TORCH = {"from_torch", "to_torch"}
 _FROM_IR = {"DEFAULT_LIMITS", "DType", "Graph", "Limits", "TautError", "TensorType"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import a sub-package, or a name of `taut.ir`, when it is first asked for."""
+    """Import a sub-package, or a name of one, when it is first asked for."""
     if name in _MODULES:
         return importlib.import_module(f".{name}", __name__)
     if name in _FROM_IR:
         return getattr(importlib.import_module(".ir", __name__), name)
+    if name in _TORCH:
+        return getattr(importlib.import_module(".frontends.torch", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -169,6 +175,11 @@ def _suffix(path: str | os.PathLike[str]) -> str:
     if suffix not in SUFFIXES:
         from taut.ir import UnsupportedError
 
+        if suffix in PICKLES:
+            raise UnsupportedError(
+                "reading it would run code that is in it, because PyTorch stores pickles there",
+                file=path, hint="if you trust it, load it with torch and use taut.from_torch",
+            )  # fmt: skip
         raise UnsupportedError(
             f"files are told apart by their suffix and {suffix!a} is not one Taut knows",
             file=path, hint=f"use {', '.join(SUFFIXES)}",

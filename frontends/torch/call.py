@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.fx import Node as FxNode
+from torch.fx.node import map_arg
 
 from ...ir import Builder, DType, Shape, UnsupportedError, Value
 from .tensors import dtype_of
@@ -56,8 +57,8 @@ class Call:
     def __init__(self, b: Builder, node: FxNode, read: Callable[[FxNode], Any]) -> None:
         self.b, self.node = b, node
         given = list(_arguments(node))
-        self.args = [torch.fx.node.map_arg(a, read) for a in given]
-        self.metas = [torch.fx.node.map_arg(a, lambda n: n.meta["val"]) for a in given]
+        self.args = [map_arg(a, read) for a in given]
+        self.metas = [map_arg(a, lambda n: n.meta["val"]) for a in given]
 
     # ---- the result ----------------------------------------------------------------------------
 

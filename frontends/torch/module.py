@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...ir import Array, DType, FeedError, Graph, Node, TautError, Value
+from ...ir import Array, DType, FeedError, Graph, Node, TautError, UnsupportedError, Value
 from ...ir.errors import show_name
 from ...ir.interpret import run_node
 from ...ir.ops.quantization import DequantizeLinear
@@ -202,6 +202,10 @@ def with_node(node: Node, f: Callable[..., Any], *args: Any) -> Any:
         return f(*args)
     except TautError as error:
         raise error.with_context(node=node.name, op=node.op.name)
+    except NotImplementedError as error:
+        reason = str(error).split(chr(10))[0]
+        raise UnsupportedError(f"PyTorch has no such op: {reason}", node=node.name,
+                               op=node.op.name) from error  # fmt: skip
     except (RuntimeError, IndexError, ValueError) as error:
         error.add_note(f"at node {show_name(node.name)}, op {node.op.name}")
         raise
@@ -213,9 +217,10 @@ def _computed(graph: Graph) -> Iterator[Node]:
 
 
 def _step(graph: Graph, node: Node) -> tuple[Node, Step, list[Value | None]]:
-    check(node.op)
     types = tuple(t.dtype for t in node.types)
-    return node, Step(node.name, node.op, tuple(graph.abstracts(node)), types), graph.operands(node)
+    step = Step(node.name, node.op, tuple(graph.abstracts(node)), types)
+    check(step)
+    return node, step, graph.operands(node)
 
 
 def _last_uses(graph: Graph) -> dict[Node, list[Value]]:

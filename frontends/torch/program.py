@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind
 from torch.fx import Node as FxNode
 
 from ...ir import ModelError, UnsupportedError
@@ -156,36 +157,52 @@ def _reason(node: FxNode) -> str | None:
 
 
 def symbol_names(program: ExportedProgram, spec: Spec) -> dict[str, str]:
-    """The user's names of the program's dimension symbols, found where the inputs have them."""
-    if spec is None:
+    """The user's names of the program's dimension symbols, found where the example inputs have
+    them.
+    """
+    if spec is None or program.example_inputs is None:
         return {}
-    entries = program.call_spec.in_spec
-    assert entries is not None
-    names = program.module_call_graph[0].signature
-    arguments = names.forward_arg_names if names is not None else None
-    inputs = program.graph_signature.user_inputs
-    nodes = {n.name: n for n in program.graph.nodes if n.op == "placeholder"}
-    if isinstance(spec, Mapping):
-        by_name = dict(spec)
+    args, kwargs = program.example_inputs
+    signature = program.module_call_graph[0].signature
+    names = (signature.forward_arg_names if signature else None) or []
+    if len(names) < len(args) + len(kwargs):  # forward(*args): one name for all of them
+        parts = list(spec.values()) if isinstance(spec, Mapping) else list(spec)
+        axes = _by_leaf(args, parts[0] if len(parts) == 1 else parts)
     else:
-        by_name = dict(zip(arguments or inputs, spec))
+        by_name = spec if isinstance(spec, Mapping) else dict(zip(names, spec))
+        axes = _by_leaf(dict(zip(names, args)) | kwargs, by_name)
+    kinds = [s.kind for s in program.graph_signature.input_specs]
+    nodes = [n for n in program.graph.nodes if n.op == "placeholder"]
+    inputs = (n for n, kind in zip(nodes, kinds) if kind is InputKind.USER_INPUT)
     found: dict[str, str] = {}
-    for name, axes in by_name.items():
-        if name in nodes:
-            found |= _axis_names(nodes[name].meta["val"], axes)
+    for node, named in zip(inputs, axes):
+        found |= _axis_names(node.meta.get("val"), named)
     return found
 
 
-def _axis_names(tensor: Any, axes: Spec) -> Iterator[tuple[str, str]] | dict[str, str]:
-    if isinstance(axes, Sequence) and not isinstance(axes, str):
+def _by_leaf(value: Any, spec: Spec) -> Iterator[Spec]:
+    """The part of the spec for each leaf of the inputs, in PyTorch's order."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _by_leaf(inner, spec.get(key) if isinstance(spec, Mapping) else None)
+    elif isinstance(value, tuple | list):
+        parts = list(spec) if isinstance(spec, tuple | list) else []
+        for i, inner in enumerate(value):
+            yield from _by_leaf(inner, parts[i] if i < len(parts) else None)
+    else:
+        yield spec
+
+
+def _axis_names(tensor: Any, axes: Spec) -> dict[str, str]:
+    if isinstance(axes, tuple | list):
         axes = dict(enumerate(axes))
     if not isinstance(axes, Mapping) or not isinstance(tensor, torch.Tensor):
         return {}
     found = {}
     for axis, dim in axes.items():
         name = dim if isinstance(dim, str) else getattr(dim, "__name__", None)
-        size = tensor.shape[axis] if isinstance(axis, int) else None
-        if name and isinstance(size, torch.SymInt) and size.node.expr.is_symbol:
+        size = tensor.shape[axis]
+        if isinstance(name, str) and isinstance(size, torch.SymInt) and size.node.expr.is_symbol:
             found[str(size.node.expr)] = name
     return found
 

@@ -82,7 +82,7 @@ def prelu(c: Call, x: Value, weight: Value) -> Value:
     """One slope, or one for each channel (axis 1)."""
     if rank(weight) == 1 and rank(x) > 2 and shape_of(weight) != (1,):
         weight = c.b.reshape(weight, c.ints([-1] + [1] * (rank(x) - 2)))
-    return c.b.p_relu(x, weight)
+    return c.b.prelu(x, weight)
 
 
 @aten("softplus")

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ....ir.ops.epilogue import activation_op
 from ..tensors import torch_dtype
-from .table import FORWARD, Step, computes, plain
+from .table import FORWARD, Step, computes, plain, refuses
 
 _SAME_NAMES = """abs acos acosh add asin asinh atan atanh ceil cos cosh erf exp floor log mul neg
 reciprocal relu round sigmoid sign sin sinh sqrt sub tan tanh where"""
@@ -73,6 +73,12 @@ def is_inf(step: Step, x: Tensor) -> Tensor:
     if step.op.detect_positive:
         found = found | torch.isposinf(x)
     return found | torch.isneginf(x) if step.op.detect_negative else found
+
+
+@refuses("cast", "cast_like")
+def _narrow(step: Step) -> str | None:
+    kind = step.dtypes[0]
+    return f"an element type of {kind.bits} bits" if kind.bits < 8 else None
 
 
 @computes("cast")

@@ -9,20 +9,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ....ir import UnsupportedError
 from ..tensors import torch_dtype
 from .elementwise import activate
-from .table import Step, computes, plain
+from .table import Step, computes, plain, refuses
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
 def spatial_axes(x: Tensor) -> int:
-    axes = x.ndim - 2
-    if axes not in _CONV:
-        raise UnsupportedError(f"PyTorch has no windows over {axes} axes")
-    return axes
+    return x.ndim - 2
+
+
+@refuses("conv", "conv_transpose", "fused_conv", "fused_conv_transpose", "max_pool",
+         "average_pool")  # fmt: skip
+def _spatial(step: Step) -> str | None:
+    x = step.operands[0]
+    if x is None or x.shape is None or len(x.shape) - 2 in _CONV:
+        return None
+    return f"a window over {len(x.shape) - 2} axes"
 
 
 def torch_pads(begin: Any, end: Any) -> list[int]:
@@ -91,14 +96,18 @@ def einsum(step: Step, *xs: Tensor) -> Tensor:
     return torch.einsum(step.op.equation.replace(" ", ""), *xs)
 
 
+@refuses("attention")
+def _past(step: Step) -> str | None:
+    op = step.op
+    more = any(o is not None for o in step.operands[4:]) or op.outputs > 1 or op.softcap
+    windows = max(op.left_window_size, op.right_window_size) >= 0
+    return "attention with a past, a cap, a window or several results" if more or windows else None
+
+
 @computes("attention")
 def attention(step: Step, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None,
-              *more: Tensor | None) -> Tensor:  # fmt: skip
+              *_: None) -> Tensor:  # fmt: skip
     op = step.op
-    windows = max(op.left_window_size, op.right_window_size) >= 0
-    if any(x is not None for x in more) or op.outputs > 1 or op.softcap or windows:
-        raise UnsupportedError("attention with a past, a cap, a window or scores as results has no "
-                               "form in PyTorch yet")  # fmt: skip
     flat = q.ndim == 3
     q = _heads(q, op.q_num_heads)
     k, v = _heads(k, op.kv_num_heads), _heads(v, op.kv_num_heads)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ....ir import UnsupportedError
+from ..tensors import torch_dtype
 from .linear import spatial_axes, torch_pads
-from .table import Step, computes, plain
+from .table import Step, computes, plain, refuses
 
 _MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _MEAN = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -29,15 +29,26 @@ def _windows(step: Step, x: Tensor) -> tuple[Any, tuple[int, ...], list[int]]:
     return window, out, torch_pads(window.begin, ends)
 
 
+@refuses("max_pool")
+def _indices(step: Step) -> str | None:
+    return "a max pool with indices" if step.op.outputs > 1 else None
+
+
+@refuses("batch_normalization")
+def _trains(step: Step) -> str | None:
+    return "training_mode of the IR" if step.op.training_mode else None
+
+
 @computes("max_pool")
 def max_pool(step: Step, x: Tensor) -> Tensor:
-    if step.op.outputs > 1:
-        raise UnsupportedError("the indices of a max pool have no form in PyTorch yet")
     axes = spatial_axes(x)
     window, out, pads = _windows(step, x)
+    kind = x.dtype
+    if not x.is_floating_point():
+        x = x.to(torch.float64)  # PyTorch pools and pads floats only
     y = F.pad(x, pads, value=-math.inf) if any(pads) else x
     y = _MAX[axes](y, window.kernel, window.strides, 0, window.dilations)
-    return y[(..., *(slice(o) for o in out))]
+    return y[(..., *(slice(o) for o in out))].to(kind)
 
 
 @computes("average_pool")
@@ -76,9 +87,6 @@ def batch_norm(step: Step, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor,
     variance's unbiased estimate, as PyTorch has it, where ONNX takes the biased one).
     """
     op = step.op
-    if op.training_mode:
-        raise UnsupportedError("training_mode of the IR is not PyTorch's",
-                               hint="take the graph for inference")  # fmt: skip
     return F.batch_norm(
         x, mean, var, scale, bias, step.training, 1 - op.momentum, op.epsilon
     )  # fmt: skip
@@ -95,12 +103,14 @@ def group_norm(step: Step, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
 
 
 @computes("layer_normalization")
-def layer_norm(step: Step, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
-    if step.op.outputs > 1:
-        raise UnsupportedError("the statistics of a layer norm have no form in PyTorch yet")
-    shape = x.shape[step.op.axis % x.ndim :]
-    y = F.layer_norm(x, shape, eps=step.op.epsilon) * scale
-    return y if bias is None else y + bias
+def layer_norm(step: Step, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Any:
+    axes = tuple(range(step.op.axis % x.ndim, x.ndim))
+    y = F.layer_norm(x, x.shape[axes[0] :], eps=step.op.epsilon) * scale
+    y = y if bias is None else y + bias
+    if step.op.outputs == 1:
+        return y
+    var, mean = torch.var_mean(x.to(torch_dtype(step.dtypes[1])), axes, correction=0, keepdim=True)
+    return (y, mean, torch.rsqrt(var + step.op.epsilon))[: step.op.outputs]
 
 
 @computes("rms_normalization")

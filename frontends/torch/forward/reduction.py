@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -41,9 +42,16 @@ def _mean(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
         x.double().mean(axes, keepdim=keep).trunc()  # fmt: skip
 
 
-def _bool(f: Callable[..., Tensor], of_bool: Callable[..., Tensor]) -> Reduce:
+def _extreme(f: Callable[..., Tensor], of_bool: Callable[..., Tensor], sign: int) -> Reduce:
     def run(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
-        return (of_bool if x.dtype is torch.bool else f)(x, axes, keep)
+        if x.dtype is torch.bool:
+            return of_bool(x, axes, keep)
+        if not all(x.shape[a] for a in axes):  # of nothing: the type's end
+            shape = x.sum(axes, keepdim=keep).shape
+            end = math.inf if x.is_floating_point() else torch.iinfo(x.dtype).max
+            low = -math.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
+            return torch.full(shape, end if sign < 0 else low, dtype=x.dtype, device=x.device)
+        return f(x, axes, keep)
 
     return run
 
@@ -51,8 +59,8 @@ def _bool(f: Callable[..., Tensor], of_bool: Callable[..., Tensor]) -> Reduce:
 _reduction("reduce_sum", lambda x, a, k: x.sum(a, keepdim=k))
 _reduction("reduce_mean", _mean)
 _reduction("reduce_prod", _product)
-_reduction("reduce_max", _bool(torch.amax, torch.any))
-_reduction("reduce_min", _bool(torch.amin, torch.all))
+_reduction("reduce_max", _extreme(torch.amax, torch.any, 1))
+_reduction("reduce_min", _extreme(torch.amin, torch.all, -1))
 _reduction("reduce_l1", lambda x, a, k: x.abs().sum(a, keepdim=k))
 _reduction("reduce_l2", lambda x, a, k: torch.linalg.vector_norm(x, 2, a, k))
 _reduction("reduce_sum_square", lambda x, a, k: x.square().sum(a, keepdim=k))

@@ -8,17 +8,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ....ir import UnsupportedError
 from ....ir.ops.common import known
-from .table import Step, computes
+from .table import Step, computes, refuses
+
+
+@refuses("resize")
+def _region(step: Step) -> str | None:
+    crops = step.op.coordinate_transformation_mode == "tf_crop_and_resize"
+    return "resizing a region" if crops else None
 
 
 @computes("resize")
 def resize(step: Step, x: Tensor, roi: Tensor | None = None, scales: Tensor | None = None,
            sizes: Tensor | None = None) -> Tensor:  # fmt: skip
     op = step.op
-    if op.coordinate_transformation_mode == "tf_crop_and_resize":
-        raise UnsupportedError("resizing a region has no form in PyTorch yet")
     arrays = [
         None if v is None or not v.numel() else v.detach().cpu().numpy() for v in (scales, sizes)
     ]

@@ -34,7 +34,7 @@ def size(step: Step, x: Tensor) -> Tensor:
 @computes("reshape")
 def reshape(step: Step, x: Tensor, sizes: Tensor) -> Tensor:
     known = Abstract(TensorType(dtype_of(x.dtype), tuple(x.shape)))
-    return x.reshape(step.op.resolve(known, tuple(step.ints(sizes, 1))))
+    return torch.reshape(x, step.op.resolve(known, tuple(step.ints(sizes, 1))))
 
 
 @computes("flatten")
@@ -100,7 +100,7 @@ def split(step: Step, x: Tensor, sizes: Tensor | None = None) -> Any:
     known = None if sizes is None else Abstract(
         TensorType(dtype_of(sizes.dtype), tuple(sizes.shape)), None, tuple(step.ints(sizes, 1))
     )  # fmt: skip
-    pieces = x.split(step.op.pieces(x.shape[axis], known), axis)
+    pieces: tuple[Tensor, ...] = x.split(step.op.pieces(x.shape[axis], known), axis)
     return pieces if len(pieces) > 1 else pieces[0]
 
 
@@ -154,7 +154,7 @@ def gather(step: Step, x: Tensor, indices: Tensor) -> Tensor:
     flat = indices.reshape(-1).to(_TYPE)
     flat = torch.where(flat < 0, flat + n, flat)
     made = x.index_select(axis, flat)
-    return made.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+    return made.reshape((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
 
 
 @computes("gather_elements")

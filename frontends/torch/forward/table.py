@@ -62,8 +62,29 @@ def plain(function: Callable[..., Tensor], *ops: str) -> None:
     computes(*ops)(lambda step, *xs: function(*xs))
 
 
-def check(op: Op) -> None:
-    """Raises UnsupportedError for an op without a function."""
+Refusal = Callable[[Step], str | None]
+REFUSED: dict[str, list[Refusal]] = {}
+"""What functions of the table cannot do of their op, known from a step before it runs."""
+
+
+def refuses(*ops: str) -> Callable[[Refusal], Refusal]:
+    """Register a function that says what of a step is not supported, or None."""
+
+    def add(f: Refusal) -> Refusal:
+        for op in ops:
+            REFUSED.setdefault(op, []).append(f)
+        return f
+
+    return add
+
+
+def check(step: Step) -> None:
+    """Raises UnsupportedError for a step that cannot be run."""
+    op: Op = step.op
+    for refused in REFUSED.get(op.name, ()):
+        reason = refused(step)
+        if reason is not None:
+            raise UnsupportedError(f"{reason} has no form in PyTorch yet")
     if op.name in FORWARD:
         return
     if op.name == "fusion":

@@ -79,8 +79,9 @@ def _import(program: Any, spec: Any, output_names: Sequence[str] | None) -> Grap
     from .importer import Importer
     from .program import check_signature, known_ops, symbol_names
 
-    check_signature(program)
     known, found = known_ops(program)
+    for checked in (program, known):  # what is written to shows once writes are made explicit
+        check_signature(checked)
     if found:
         raise UnsupportedOps(found, hint="docs/torch.md lists what is supported")
     names = symbol_names(program, spec)

@@ -16,17 +16,18 @@ from ...ir import Builder, Dim, TautError, TensorType, UnsupportedError, Value
 from ...ir.errors import show_name
 from ...ir.graph import Graph
 from ...ir.interpret import LARGEST
+from ...ir.ops.structure import Constant
 from ...ir.types import symbol
 from .call import ATEN, Call, Size
 from .program import handler_name, live_nodes, op_name
 from .tensors import dtype_of, to_array
 
 BUFFERS = "torch.buffers"
-"""Key of a graph's metadata that holds the names of constants that were buffers, as JSON."""
+"""Key of a graph's metadata that names the float constants that are no parameters, as JSON."""
 
 
 def buffer_names(graph: Graph) -> frozenset[str]:
-    """Constants that were a module's buffers, as far as the metadata can be believed."""
+    """Constants that are no parameters, as far as the metadata says."""
     try:
         found = json.loads(graph.metadata.get(BUFFERS, "[]"))
     except (ValueError, RecursionError):
@@ -139,10 +140,13 @@ class Importer:
 
     def _note_buffers(self) -> None:
         """What training must leave alone, though it may be a float tensor."""
-        parameters = set(self.program.graph_signature.parameters)
-        names = [
+        parameters = {
             self.values[node].node.name for node, (target, _) in self.arrays.items()
-            if target not in parameters and node in self.values
+            if target in self.program.graph_signature.parameters and node in self.values
+        }  # fmt: skip
+        names = [
+            n.name for n in self.graph.of(Constant)
+            if n.type.dtype.is_float and n.type.shape and n.name not in parameters
         ]  # fmt: skip
         if names:
             self.graph.metadata[BUFFERS] = json.dumps(names)

@@ -41,25 +41,37 @@ class Latent:
     zero: str | None
 
 
+@dataclass(frozen=True)
+class Plan:
+    """A graph and how it is run. Nothing changes it, so copies of a module share it."""
+
+    graph: Graph
+    steps: list[tuple[Node, Step, list[Value | None]]]
+    last: dict[Node, list[Value]]
+
+    def __deepcopy__(self, memo: Any) -> Plan:
+        return self
+
+
 class GraphModule(nn.Module):
     """What `to_torch` makes: see there. `to_graph()` gives the graph back with today's weights."""
 
     def __init__(self, graph: Graph, trainable: Callable[[str], bool] | None = None) -> None:
         super().__init__()
-        self._graph = graph.copy()
+        graph = graph.copy()
+        steps = [with_node(node, _step, graph, node) for node in _computed(graph)]
+        self._plan = Plan(graph, steps, _last_uses(graph))
         self._places: dict[str, tuple[str, str]] = {}  # of a constant: its module's path, its name
         self._latents: dict[str, Latent] = {}
         self._fixed = buffer_names(graph)
-        for node in self._graph.of(Constant):
+        for node in graph.of(Constant):
             with_node(node, self._hold, node, trainable)
-        self._plan = [with_node(node, _step, self._graph, node) for node in _computed(self._graph)]
-        self._last = _last_uses(self._graph)
 
     # ---- constants -----------------------------------------------------------------------------
 
     def _hold(self, node: Node, trainable: Callable[[str], bool] | None) -> None:
         """Register a constant as a parameter or a buffer."""
-        array, graph = node.results[0].value, self._graph
+        array, graph = node.results[0].value, self._plan.graph
         assert array is not None
         latent = _latent(graph, node)
         wanted = False
@@ -80,7 +92,7 @@ class GraphModule(nn.Module):
 
     def _trainable(self, node: Node, array: Array, latent: Latent | None) -> bool:
         fixed = node.name in self._fixed
-        return not fixed and (latent is not None or _is_weight(self._graph, node, array))
+        return not fixed and (latent is not None or _is_weight(self._plan.graph, node, array))
 
     def _place(self, name: str) -> tuple[nn.Module, str]:
         """Where a name with dots lives: modules in modules, made on the way. What PyTorch's modules
@@ -124,14 +136,14 @@ class GraphModule(nn.Module):
         values: dict[Value, Tensor] = {}
         for node, tensor in self._feeds(args, named):
             values[Value(node)] = tensor
-        for node, step, operands in self._plan:
+        for node, step, operands in self._plan.steps:
             read = [None if v is None else self._read(v, values) for v in operands]
             made = with_node(node, FORWARD[step.op.name], self._now(step), *read)
             for i, tensor in enumerate(made if isinstance(made, tuple | list) else (made,)):
                 values[Value(node, i)] = tensor
-            for v in self._last.get(node, ()):
+            for v in self._plan.last.get(node, ()):
                 values.pop(v, None)
-        found = zip(self._graph.output_names, self._graph.outputs)
+        found = zip(self._plan.graph.output_names, self._plan.graph.outputs)
         return {name: self._result(v, self._read(v, values)) for name, v in found}
 
     def _now(self, step: Step) -> Step:
@@ -149,7 +161,7 @@ class GraphModule(nn.Module):
     def _feeds(
         self, args: tuple[Tensor, ...], named: dict[str, Tensor]
     ) -> Iterator[tuple[Node, Tensor]]:
-        nodes = self._graph.inputs
+        nodes = self._plan.graph.inputs
         names = [n.name for n in nodes]
         given = dict(zip(names, args)) | named
         count = len(args) + len(named)
@@ -167,7 +179,7 @@ class GraphModule(nn.Module):
 
     def to_graph(self) -> Graph:
         """A new graph: the one this was made of, with the constants as they are now."""
-        graph = self._graph.copy()
+        graph = self._plan.graph.copy()
         for name in self._places:
             node = graph[name]
             with_node(node, self._take_back, graph, node)
@@ -193,7 +205,7 @@ class GraphModule(nn.Module):
         return made.numpy()
 
     def extra_repr(self) -> str:
-        return f"{self._graph.name!r}, {len(self._graph)} nodes"
+        return f"{self._plan.graph.name!r}, {len(self._plan.graph)} nodes"
 
 
 def with_node(node: Node, f: Callable[..., Any], *args: Any) -> Any:

@@ -154,6 +154,37 @@ def _same(a: Any, b: Any) -> bool:
     return getattr(a, "node", None) is not None and a.node.expr == b.node.expr
 
 
+@aten("slice_scatter")
+def slice_scatter(c: Call, x: Value, new: Value, dim: int, start: Dimension | None,
+                  end: Dimension | None, step: int) -> Value:  # fmt: skip
+    """x with a stretch of one axis replaced: what is before it, `new`, and what is after."""
+    c.no(step != 1, "writing to every other element")
+    n = count([shape_of(x)[dim]], "writing to a slice")
+    first, last, _ = slice(_bound(c, start, 0), _bound(c, end, n), 1).indices(n)
+    parts = [slice_(c, x, dim, 0, first)] if first else []
+    parts += [new] if last > first else []
+    parts += [slice_(c, x, dim, max(first, last), None)] if max(first, last) < n else []
+    return c.b.concat(*(c.tensor(p) for p in parts), axis=dim) if len(parts) > 1 else parts[0]
+
+
+def _bound(c: Call, x: Dimension | None, default: int) -> int:
+    return default if x is None else c.whole(x, "where a slice is written")
+
+
+@aten("select_scatter")
+def select_scatter(c: Call, x: Value, new: Value, dim: int, index: Dimension) -> Value:
+    at = c.whole(index, "where an element is written")
+    n = count([shape_of(x)[dim]], "writing to an element")
+    row = c.b.unsqueeze(new, c.ints([dim]))
+    return slice_scatter(c, x, row, dim, at % n, at % n + 1, 1)
+
+
+@aten("copy")
+def copy(c: Call, x: Value, source: Value, _: bool) -> Value:
+    """The source in x's shape and type."""
+    return c.b.expand(c.tensor(source), c.vector([c.size(x, i) for i in range(rank(x))]))
+
+
 @aten("narrow")
 def narrow(c: Call, x: Value, dim: int, start: Dimension, length: Dimension) -> Value:
     if isinstance(start, int) and isinstance(length, int):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ....ir import TensorType
 from ....ir.op import Abstract
 from ....ir.ops.indexing import slice_bounds
-from ..tensors import dtype_of, to_tensor
+from ..tensors import dtype_of, to_array, to_tensor
 from .linear import torch_pads
 from .table import Step, computes
 
@@ -100,7 +100,8 @@ def split(step: Step, x: Tensor, sizes: Tensor | None = None) -> Any:
     known = None if sizes is None else Abstract(
         TensorType(dtype_of(sizes.dtype), tuple(sizes.shape)), None, tuple(step.ints(sizes, 1))
     )  # fmt: skip
-    pieces: tuple[Tensor, ...] = x.split(step.op.pieces(x.shape[axis], known), axis)
+    counts: list[int] = step.op.pieces(x.shape[axis], known)
+    pieces = list(torch.split(x, counts, axis))
     return pieces if len(pieces) > 1 else pieces[0]
 
 
@@ -197,8 +198,9 @@ def one_hot(step: Step, indices: Tensor, depth: Tensor, values: Tensor) -> Tenso
 
 @computes("range")
 def range_(step: Step, *bounds: Tensor) -> Tensor:
-    start, limit, delta = (b.reshape(()).item() for b in bounds)
-    return torch.arange(start, limit, delta, dtype=step.dtype, device=bounds[0].device)
+    known = [Abstract(TensorType.of(a), a) for a in map(to_array, bounds)]
+    places = torch.arange(step.op.count(*known), device=bounds[0].device)
+    return bounds[0] + places.to(step.dtype) * bounds[2]
 
 
 @computes("constant_of_shape")

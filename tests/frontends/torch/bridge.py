@@ -39,7 +39,7 @@ def dynamic(args: Sequence[Any], axes: Mapping[int, str]) -> Any:
     return (tuple({a: n for a, n in axes.items() if a < x.ndim} for x in args),)
 
 
-def by_torch(module: Any, args: Sequence[Any]) -> dict[str, np.ndarray]:
+def by_torch(module: Any, args: Sequence[Any]) -> dict[Any, np.ndarray]:
     with torch.no_grad():
         made = module.eval()(*args)
     if isinstance(made, torch.Tensor):

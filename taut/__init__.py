@@ -76,6 +76,7 @@ def load(path: str | os.PathLike[str], *, limits: Limits | None = None) -> Graph
         from taut.frontends.transformers import load_bert
 
         return load_bert(path, limits=limits)
+    _refuse_pickles(path)
     match _suffix(path):
         case ".taut":
             return load_container(path, limits)
@@ -175,13 +176,19 @@ def _suffix(path: str | os.PathLike[str]) -> str:
     if suffix not in SUFFIXES:
         from taut.ir import UnsupportedError
 
-        if suffix in PICKLES:
-            raise UnsupportedError(
-                "reading it would run code that is in it, because PyTorch stores pickles there",
-                file=path, hint="if you trust it, load it with torch and use taut.from_torch",
-            )  # fmt: skip
         raise UnsupportedError(
             f"files are told apart by their suffix and {suffix!a} is not one Taut knows",
             file=path, hint=f"use {', '.join(SUFFIXES)}",
         )  # fmt: skip
     return suffix
+
+
+def _refuse_pickles(path: str | os.PathLike[str]) -> None:
+    suffix = Path(path).suffix.lower()
+    if suffix in PICKLES:
+        from taut.ir import UnsupportedError
+
+        raise UnsupportedError(
+            f"files of suffix {suffix!a} are not read: PyTorch's pickles in them run code",
+            file=path, hint="if you trust it, load it with torch and use taut.from_torch",
+        )  # fmt: skip

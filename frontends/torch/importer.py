@@ -16,7 +16,7 @@ from ...ir import Builder, Dim, TautError, TensorType, UnsupportedError, Value
 from ...ir.errors import show_name
 from ...ir.graph import Graph
 from ...ir.interpret import LARGEST
-from ...ir.ops.structure import Constant
+from ...ir.ops.structure import Constant, Input
 from ...ir.types import symbol
 from .call import ATEN, Call, Size
 from .program import handler_name, live_nodes, op_name
@@ -50,6 +50,7 @@ class Importer:
         self.values: dict[FxNode, Any] = {}
         self.arrays: dict[FxNode, tuple[str, torch.Tensor]] = {}
         self.named: set[Value] = set()
+        self.held: set[str] = set()  # names of parameters and buffers that are in the graph
 
     def run(self, output_names: tuple[str, ...] | None) -> Graph:
         """Raises TautErrors that name the node."""
@@ -155,15 +156,21 @@ class Importer:
 
     def _read(self, node: FxNode) -> Any:
         if node not in self.values and node in self.arrays:
-            name, tensor = self.arrays[node]
-            try:
-                made = self.graph.constant(to_array(tensor), name)
-            except TautError as error:
-                raise error.with_context(node=name)
-            self.values[node] = self._keep(made)
+            self.values[node] = self._keep(self._constant(*self.arrays[node]))
         if node not in self.values:
             raise UnsupportedError(f"reads {show_name(node.name)}, which is no tensor")
         return self.values[node]
+
+    def _constant(self, name: str, tensor: torch.Tensor) -> Value:
+        """A parameter or buffer under its own name: another node that has it gives way."""
+        other = self.graph.find(name)
+        if other is not None and not isinstance(other.op, Input) and name not in self.held:
+            self.graph.rename(other, self.graph.fresh(name))
+        self.held.add(name)
+        try:
+            return self.graph.constant(to_array(tensor), name)
+        except TautError as error:
+            raise error.with_context(node=name)
 
     def _import(self, node: FxNode) -> Any:
         if node.target is operator.getitem:

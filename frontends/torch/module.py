@@ -215,7 +215,7 @@ def with_node(node: Node, f: Callable[..., Any], *args: Any) -> Any:
     except TautError as error:
         raise error.with_context(node=node.name, op=node.op.name)
     except NotImplementedError as error:
-        reason = str(error).split(chr(10))[0]
+        reason = (str(error).splitlines() or ["?"])[0]
         raise UnsupportedError(f"PyTorch has no such op: {reason}", node=node.name,
                                op=node.op.name) from error  # fmt: skip
     except (RuntimeError, IndexError, ValueError) as error:

@@ -20,8 +20,15 @@ from .call import ATEN
 Spec = Any
 """What `torch.export` takes as dynamic_shapes; a string names an axis that varies."""
 
-CHECKS = ("aten._assert", "aten.sym_constrain", "aten._assert_tensor_metadata")
-"""Ops that only check what the exporter assumed: the IR's own types say it."""
+_FRESH = """conv1d conv2d conv3d batch_norm group_norm layer_norm linear addmm mm bmm add sub mul
+div relu hardtanh clamp silu hardswish hardsigmoid sigmoid tanh gelu mean max_pool2d avg_pool2d
+adaptive_avg_pool2d cat clone"""
+FRESH = frozenset(_FRESH.split())
+"""Ops whose result is always memory of its own. Others may hand on their operand's, whatever their
+schema says: dropout does where it does nothing."""
+
+MAY_ALIAS = ("aten.einsum.default", "aten.type_as.default")
+"""Known ops that must be decomposed where there are writes, to see what they write to."""
 
 
 def export(
@@ -72,7 +79,7 @@ def known_ops(program: ExportedProgram) -> tuple[ExportedProgram, list[Unsupport
         return program, []
     table = torch.export.default_decompositions()
     for op in list(table):
-        if str(op) in ATEN:
+        if str(op) in ATEN and str(op) not in MAY_ALIAS:
             table.pop(op)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -130,22 +137,14 @@ def is_in_place(node: FxNode) -> bool:
 
 def _unseen(node: FxNode) -> bool:
     """Whether a write into the first argument is seen through this node's result only: nothing
-    else reads that argument, and it is memory of its own rather than a view.
+    else reads that argument, and it is memory of its own.
     """
     first = node.args[0]
     if not isinstance(first, FxNode) or len(first.users) != 1 or first.op != "call_function":
         return False
     if is_in_place(first):
         return _unseen(first)
-    schema = getattr(first.target, "_schema", None)
-    if schema is None:
-        return False
-    return not any(r.alias_info for r in schema.returns) and schema.name not in _MAY_ALIAS
-
-
-_MAY_ALIAS = {f"aten::{n}" for n in ("reshape", "flatten", "contiguous", "to", "expand_as",
-                                     "dropout", "pad", "type_as", "view_as", "narrow")}  # fmt: skip
-"""Composite ops that may hand on their operand's memory though their schema does not say so."""
+    return op_name(first).split(".")[1] in FRESH
 
 
 def _reason(node: FxNode) -> str | None:

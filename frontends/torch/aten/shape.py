@@ -133,7 +133,7 @@ def unbind(c: Call, x: Value, dim: int) -> Any:
     return tuple(c.b.squeeze(p, at) for p in _pieces(c, x, [1] * n, dim))
 
 
-@aten("slice.Tensor", "narrow_copy")
+@aten("slice.Tensor")
 def slice_(c: Call, x: Value, dim: int, start: Dimension | None, end: Dimension | None,
            step: int = 1) -> Value:  # fmt: skip
     whole = end is None or (isinstance(end, int) and end >= END)

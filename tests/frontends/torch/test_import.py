@@ -66,6 +66,22 @@ def test_names_are_those_of_the_module() -> None:
     assert {n for n, _ in again.named_parameters()} == {n for n, _ in module.named_parameters()}
 
 
+def test_parameters_keep_names_that_nodes_would_take() -> None:
+    class Taken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            for name in ("add", "const", "shape", "mul"):
+                setattr(self, name, nn.Parameter(randn(3)))
+
+        def forward(self, x: Any) -> Any:
+            y = (x + 1) * 2
+            return (y + self.add).view(x.shape[0], -1) * self.mul + self.const * self.shape
+
+    graph = agrees(Taken(), [(randn(2, 3),)], {"x": {0: "n"}}, compiled=False)
+    names = {n for n, _ in taut.to_torch(graph).named_parameters()}
+    assert names == {"add", "const", "shape", "mul"}
+
+
 def test_outputs_can_be_named() -> None:
     module = Function(lambda x: (x + 1, x * 2, x))
     graph = taut.from_torch(module, (randn(2),), output_names=["a", "b", "c"])
@@ -136,6 +152,16 @@ def test_drawn_convolutions_and_pools(data: st.DataObject) -> None:
 # ---- writes in place ---------------------------------------------------------------------------
 
 
+class Shared(nn.Module):
+    """A write into what only seems to be memory of its own."""
+
+    def forward(self, x: Any) -> Any:
+        y = x + 1
+        turned = torch.einsum("ij->ji", y)
+        turned.relu_()
+        return y, turned * 1
+
+
 class Writes(nn.Module):
     """In place where nobody else sees it, and where somebody does."""
 
@@ -150,7 +176,8 @@ class Writes(nn.Module):
 
 
 def test_writes_into_views_are_seen() -> None:
-    agrees(Writes(), [(randn(3, 4),)], compiled=False)
+    for module in (Writes(), Shared()):
+        agrees(module, [(randn(3, 4),)], compiled=False)
 
 
 def test_harmless_writes_leave_the_ops_as_they_are() -> None:

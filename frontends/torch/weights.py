@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import warnings
 from pathlib import Path
 
 import torch
@@ -38,7 +39,9 @@ def _pickled(path: str | os.PathLike[str], limits: Limits) -> dict[str, torch.Te
     """`weights_only` lets nothing be made but tensors and plain containers."""
     data = read_bounded(path, limits.model_bytes)
     try:
-        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles that are refused a line later
+            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
             "holds more than tensors, or is damaged: it is not read", file=path,

@@ -136,6 +136,24 @@ def log2(c: Call, x: Value) -> Value:
     return c.b.mul(c.b.log(c.tensor(x)), c.tensor(1.4426950408889634))
 
 
+@aten("log1p")
+def log1p(c: Call, x: Value) -> Value:
+    """ln(1 + x); near 0, where 1 + x is rounded, 2 artanh(x / (2 + x))."""
+    x = c.tensor(x)
+    near = c.b.atanh(c.b.div(x, c.b.add(x, c.tensor(2))))
+    far = c.b.log(c.b.add(x, c.tensor(1)))
+    small = c.b.less(c.b.abs(x), c.tensor(0.5))
+    return c.b.where(small, c.b.mul(near, c.tensor(2)), far)
+
+
+@aten("expm1")
+def expm1(c: Call, x: Value) -> Value:
+    """e^x - 1 = tanh(x / 2) (e^x + 1), which subtracts nothing."""
+    x = c.tensor(x)
+    half = c.b.tanh(c.b.mul(x, c.tensor(0.5)))
+    return c.b.mul(half, c.b.add(c.b.exp(x), c.tensor(1)))
+
+
 @aten("isnan")
 def isnan(c: Call, x: Value) -> Value:
     return c.b.is_nan(x if x.type.dtype.is_float else c.cast(x, DType.f32))

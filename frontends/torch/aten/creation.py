@@ -34,7 +34,7 @@ def full(c: Call, sizes: Sequence[Dimension], value: Any, *_: Any) -> Value:
     return filled(c, sizes, value)
 
 
-@aten("zeros")
+@aten("zeros", "empty.memory_format")
 def zeros(c: Call, sizes: Sequence[Dimension], *_: Any) -> Value:
     return filled(c, sizes, 0)
 

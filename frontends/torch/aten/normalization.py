@@ -39,6 +39,19 @@ def native_batch_norm(c: Call, x: Value, weight: Value | None, bias: Value | Non
     return batch_norm(c, x, weight, bias, mean, var, False, momentum, eps, False), None, None
 
 
+@aten("_native_batch_norm_legit.no_stats")
+def own_statistics(c: Call, x: Value, weight: Value | None, bias: Value | None, training: bool,
+                   momentum: float, eps: float) -> tuple[Any, ...]:  # fmt: skip
+    """By x's own statistics over all axes but the channels'."""
+    axes = c.ints([0, *range(2, rank(x))])
+    column = c.ints([-1] + [1] * (rank(x) - 2))
+    centred = c.b.sub(x, c.b.reduce_mean(x, axes))
+    variance = c.b.reduce_mean(c.b.mul(centred, centred), axes)
+    y = c.b.div(centred, c.b.sqrt(c.b.add(variance, c.constant(eps, x.type.dtype))))
+    y = y if weight is None else c.b.mul(y, c.b.reshape(weight, column))
+    return y if bias is None else c.b.add(y, c.b.reshape(bias, column)), None, None
+
+
 @aten("layer_norm")
 def layer_norm(c: Call, x: Value, shape: list[int], weight: Value | None, bias: Value | None,
                eps: float, *_: Any) -> Value:  # fmt: skip

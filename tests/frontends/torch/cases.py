@@ -18,7 +18,7 @@ UNARY = {
     **named(F, """relu relu6 hardtanh hardswish hardsigmoid silu mish selu celu elu softplus
         softsign logsigmoid tanhshrink softshrink hardshrink leaky_relu gelu"""),
     **named(torch, """sigmoid tanh exp sin cos tan erf neg abs sign floor ceil round square
-        reciprocal sinh cosh atan asinh isnan isinf logical_not positive clone detach"""),
+        reciprocal sinh cosh expm1 atan asinh isnan isinf logical_not positive clone detach"""),
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "threshold": lambda x: F.threshold(x, 0.1, 0.0),
     "softplus_beta": lambda x: F.softplus(x, beta=2.0),
@@ -32,8 +32,8 @@ UNARY = {
     "double": lambda x: x.double(), "relu_": lambda x: F.relu(x + 1, inplace=True),
     "prelu": nn.PReLU(4, 0.3), "prelu1": nn.PReLU(),
 }  # fmt: skip
-POSITIVE = {**named(torch, "sqrt rsqrt log log2 acosh"), "root": lambda x: x**0.5}
-INSIDE = named(torch, "asin acos atanh")
+POSITIVE = {**named(torch, "sqrt rsqrt log log2 log1p acosh"), "root": lambda x: x**0.5}
+INSIDE = named(torch, "asin acos atanh log1p")
 
 PAIRS = {
     "add": lambda a, b: a + b, "add_alpha": lambda a, b: torch.add(a, b, alpha=0.5),
@@ -111,6 +111,8 @@ SHAPED = {
     "index": lambda x: x[:, [3, 0, -1]], "index_select": lambda x:
     x.index_select(3, torch.tensor([5, 0])), "index_pair": lambda x:
     x.permute(1, 2, 3, 0)[torch.tensor([0, 7]), torch.tensor([[1], [3]])],
+    "index_inner": lambda x: x[:, torch.tensor([0, 7]), torch.tensor([[1], [3]])],
+    "index_apart": lambda x: x[:, torch.tensor([0, 7]), :, torch.tensor([[1], [3]])],
     "embedding": lambda x: F.embedding((x[:, :, 0, 0] > 0).long(), torch.eye(3)),
     "dropout": lambda x: F.dropout(x, 0.5, False), "size_arithmetic": lambda x:
     x.reshape(x.shape[0] * 2, x.shape[1] // 2, -1), "type_as": lambda x: (x > 0).type_as(x),

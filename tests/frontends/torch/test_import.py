@@ -149,6 +149,37 @@ def test_drawn_convolutions_and_pools(data: st.DataObject) -> None:
         agrees(module, [(x,)], compiled=False)
 
 
+@settings(max_examples=40, deadline=None, database=None, derandomize=True,
+          suppress_health_check=list(HealthCheck))  # fmt: skip
+@given(st.data())
+def test_drawn_shapes(data: st.DataObject) -> None:
+    """Broadcasting, reductions, views and cuts of tensors of any rank."""
+    whole = lambda low, high: data.draw(st.integers(low, high))  # noqa: E731
+    shape = [whole(1, 4) for _ in range(whole(1, 4))]
+    rank = len(shape)
+    other = [1 if data.draw(st.booleans()) else n for n in shape][whole(0, rank - 1) :]
+    axes = data.draw(st.lists(st.integers(0, rank - 1), unique=True, min_size=1))
+    order = data.draw(st.permutations(range(rank)))
+    first = whole(0, rank - 1)
+    last, axis = whole(first, rank - 1), whole(-rank, rank - 1)
+    start, stop, step = whole(-5, 5), whole(-5, 5), whole(1, 3)
+    keep, wide = data.draw(st.booleans()), whole(1, 3)
+
+    def f(x: Any) -> dict[str, Any]:
+        cut = x.movedim(axis, 0)[start:stop:step]
+        return {
+            "sum": x + torch.ones(other), "less": x < torch.zeros(other),
+            "mean": x.mean(axes, keepdim=keep), "amax": x.amax(axes, keepdim=keep),
+            "permute": x.permute(order), "flatten": x.flatten(first, last),
+            "back": x.flatten(first, last).view(shape), "cut": cut, "cat": torch.cat([x, x], axis),
+            "unsqueeze": x.unsqueeze(axis), "expand": x.unsqueeze(0).expand(wide, *shape),
+            "softmax": x.softmax(axis), "repeat": x.repeat(wide, *[1] * rank),
+            "one": x.select(axis, 0),
+        }  # fmt: skip
+
+    agrees(Function(f), [(randn(*shape),)], compiled=False)
+
+
 # ---- writes in place ---------------------------------------------------------------------------
 
 

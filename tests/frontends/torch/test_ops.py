@@ -4,13 +4,16 @@ module made of the graph gives it too, with the same gradients.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+import taut.frontends.torch.aten
 from bridge import agrees, by_torch, dynamic, same, torch
 from cases import FAMILIES, inputs, module_of
+from taut.frontends.torch.call import ATEN
 
 import taut
 
@@ -33,6 +36,48 @@ def test_compiled(family: str) -> None:
     graph = taut.optimize(taut.from_torch(module, args))
     made = taut.compile(graph, threads=1)(*(a.numpy() for a in args))
     same(by_torch(module, args), made, "compiled")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_decomposed(family: str) -> None:
+    """The same functions as PyTorch takes them apart: core ATEN."""
+    cases, shapes = FAMILIES[family]
+    args = inputs(family, shapes[0][0])
+    module = module_of(cases).eval()
+    program = torch.export.export(module, args).run_decompositions()
+    made = taut.reference(taut.from_torch(program), *(a.numpy() for a in args))
+    same(by_torch(module, args), made, "decomposed")
+
+
+def test_the_table_names_ops_and_takes_their_arguments() -> None:
+    for name, handler in ATEN.items():
+        domain, op, *overload = name.split(".")
+        if domain == "aten":
+            schema = getattr(getattr(torch.ops.aten, op), overload[0])._schema
+            inspect.signature(handler).bind(None, *schema.arguments)
+
+
+UNTRIED = set[str]()
+
+
+def test_every_op_of_the_table_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = set[str]()
+    for name, handler in list(ATEN.items()):
+        monkeypatch.setitem(ATEN, name, _noted(used, name, handler))
+    for family, (cases, shapes) in FAMILIES.items():
+        args = inputs(family, shapes[0][0])
+        program = torch.export.export(module_of(cases).eval(), args)
+        for source in (program, program.run_decompositions()):
+            taut.from_torch(source)
+    assert set(ATEN) - used == UNTRIED
+
+
+def _noted(used: set[str], name: str, handler: Any) -> Any:
+    def f(*args: Any) -> Any:
+        used.add(name)
+        return handler(*args)
+
+    return f
 
 
 NO_TWIN = {"detach"}

@@ -138,7 +138,7 @@ class Slice(Op):
             n = shape[axis]
             if not isinstance(n, int):
                 return None
-            first, stop, _ = _bounds(n, start, end, 1)
+            first, stop, _ = slice_bounds(n, start, end, 1)
             assert stop is not None
             before.append(first)
             after.append(n - max(stop, first))

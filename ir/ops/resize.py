@@ -335,7 +335,7 @@ class ResizeGradient(Resize):
                 continue
             part = (float(roi[i]), float(roi[i + len(axes)])) if crop and roi is not None else None
             u = self.coordinates(n, m, factors[i], part)
-            matrix = self._along(np.eye(n, dtype=made.dtype), 0, u, factors[i])
+            matrix = self.along(np.eye(n, dtype=made.dtype), 0, u, factors[i])
             if crop:
                 matrix[(u < 0) | (u > n - 1)] = 0
             made = np.moveaxis(np.tensordot(made, matrix, (axis, 0)), -1, axis)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..isa import Isa
-from ..jit import Kernel
+from ..jit import Chunked, Kernel
 from ..records import Header
 
 SPOT = 5  # words of a head: offsets of queries, keys, values, target, mask
@@ -127,7 +127,6 @@ def attention(isa: Isa, rows: int, block: int, panels: int, masked: bool, capped
     panel_row, panel_size = tile.at.wide, rows * tile.at.wide
     output = tile.at.output
 
-    @v.inline
     def body(d, chunk):
         row_chunks = word(d + row_chunks_)
         head = chunk // row_chunks
@@ -174,7 +173,7 @@ def attention(isa: Isa, rows: int, block: int, panels: int, masked: bool, capped
             finish(d, scratch, target + row * word(d + target_row_), left)
             row += rows
 
-    return v.driver(body)
+    return Chunked(body)
 
 
 def kernel(rows: int, block: int, panels: int, masked: bool, capped: bool) -> Kernel:

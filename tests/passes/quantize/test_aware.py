@@ -146,7 +146,7 @@ def network(normalized: bool, seed: int, residual: bool = False) -> Graph:
 
     def layer(x: Value, channels: int, name: str, groups: int = 1) -> Value:
         x = net.conv(x, channels, 3, padding=1, groups=groups, bias=not normalized, name=name)
-        return net.batch_norm(x, name=f"{name}.bn") if normalized else x
+        return net.batch_norm(x, name=f"{name}_bn") if normalized else x
 
     x = net.relu(layer(x, 8, "conv1"))
     x = net.max_pool(x, 2)

@@ -11,10 +11,11 @@ from ...ir import Graph, Node, PassError, Value
 from ...ir.op import Array
 from ..base import Changes, Outcome, Pass, register_pass
 from ..context import Context
+from ..gradient.statistics import split_statistics
 from .estimate import Estimator, Method, Range
 from .finalize import Finalizer
 from .grid import Grid, grid_of
-from .learned import Learning, insert_learned, insert_learned_weight
+from .learned import Learning, insert_learned, insert_learned_weight, round_bias
 from .observe import Observer
 from .passes import RANGES, clipped, known_ranges, real_bias, share, unfit_readers
 from .place import Placement, place
@@ -78,6 +79,7 @@ class QuantizeAware(Pass):
     def run(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
         prepare(graph, context, outcome)
+        split_statistics(graph)
         placement, ranges = self._observe(graph, context, outcome)
         if not placement.roles:
             outcome.note("nothing is quantized: no convolution or matrix product can be")
@@ -90,6 +92,7 @@ class QuantizeAware(Pass):
         insert_learned(graph, placement, grids, learning)
         for node, scale in scales.items():
             insert_learned_weight(graph, node, scale, bits[node], learning)
+            round_bias(graph, node)
             outcome.applied("quantized", node, f"weights of {bits[node]} bits")
         outcome.count("grids", len(set(map(placement.root, grids))))
         return outcome
@@ -156,18 +159,16 @@ class FinalizeQuantization(Pass):
             ->  conv(x, dequantize(q * sign(a), s * |a|), (b - mean) * a + beta),
                 a = gamma / sqrt(var + eps)
 
-    The grids and integers are those that training rounded to. Numbers are equal but for what batch
-    normalizations and biases are rounded by: float's last place, and half a step of the accumulator
-    (`biases=false` leaves them float; then a graph without batch normalizations computes the same
-    bits). Idempotent, and legal for any graph. PassError where training left a scale that is not a
-    finite positive number.
+    Scales, integers and biases are those that training rounded to, and a graph without batch
+    normalizations computes the same bits (while its biases are below 2^23 steps); folding one adds
+    float's rounding. Idempotent, and legal for any graph. PassError where training left a scale
+    that is not a finite positive number.
     """
 
     name = "finalize-quantization"
     bound = Changes()
-    biases: bool = True
 
     def run(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
-        Finalizer(graph, context.limits, outcome).run(self.biases)
+        Finalizer(graph, context.limits, outcome).run()
         return outcome

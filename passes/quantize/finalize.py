@@ -18,7 +18,7 @@ from ..base import Outcome
 from ..rewrite import erase_dead
 from .grid import LARGEST, SMALLEST
 from .insert import insert_bias, insert_weight
-from .place import PRODUCTS, normalized_product, takes_bias
+from .place import BETA, PRODUCTS, normalized_product, takes_bias
 from .prepare import channel_affine
 from .weights import Weights, weight_axis
 
@@ -30,7 +30,7 @@ class Finalizer:
         self.graph, self.limits, self.outcome = graph, limits, outcome
         self.made: dict[Value, Value] = {}
 
-    def run(self, biases: bool) -> None:
+    def run(self) -> None:
         known = self._evaluate()
         for node, position in list(self._settings()):
             self._settle(node, position, known)
@@ -38,9 +38,8 @@ class Finalizer:
             self._drop(node)
         for node in list(self.graph.of(BatchNormalization)):
             self._fold(node)
-        if biases:
-            for node in self.graph.nodes():
-                self._round_bias(node)
+        for node in self.graph.nodes():
+            self._round_bias(node)
         erase_dead(self.graph, self.graph.nodes()[::-1])
         self._rename()
 
@@ -48,7 +47,7 @@ class Finalizer:
 
     def _settings(self) -> Iterator[tuple[Node, int]]:
         """What of quantizers is a constant in the end: scales, zero points, bounds of the clips
-        before them, integers of weights.
+        before them, integers of weights, biases.
         """
         for node in self.graph.nodes():
             if isinstance(node.op, QuantizeLinear):
@@ -58,6 +57,10 @@ class Finalizer:
                     yield from ((source.node, i) for i in (1, 2))
             elif isinstance(node.op, DequantizeLinear):
                 yield from ((node, i) for i in (0, 1, 2))
+            elif node.op.name in PRODUCTS:
+                yield node, 2
+            elif isinstance(node.op, BatchNormalization):
+                yield node, BETA
 
     def _evaluate(self) -> dict[Value, Array]:
         """What of these depends on constants only, computed by the reference."""
@@ -83,7 +86,7 @@ class Finalizer:
         value = _operand(self.graph, node, position)
         if value is None or value.array is not None or value not in known:
             return
-        if position == 1 and not isinstance(node.op, Clip):
+        if position == 1 and isinstance(node.op, QuantizeLinear | DequantizeLinear):
             check_scale(known[value], value.node)
         if value not in self.made:
             name = f"{value.node.name}.final"

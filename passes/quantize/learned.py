@@ -28,9 +28,11 @@ import numpy as np
 from ...ir import Builder, DType, Graph, Node, Value
 from ...ir.op import Array
 from ...ir.ops.adjoint import ints
+from ...ir.ops.normalization import BatchNormalization
 from ...ir.ops.quantization import DequantizeLinear, QuantizeLinear
+from ...ir.ops.rounded_bias import RoundBias
 from .grid import Grid, bounds_of
-from .place import Placement, on_grid
+from .place import BETA, Placement, normalized_product, on_grid, takes_bias
 from .weights import weight_axis
 
 
@@ -141,6 +143,48 @@ def insert_learned_weight(
                  name=f"{name}.quantized")  # fmt: skip
     graph.set_operand(node, 1, b.add_op(DequantizeLinear(axis=axis), q, s,
                                         name=f"{name}.dequantized"))  # fmt: skip
+
+
+def round_bias(graph: Graph, node: Node) -> None:
+    """Let a quantized product have its bias, or that of its batch normalization, in whole steps of
+    the accumulator, as `finalize-quantization` will write it.
+    """
+    x, w = (_scale(graph, graph.operand(node, i)) for i in (0, 1))
+    found = _bias_of(graph, node)
+    if found is None or x is None or w is None:
+        return
+    reader, position = found
+    bias = graph.operand(reader, position)
+    if bias is None or bias.array is None or bias.array.ndim != 1:
+        return
+    op, rest = RoundBias(), list[Value | None]()
+    if isinstance(reader.op, BatchNormalization):
+        op = RoundBias(epsilon=reader.op.epsilon)
+        inner = graph.operand(node, 2) if len(graph.operands(node)) > 2 else None
+        rest = [graph.operand(reader, i) for i in (1, 3, 4)] + [inner]
+    b = Builder(graph, before=reader, prefix=f"{reader.name}.")
+    made = b.add_op(op, bias, b.mul(x, w), *rest, name=f"{bias.node.name}.rounded")
+    graph.set_operand(reader, position, made)
+
+
+def _bias_of(graph: Graph, node: Node) -> tuple[Node, int] | None:
+    """The node that adds a product's bias, and which of its operands that is."""
+    uses = graph.uses(node[0])
+    user = uses[0].node if len(uses) == 1 else None
+    if user is not None and normalized_product(graph, user) is node:
+        return user, BETA
+    if takes_bias(node):
+        return (node, 2) if len(graph.operands(node)) > 2 else None
+    if user is not None and user.op.name == "add":
+        return user, 1 - uses[0].position
+    return None
+
+
+def _scale(graph: Graph, value: Value | None) -> Value | None:
+    """What a dequantized value is scaled by."""
+    if value is None or not isinstance(value.node.op, DequantizeLinear):
+        return None
+    return graph.operand(value.node, 1)
 
 
 def label(value: Value) -> str:

@@ -43,6 +43,10 @@ SAME = frozenset((
 ))  # fmt: skip
 
 
+BETA = 2
+"""The operand of a batch normalization that is its bias."""
+
+
 @dataclass(frozen=True)
 class Role:
     """What a node is to quantization; `reads` are the operands that want a grid."""

@@ -146,12 +146,15 @@ def network(normalized: bool, seed: int, residual: bool = False) -> Graph:
 
     def layer(x: Value, channels: int, name: str, groups: int = 1) -> Value:
         x = net.conv(x, channels, 3, padding=1, groups=groups, bias=not normalized, name=name)
-        return net.batch_norm(x, name=f"{name}.bn") if normalized else x
+        return net.batch_norm(x, name=f"{name}_bn") if normalized else x
 
     x = net.relu(layer(x, 8, "conv1"))
     x = net.max_pool(x, 2)
-    y = net.relu(layer(x, 8, "conv2", groups=8))
-    y = net.add(layer(y, 8, "conv3"), x) if residual else y
+
+    def branch(x: Value) -> Value:
+        return layer(net.relu(layer(x, 8, "conv2", groups=8)), 8, "conv3")
+
+    y = net.residual(x, branch, activation=None) if residual else branch(x)
     y = net.average_pool(net.relu(y), 2)
     graph = net.outputs(scores=net.classifier(net.flatten(y), 5, name="fc"))
     for node in graph.of(Constant):
@@ -194,8 +197,8 @@ def test_the_final_graph_has_the_bits_that_training_saw(
     options = (f"weight_bits={bits} activation_bits={bits} edge_bits={edge} scheme={scheme} "
                f"per_channel={str(per_channel).lower()} zero_points={zeros}")  # fmt: skip
     trained = run(f"quantize-aware{{{options}}}", network(False, seed, residual), data(seed))
-    final = run("finalize-quantization{biases=false}", trained)
-    again = run("finalize-quantization{biases=false}", final)
+    final = run("finalize-quantization", trained)
+    again = run("finalize-quantization", final)
     assert not {"exp", "scale_gradient", "min"} & set(ops(final)) and ops(again) == ops(final)
     for x in data(seed + 1, 2):
         want, got = (interpret(g, {"image": x})["scores"] for g in (trained, final))
@@ -206,7 +209,7 @@ def test_the_final_graph_has_the_bits_that_training_saw(
 @pytest.mark.parametrize("seed", range(4))
 def test_normalizations_go_into_the_scales(seed: int, residual: bool) -> None:
     trained = run("quantize-aware{weight_bits=4}", network(True, seed, residual), data(seed))
-    final = run("finalize-quantization{biases=false}", trained)
+    final = run("finalize-quantization", trained)
     assert "batch_normalization" not in ops(final)
     before = constants(run("finalize-quantization", trained))
     assert any(k.startswith("conv1.weight") and a.dtype == np.int8 for k, a in before.items())

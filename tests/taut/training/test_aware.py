@@ -64,7 +64,7 @@ def test_what_holds_while_it_trains(
     mask = random.random(node.op.value.shape) < 0.5
     aware.set_op(node, Constant(node.op.value * mask))
     recipe = Recipe(optimizer=optimizer, clip=1.0)
-    trainer = Trainer(aware, recipe, masks={node.name: mask}, threads=1)
+    trainer = Trainer(aware, recipe, masks={node.name: mask}, target="reference")
     for _ in range(3):
         for batch in data.batches(32):
             trainer.step(batch, 0.05)
@@ -88,7 +88,8 @@ def test_decay_leaves_scales_alone(mlp: Graph, data: Dataset) -> None:
     aware = PassManager("quantize-aware").run(mlp, Context(data=[data.images[:64]])).graph
     made = []
     for decay in (0.0, 0.9):
-        trainer = Trainer(aware, Recipe(optimizer=f"adamw{{decay={decay}}}"), threads=1)
+        recipe = Recipe(optimizer=f"adamw{{decay={decay}}}")
+        trainer = Trainer(aware, recipe, target="reference")
         trainer.step(next(iter(data.batches(64))), 0.01)
         made.append(trainer.parameters)
     assert all((made[0][k] == made[1][k]).all() == k.endswith("log_scale")

@@ -71,7 +71,8 @@ def test_the_options_arrive(run: Run, mlp: Graph) -> None:
     code, _, error = run(*TRAIN, "--optimizer", "adamw{beta1=0.8}", "--lr", "0", "--weight-decay",
                          "0.5", "--schedule", "one-cycle", "--batch-size", "50", "--clip", "1",
                          "--label-smoothing", "0.1", "--augment", "flip", "--augment", "shift=1",
-                         "--seed", "3", "--checkpoint", "run", "--checkpoint-steps", "2")  # fmt: skip
+                         "--seed", "3", "--checkpoint", "run",
+                         "--checkpoint-steps", "2")  # fmt: skip
     assert code == 0, error
     about = read_about(Path("run"))
     assert about["optimizer"] == "adamw{decay=0.5 beta1=0.8}"
@@ -120,7 +121,7 @@ def test_finetune_keeps_zeros_and_what_is_frozen(run: Run, mlp: Graph) -> None:
         (("--validation", "none.npz"), "none.npz"), (("--validation", "1.0"), "validation"),
         (("--freeze", "conv*"), "conv*"), (("--resume",), "resume"),
         (("--lr", "1e30"), "epoch 1, batch"), (("--data", "missing"), "missing"),
-        (("--epochs", "0"), "epochs"), (("--lr", "nan"), "learning_rate"),
+        (("--epochs", "0"), "epochs"), (("--lr", "nan"), "--lr"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(run: Run, options: tuple[str, ...], message: str) -> None:

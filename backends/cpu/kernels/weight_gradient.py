@@ -18,7 +18,7 @@ from typing import ClassVar
 
 from ..emit import F32, Emit, Value, vec
 from ..isa import Isa
-from ..jit import Kernel
+from ..jit import Chunked, Kernel
 from ..records import Header
 from .tile import Fields
 
@@ -89,7 +89,6 @@ def weight_gradient(isa: Isa, rows: int, taps: int):
     block_rows_, chunk_blocks_, rows_ = at["block_rows"], at["chunk_blocks"], at["rows"]
     target_, target_split_ = at["target"], at["target_split"]
 
-    @v.inline
     def body(d, chunk):
         tile_chunks = word(d + tile_chunks_)
         split = chunk // tile_chunks
@@ -120,7 +119,7 @@ def weight_gradient(isa: Isa, rows: int, taps: int):
                 k += 1
             block += 1
 
-    return v.driver(body)
+    return Chunked(body)
 
 
 def _tile(

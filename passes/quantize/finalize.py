@@ -77,7 +77,11 @@ class Finalizer:
         known: dict[Value, Array] = {}
         for node in order:
             if node in needed:
-                given = [None if v is None else known[v] for v in graph.operands(node)]
+                operands = graph.operands(node)
+                given = [None if v is None else known[v] for v in operands]
+                if isinstance(node.op, QuantizeLinear | DequantizeLinear):
+                    assert operands[1] is not None and given[1] is not None
+                    check_scale(given[1], operands[1].node)
                 made = run_node(node, given, self.limits)
                 known.update({node[i]: a for i, a in enumerate(made)})
         return known

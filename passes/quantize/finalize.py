@@ -12,13 +12,14 @@ from ...ir.op import Array
 from ...ir.ops.activation import Clip
 from ...ir.ops.normalization import BatchNormalization
 from ...ir.ops.quantization import DequantizeLinear, QuantizeLinear
+from ...ir.ops.rounded_bias import RoundBias
 from ...ir.ops.scaled_gradient import ScaleGradient
 from ...ir.ops.structure import Input
 from ..base import Outcome
 from ..rewrite import erase_dead
 from .grid import LARGEST, SMALLEST
 from .insert import insert_bias, insert_weight
-from .place import BETA, PRODUCTS, normalized_product, takes_bias
+from .place import PRODUCTS, normalized_product, takes_bias
 from .prepare import channel_affine
 from .weights import Weights, weight_axis
 
@@ -57,10 +58,8 @@ class Finalizer:
                     yield from ((source.node, i) for i in (1, 2))
             elif isinstance(node.op, DequantizeLinear):
                 yield from ((node, i) for i in (0, 1, 2))
-            elif node.op.name in PRODUCTS:
-                yield node, 2
-            elif isinstance(node.op, BatchNormalization):
-                yield node, BETA
+            elif isinstance(node.op, RoundBias):
+                yield from ((u.node, u.position) for u in self.graph.uses(node[0]))
 
     def _evaluate(self) -> dict[Value, Array]:
         """What of these depends on constants only, computed by the reference."""
@@ -77,7 +76,11 @@ class Finalizer:
         known: dict[Value, Array] = {}
         for node in order:
             if node in needed:
-                given = [None if v is None else known[v] for v in graph.operands(node)]
+                operands = graph.operands(node)
+                given = [None if v is None else known[v] for v in operands]
+                if isinstance(node.op, QuantizeLinear | DequantizeLinear):
+                    assert operands[1] is not None and given[1] is not None
+                    check_scale(given[1], operands[1].node)
                 made = run_node(node, given, self.limits)
                 known.update({node[i]: a for i, a in enumerate(made)})
         return known

@@ -240,12 +240,14 @@ def test_the_integer_program(bits: int, normalized: bool) -> None:
         assert sqnr(want, got) > (40 if bits == 8 else 25)
 
 
-def test_one_layer_is_within_one_step() -> None:
-    """The bound that lower-integer states, against the trained graph itself."""
+@pytest.mark.parametrize("added", [False, True])
+def test_one_layer_is_within_one_step(added: bool) -> None:
+    """The bound that lower-integer states, with the bias in the product or added to it."""
     b, r = Builder(), np.random.default_rng(0)
     x = b.input("x", "f32", (16, 12))
     w1, w2 = (r.standard_normal((12, 12)).astype(np.float32) for _ in range(2))
-    hidden = b.relu(b.gemm(x, w1, r.standard_normal(12).astype(np.float32)))
+    bias = r.standard_normal(12).astype(np.float32)
+    hidden = b.relu(b.add(b.mat_mul(x, w1), bias) if added else b.gemm(x, w1, bias))
     graph = b.outputs(hidden=hidden, y=b.gemm(hidden, w2))
     inputs = [r.standard_normal((16, 12)).astype(np.float32) for _ in range(4)]
     trained = run("quantize-aware{weight_bits=4 activation_bits=4 edge_bits=0}", graph, inputs)
@@ -254,6 +256,7 @@ def test_one_layer_is_within_one_step() -> None:
              and n.name.startswith("relu"))  # fmt: skip
     final.set_outputs({"hidden": q[0]})
     made = run("lower-integer", final)
+    assert "mat_mul_integer" in ops(made) and not {"round_bias", "mat_mul", "gemm"} & set(ops(made))
     (scale,) = (v.array for v in final.operands(q)[1:2] if v is not None)
     assert scale is not None
     for x_ in inputs:

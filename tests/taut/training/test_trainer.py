@@ -59,8 +59,8 @@ def networks(draw: st.DrawFn) -> Graph:
 @settings(max_examples=8, deadline=None, derandomize=True,
           suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
 @given(
-    networks(), st.integers(2, 5), st.sampled_from([0.0, 0.1]),
-    st.sampled_from(["sgd{momentum=0.9 decay=0.01}", "adamw"]),
+    graph=networks(), rows=st.integers(2, 5), smoothing=st.sampled_from([0.0, 0.1]),
+    optimizer=st.sampled_from(["sgd{momentum=0.9 decay=0.01}", "adamw"]),
 )  # fmt: skip
 def test_a_compiled_step_is_the_reference_of_its_graph(
     graph: Graph, rows: int, smoothing: float, optimizer: str, data: Dataset

@@ -31,6 +31,7 @@ class Parameters(Pass):
 
     name = "parameters"
     bound = Exact()
+    keeps_signature = False
     names: tuple[str, ...] = ()
 
     def run(self, graph: Graph, context: Context) -> Outcome:

@@ -49,7 +49,7 @@ def distill(
     passes = passes_of(kind, labels)
     if isinstance(data, Dataset) and not any(_takes_labels(p) for p in passes):
         passes = (DistillLabels(weight=0.0), *passes)  # measures accuracy, and teaches nothing
-    parts: Sequence[Any] = (data, validation)
+    parts: list[Any] = [data, validation]
     recordings: tuple[Cache | None, ...] = ()
     if folder is not None or isinstance(teacher, Cache):
         if augment is not None:

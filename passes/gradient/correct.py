@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ...ir import Builder, DType, FeedError, Graph, Value
@@ -60,5 +61,7 @@ class CountCorrect(Pass):
                       b.and_(b.equal(scores, own), b.greater_or_equal(classes, label)))  # fmt: skip
         before = b.cast(b.not_(after), to=DType.f32)
         rank = b.reduce_sum(before, b.constant([axis]), keepdims=False)
-        right = b.cast(b.less(rank, b.number(self.k, rank)), to=DType.f32)
-        return b.reduce_sum(right, keepdims=False)
+        own = b.squeeze(own, b.constant([axis]))
+        right = b.and_(b.less(rank, b.number(self.k, rank)),
+                       b.less_or_equal(own, b.number(math.inf, own)))  # fmt: skip
+        return b.reduce_sum(b.cast(right, to=DType.f32), keepdims=False)

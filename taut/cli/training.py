@@ -23,7 +23,7 @@ DataSet = Annotated[
 ]
 Validation = Annotated[
     str | None,
-    typer.Option("--validation", help="Another data set, or a share of --data to set aside: 0.1."),
+    typer.Option("--validation", help="Another data set, or a share of --data, or rows: 0.1."),
 ]
 Epochs = Annotated[int, typer.Option("--epochs", min=1, help="Times through the data.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Rows a step.")]
@@ -191,10 +191,10 @@ def _parts(
     if validation is None:
         return data, None
     try:
-        share = float(validation)
+        share = int(validation) if validation.isdigit() else float(validation)
     except ValueError:
         return data, load_dataset(validation)
-    return data.split(int(share) if share >= 1 else share, seed)
+    return data.split(share, seed)
 
 
 def _augment(texts: list[str]) -> Augment | None:

@@ -52,8 +52,9 @@ def identity(trainer: Trainer, batch_size: int) -> dict[str, Any]:
     types = {k: f"{a.dtype}{list(a.shape)}" for k, a in trainer.parameters.items()}
     return {
         "parameters": types, "optimizer": str(recipe.update), "loss": recipe.loss,
+        "masks": {k: _sum(m) for k, m in trainer.masks.items()},
         "graph": graph_digest(trainer.step_graph).hex(), "seed": trainer.seed,
-        "batch size": batch_size, "masks": {k: _sum(m) for k, m in trainer.masks.items()},
+        "batch size": batch_size,
     }  # fmt: skip
 
 
@@ -150,7 +151,8 @@ def _compare(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> 
             continue
         if isinstance(value, dict) and isinstance(other, dict):
             name = next(k for k in {**value, **other} if value.get(k) != other.get(k))
-            what = f"{key}: {name!a} is {other.get(name)} there, {value.get(name)} here"
+            there, here = (d.get(name, "missing") for d in (other, value))
+            what = f"{key}: {name!a} is {there} there, {here} here"
         else:
             what = f"{key}: {str(other)[:200]} there, {str(value)[:200]} here"
         raise FeedError(f"is the checkpoint of another run; it differs in {what}", file=path,

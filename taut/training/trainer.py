@@ -86,8 +86,6 @@ class Trainer:
         self._options = {} if threads is None or target == "reference" else {"threads": threads}
         self._target = target
         self._programs: dict[int, Any] = {}
-        for name in self.masks:
-            self._zero_masked_state(name)
 
     def _classes(self) -> int | None:
         """How many classes the labels may name."""
@@ -135,11 +133,6 @@ class Trainer:
     def graph(self) -> Graph:
         """The model with the parameters and statistics of today, ready for inference."""
         return with_arrays(self.model, {**self.parameters, **self.statistics})
-
-    def _zero_masked_state(self, name: str) -> None:
-        for key, array in self._carried.items():
-            if key.startswith(STATE) and key.split(".", 2)[2] == name:
-                self._carried[key] = np.where(self.masks[name], array, array.dtype.type(0))
 
     # ---- running ---------------------------------------------------------------------------------
 

@@ -84,7 +84,7 @@ def taut_(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
 
 COMMANDS = (
     "inspect", "dump", "opt", "quantize", "compile", "run", "bench", "profile", "compare", "emit",
-    "passes", "ops", "export", "fuzz", "demo",
+    "passes", "ops", "export", "fuzz", "demo", "train", "finetune",
 )  # fmt: skip
 
 

@@ -12,10 +12,10 @@ from taut.data import Dataset
 
 def digits(count: int, seed: int) -> Dataset:
     """Noisy copies of ten patterns f32[1,8,8]: a task that is learned in a few steps."""
-    patterns = np.random.default_rng(99).random((10, 1, 8, 8), np.float32)
+    patterns = np.random.default_rng(99).standard_normal((10, 1, 8, 8), np.float32)
     random = np.random.default_rng(seed)
     labels = random.integers(0, 10, count)
-    noise = 0.3 * random.standard_normal((count, 1, 8, 8)).astype(np.float32)
+    noise = 0.5 * random.standard_normal((count, 1, 8, 8)).astype(np.float32)
     return Dataset(patterns[labels] + noise, labels, 10)
 
 

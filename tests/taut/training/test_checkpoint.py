@@ -53,10 +53,11 @@ def cut_after(data: Dataset, count: int) -> Any:
     return Batches(data.batches(64))
 
 
-@pytest.mark.parametrize("steps", [1, 5, 6, 8, 12])
+@pytest.mark.parametrize("steps", [1, 3, 5])  # within the first epoch, at its end, later
 def test_a_resumed_run_gives_the_same_bits(
     steps: int, cnn: Graph, data: Dataset, validation: Dataset, tmp_path: Path
 ) -> None:
+    data, validation = data[:180], validation[:50]
     whole = taut.train(cnn, list(data.batches(64)), validation=validation, patience=3, **OPTIONS)
     options = {**OPTIONS, "validation": validation, "patience": 3, "checkpoint": tmp_path / "run",
                "checkpoint_steps": 1}  # fmt: skip
@@ -78,12 +79,13 @@ def test_a_finished_run_may_be_made_longer(mlp: Graph, data: Dataset, tmp_path: 
 
 
 SCRIPT = """
-import hashlib, sys, time
-sys.path.insert(0, {folder!r})
+import hashlib, time
+import numpy as np
 import taut
-from conftest import digits
+from taut.data import Dataset
 
-data = digits(320, 1)
+random = np.random.default_rng(0)
+data = Dataset(random.random((320, 1, 8, 8), np.float32), random.integers(0, 10, 320), 10)
 
 def slowly(epoch):
     for batch in data.batches(16, seed=0, epoch=epoch):
@@ -102,8 +104,7 @@ def test_killed_at_any_moment_it_goes_on(mlp: Graph, tmp_path: Path) -> None:
     taut.save(mlp, tmp_path / "m.taut")
 
     def start(run: str) -> subprocess.Popen[str]:
-        script = SCRIPT.format(folder=str(Path(__file__).parent), model=str(tmp_path / "m.taut"),
-                               run=str(tmp_path / run))  # fmt: skip
+        script = SCRIPT.format(model=str(tmp_path / "m.taut"), run=str(tmp_path / run))
         return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
 
     def finish(process: subprocess.Popen[str]) -> str:
@@ -113,7 +114,7 @@ def test_killed_at_any_moment_it_goes_on(mlp: Graph, tmp_path: Path) -> None:
 
     whole = finish(start("whole"))
     random, steps = np.random.default_rng(), []
-    for _ in range(4):
+    for _ in range(3):
         process = start("cut")
         deadline = time.monotonic() + 300
         seen = at(tmp_path / "cut")
@@ -240,7 +241,7 @@ def test_the_checkpoint_of_another_run_is_refused(
         with pytest.raises(FeedError, match=message):
             taut.train(graph, data, checkpoint=tmp_path, resume=True, **{**OPTIONS, **changed})
 
-    refused("parameters: 'fc1.weight' is float32.16, 64. there, None here", cnn)
+    refused("parameters: 'conv1.weight' is missing there, float32.4, 1, 3, 3. here", cnn)
     refused("optimizer: adam there, sgd here", optimizer="sgd")
     refused("optimizer: adam there, adam{beta1=0.8} here", optimizer="adam{beta1=0.8}")
     refused("loss: cross-entropy there", loss="soft-cross-entropy")

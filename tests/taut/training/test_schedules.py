@@ -38,14 +38,14 @@ def test_one_cycle_is_that_of_torch() -> None:
     torch = pytest.importorskip("torch")
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     peer = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, 1.0, total_steps=101, final_div_factor=400
+        optimizer, 1.0, total_steps=5000, final_div_factor=400
     )
-    ours, theirs = values("one-cycle", list(range(100))), []
-    for _ in range(100):
+    ours, theirs = values("one-cycle", list(range(4999)), 5000), []
+    for _ in range(4999):
         theirs.append(peer.get_last_lr()[0])
         optimizer.step()
         peer.step()
-    assert ours == pytest.approx(theirs, abs=0.02)  # theirs counts one step less on the way up
+    assert ours == pytest.approx(theirs, abs=2e-3)  # theirs counts a step less on each way
 
 
 @pytest.mark.parametrize("text", ["constant", "cosine{warmup=20}", "step{every=2 by=0.5}"])

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ...ir import FeedError, Graph, Value
 from ...ir.errors import show_name
 from ..base import Outcome, Pass
 from .joint import Joint, pairs_of
 from .layers import Kind, Layer, place_of
+
+P = TypeVar("P", bound=Pass)
 
 
 class Pair(NamedTuple):
@@ -87,15 +89,17 @@ class Pairing:
         return Pair(student, teacher, x, self.joint.teacher_value(teacher, x))
 
 
-def pinned(graph: Graph, passes: Iterable[Pass]) -> list[Pass]:
+def pinned(graph: Graph, passes: Iterable[P]) -> list[P]:
     """The passes that joined a graph, naming the layers that they paired: so they pair the same
     where a teacher has these layers alone, as one that was recorded.
     """
     made = []
     for p in passes:
         found = pairs_of(graph, str(p))
-        names = {"layers": tuple(s for _, s, _ in found),
-                 "teacher_layers": tuple(t for _, _, t in found)}  # fmt: skip
+        names: dict[str, Any] = {
+            "layers": tuple(s for _, s, _ in found),
+            "teacher_layers": tuple(t for _, _, t in found),
+        }
         made.append(replace(p, **names) if found else p)
     return made
 

@@ -212,7 +212,9 @@ def _read_index(path: str | os.PathLike[str]) -> dict[str, Any]:
         index = json.loads(read_bounded(path, MAX_INDEX))
         if index["about"]["format"] != FORMAT:
             raise ValueError(f"format {index['about']['format']!r}")
-        str(index["arrays"]), str(index["about"]["teacher"]), str(index["about"]["data"])
+        if not all(isinstance(v, str) for v in (index["arrays"], index["about"]["teacher"],
+                                                index["about"]["data"])):  # fmt: skip
+            raise ValueError("digests")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"is no recording of a teacher ({error})", file=path) from error
     return index

@@ -28,7 +28,7 @@ class Joined:
     """A training graph, whose output `loss` is to be made small, and what was paired."""
 
     graph: Graph
-    passes: tuple[Pass, ...]
+    passes: tuple[Distill, ...]
     outcome: Outcome
 
 
@@ -52,7 +52,7 @@ def join(
 
 
 def joined(
-    student: Graph, teacher: Teacher, passes: Sequence[Pass], seed: int = 0
+    student: Graph, teacher: Teacher, passes: Sequence[Distill], seed: int = 0
 ) -> Joined:
     """`join` by passes, with what they say."""
     context = Context(teacher=resolve(teacher), seed=seed)
@@ -70,7 +70,7 @@ def take_out(graph: Graph) -> Graph:
     return twin
 
 
-def passes_of(kind: Kind, labels: float | None = None) -> tuple[Pass, ...]:
+def passes_of(kind: Kind, labels: float | None = None) -> tuple[Distill, ...]:
     """The passes that kinds stand for, the one for labels first. Raises ParseError."""
     kinds = [kind] if isinstance(kind, str | Pass) else list(kind)
     found = [p for k in kinds for p in _passes(k)]
@@ -81,15 +81,16 @@ def passes_of(kind: Kind, labels: float | None = None) -> tuple[Pass, ...]:
     return (*([DistillLabels(weight=labels)] if labels else []), *found)
 
 
-def _passes(kind: str | Pass) -> tuple[Pass, ...]:
+def _passes(kind: str | Pass) -> tuple[Distill, ...]:
     if isinstance(kind, str) and not kind.startswith("distill-"):
         kind = f"distill-{kind}"
-    found = Pipeline.of(kind).passes
-    for p in found:
+    found: list[Distill] = []
+    for p in Pipeline.of(kind):
         if not isinstance(p, Distill):
             raise FeedError(f"{p.name} is no pass of distillation",
                             hint=f"there are {', '.join(KINDS)}")  # fmt: skip
-    return found
+        found.append(p)
+    return tuple(found)
 
 
 def resolve(teacher: Teacher) -> Any:

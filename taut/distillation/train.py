@@ -13,6 +13,7 @@ import numpy as np
 from taut.data import Augment, Dataset
 from taut.ir import Array, FeedError, Graph
 from taut.passes import Pass
+from taut.passes.distill.base import Distill as DistillPass
 from taut.passes.distill.joint import TEACHER, pairs_of
 from taut.passes.distill.pairs import pinned
 from taut.passes.distill.response import DistillLabels, DistillResponse
@@ -48,12 +49,12 @@ def distill(
     passes = passes_of(kind, labels)
     if isinstance(data, Dataset) and not any(_takes_labels(p) for p in passes):
         passes = (DistillLabels(weight=0.0), *passes)  # measures accuracy, and teaches nothing
+    parts: list[Any] = [data, validation]
     recordings: tuple[Cache | None, ...] = ()
     if folder is not None or isinstance(teacher, Cache):
         if augment is not None:
             raise FeedError("a recorded teacher does not know augmented images",
                             hint="leave out augmentation or the recording")  # fmt: skip
-        parts = (data, validation)
         passes, recordings = _recordings(student, teacher, passes, parts, folder, seed, options)
         teacher = recordings[0] or teacher
     made = joined(student, teacher, passes, seed)
@@ -61,12 +62,10 @@ def distill(
         on_join(made)
     if recordings:
         size = options.get("batch_size", Settings.batch_size)
-        data, validation = (
-            r and RecordedBatches.of(made.graph, part, r, size, seed)
-            for part, r in zip((data, validation), recordings)
-        )  # fmt: skip
+        parts = [None if r is None else RecordedBatches.of(made.graph, part, r, size, seed)
+                 for part, r in zip(parts, recordings)]  # fmt: skip
     recipe = _recipe(made, recipe, options)
-    trained = train(made.graph, data, validation=validation, recipe=recipe, augment=augment,
+    trained = train(made.graph, parts[0], validation=parts[1], recipe=recipe, augment=augment,
                     seed=seed, **options)  # fmt: skip
     return replace(trained, graph=take_out(trained.graph))
 
@@ -114,9 +113,9 @@ def _metric(made: Joined, metric: str | Metric) -> Metric:
 
 
 def _recordings(
-    student: Graph, teacher: Teacher, passes: tuple[Pass, ...], parts: Sequence[Any],
+    student: Graph, teacher: Teacher, passes: tuple[DistillPass, ...], parts: Sequence[Any],
     folder: str | os.PathLike[str] | None, seed: int, options: Mapping[str, Any],
-) -> tuple[tuple[Pass, ...], tuple[Cache | None, ...]]:  # fmt: skip
+) -> tuple[tuple[DistillPass, ...], tuple[Cache | None, ...]]:  # fmt: skip
     """Passes that name the layers they compare, and the teacher's recording of data and validation
     data, made where it is not in the folder.
     """

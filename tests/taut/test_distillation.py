@@ -241,6 +241,14 @@ def test_a_recording_of_other_data_is_refused(tmp_path: Path):
     taut.distill(STUDENT, made, DATA, **{**FAST, "epochs": 1})
 
 
+def test_what_was_not_recorded_is_refused_by_name(tmp_path: Path):
+    made = taut.distill.cache(TEACHER, DATA, tmp_path, ["act"], threads=1)
+    with pytest.raises(FeedError, match='no feature "pool" was recorded; recorded are act'):
+        taut.distill.join(STUDENT, made, "hint{layers=[pool]}")
+    with pytest.raises(FeedError, match='input "image" is f32\\[batch,1,8,8\\], the student'):
+        taut.distill.join(zoo("lenet-300-100", classes=4), made, "response")
+
+
 # ---- the command -------------------------------------------------------------------------------
 
 
@@ -261,3 +269,16 @@ def test_the_command_writes_the_student(tmp_path: Path, capsys: pytest.CaptureFi
     out = taut.load(tmp_path / "out.taut")
     assert out.signature == STUDENT.signature and len(out) == len(STUDENT)
     assert len(list((tmp_path / "answers").glob("*.json"))) == 2
+
+
+def test_opt_joins_and_takes_out(tmp_path: Path):
+    from taut.cli import main
+
+    for name, graph in (("teacher", TEACHER), ("student", STUDENT)):
+        taut.save(graph, tmp_path / f"{name}.taut")
+    there = [str(tmp_path / f"{n}.taut") for n in ("student", "joined", "again", "teacher")]
+    assert main(["opt", there[0], "-p", "distill-hint", "--teacher", there[3], "-o", there[1]]) == 0
+    assert "loss" in taut.load(there[1]).signature.outputs
+    assert main(["opt", there[1], "-p", "take-student", "-o", there[2]]) == 0
+    assert text(taut.load(there[2])) == text(STUDENT)
+    assert main(["opt", there[0], "-p", "distill-hint", "-o", there[1]]) == 2

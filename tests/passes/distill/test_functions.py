@@ -94,7 +94,7 @@ def similarity(x: Array) -> Array:
 def maps(x: Array) -> Array:
     made = []
     for item in x:
-        q = sum(channel**2 for channel in item).reshape(-1)
+        q = np.sum([channel**2 for channel in item], axis=0).reshape(-1)
         made.append(q / np.linalg.norm(q))
     return np.array(made)
 

@@ -68,8 +68,12 @@ def leaky_relu(c: Call, x: Value, slope: float) -> Value:
 
 @aten("elu")
 def elu(c: Call, x: Value, alpha: float, scale: float, inner: float) -> Value:
-    c.no(scale != 1 or inner != 1, "a scaled elu")
-    return c.b.elu(x, alpha=float(alpha))
+    """scale * x above 0, else scale * alpha * (e^(inner x) - 1): elu, selu and celu."""
+    if inner == 1:
+        return c.b.elu(x, alpha=float(alpha)) if scale == 1 else \
+            c.b.selu(x, alpha=float(alpha), gamma=float(scale))  # fmt: skip
+    c.no(scale != 1 or abs(inner * alpha - 1) > 1e-12, "an elu scaled inside")
+    return c.b.celu(x, alpha=float(alpha))
 
 
 @aten("celu")
@@ -77,7 +81,7 @@ def celu(c: Call, x: Value, alpha: float) -> Value:
     return c.b.celu(x, alpha=float(alpha))
 
 
-@aten("prelu", "_prelu_kernel")
+@aten("prelu")
 def prelu(c: Call, x: Value, weight: Value) -> Value:
     """One slope, or one for each channel (axis 1)."""
     if rank(weight) == 1 and rank(x) > 2 and shape_of(weight) != (1,):

@@ -98,13 +98,12 @@ def arange_step(c: Call, start: Any, end: Any, step: Any, *_: Any) -> Value:
     return c.b.range(*(c.tensor(x) for x in (start, end, step)))
 
 
-@aten("clone", "contiguous", "detach", "detach_", "alias", "lift_fresh_copy", "lift_fresh",
-      "positive")  # fmt: skip
+@aten("clone", "contiguous", "detach", "detach_", "alias", "lift_fresh_copy")
 def same(c: Call, x: Value, *_: Any) -> Value:
     return x
 
 
-@aten("to.dtype", "to.dtype_layout", "to.device", "to.other", "_to_copy", "type_as")
+@aten("to.dtype", "to.other", "_to_copy", "type_as")
 def convert(c: Call, x: Value, *_: Any) -> Value:
     return c.tensor(x)
 

@@ -12,9 +12,16 @@ from ..call import Call, aten, count, rank, shape_of
 
 def vectors(c: Call, x: Value, weight: Value | None, bias: Value | None) -> tuple[Value, Value]:
     """Scale and shift of x's channels: 1 and 0 where the module has none."""
-    channels, kind = count(shape_of(x)[1:2], "a normalization"), x.type.dtype
-    scale = c.constant([1] * channels, kind) if weight is None else weight
-    return scale, c.constant([0] * channels, kind) if bias is None else bias
+    scale = _channels(c, x, 1) if weight is None else weight
+    return scale, _channels(c, x, 0) if bias is None else bias
+
+
+def _channels(c: Call, x: Value, value: float) -> Value:
+    """This number for each channel."""
+    n, kind = c.size(x, 1), x.type.dtype
+    if isinstance(n, int):
+        return c.constant([value] * n, kind)
+    return c.b.expand(c.constant(value, kind), n.vector)
 
 
 @aten("batch_norm")

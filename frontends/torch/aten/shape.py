@@ -79,11 +79,6 @@ def expand_as(c: Call, x: Value, like: Value) -> Value:
     return c.b.expand(x, c.b.shape(like))
 
 
-@aten("view_as", "reshape_as")
-def view_as(c: Call, x: Value, like: Value) -> Value:
-    return c.reshape(x, [c.size(like, i) for i in range(rank(like))])
-
-
 @aten("repeat")
 def repeat(c: Call, x: Value, repeats: Sequence[Dimension]) -> Value:
     more = len(repeats) - rank(x)
@@ -110,7 +105,7 @@ def _pieces(c: Call, x: Value, sizes: Sequence[Dimension], dim: int) -> tuple[Va
     return made if isinstance(made, tuple) else (made,)
 
 
-@aten("split_with_sizes", "split.sizes")
+@aten("split_with_sizes")
 def split_with_sizes(c: Call, x: Value, sizes: Sequence[Dimension], dim: int) -> Any:
     return _pieces(c, x, sizes, dim)
 
@@ -119,12 +114,6 @@ def split_with_sizes(c: Call, x: Value, sizes: Sequence[Dimension], dim: int) ->
 def split(c: Call, x: Value, size: Dimension, dim: int) -> Any:
     step, n = c.whole(size, "the size of a piece"), count([shape_of(x)[dim]], "a split")
     return _pieces(c, x, [min(step, n - i) for i in range(0, n, step)], dim)
-
-
-@aten("chunk")
-def chunk(c: Call, x: Value, chunks: int, dim: int) -> Any:
-    n = count([shape_of(x)[dim]], "a split")
-    return split(c, x, max(-(-n // chunks), 1), dim)
 
 
 @aten("unbind.int")

@@ -41,13 +41,6 @@ _extreme("sym_max", "max")
 _extreme("sym_min", "min")
 
 
-def _neg(c: Call, a: Size) -> Size:
-    return Size(c.b.neg(a.vector))
-
-
-ATEN["operator.neg"] = _neg
-
-
 @aten("sym_numel")
 def sym_numel(c: Call, x: Value) -> Size:
     return Size(c.b.unsqueeze(c.b.size(x), c.ints([0])))

@@ -169,13 +169,99 @@ LAYERS = {
     "reflecting": nn.Conv2d(4, 2, 3, padding=1, padding_mode="reflect"),
     "bilinear_up": nn.Upsample(scale_factor=2, mode="bilinear"), "dropout2d": nn.Dropout2d(),
 }  # fmt: skip
+A = torch.ops.aten
+
+
+def _line(x: Any) -> Any:
+    return x.flatten(2)
+
+
+def _block(x: Any) -> Any:
+    return x.unsqueeze(2).expand(-1, -1, 3, -1, -1)
+
+
+DIRECT = {
+    **{f"{op}{n}d": lambda x, op=op, n=n, form=form, size=size: getattr(A, f"{op}{n}d").default(
+        form(x), size, *([False] if "linear" in op else []))
+       for n, form, size in ((1, _line, [7]), (2, lambda x: x, [6, 5]), (3, _block, [2, 6, 5]))
+       for op in ("upsample_nearest", "_upsample_nearest_exact")},
+    "linear1d": lambda x: A.upsample_linear1d.default(_line(x), [7], False),
+    "bilinear2d": lambda x: A.upsample_bilinear2d.default(x, [6, 5], True),
+    "bicubic2d": lambda x: A.upsample_bicubic2d.default(x, [6, 5], False),
+    "trilinear3d": lambda x: A.upsample_trilinear3d.default(_block(x), [2, 6, 5], False),
+    "linear1d_up": lambda x: F.interpolate(_line(x), scale_factor=2, mode="linear"),
+    "trilinear_up": lambda x: F.interpolate(_block(x), scale_factor=2, mode="trilinear"),
+    "nearest1d_up": lambda x: F.interpolate(_line(x), scale_factor=2),
+    "nearest3d_up": lambda x: F.interpolate(_block(x), scale_factor=2),
+    "exact1d_up": lambda x: F.interpolate(_line(x), size=7, mode="nearest-exact"),
+    "exact3d_up": lambda x: F.interpolate(_block(x), size=(2, 6, 5), mode="nearest-exact"),
+    "adaptive3d": lambda x: F.adaptive_avg_pool3d(_block(x), (3, 2, 3)),
+    "adaptive3d_": lambda x: A._adaptive_avg_pool3d(_block(x), (1, 1, 1)),
+    "adaptive_max1d": lambda x: F.adaptive_max_pool1d(_line(x), 5),
+    "adaptive_max3d": lambda x: F.adaptive_max_pool3d(_block(x), 2),
+    "conv1d": lambda x: F.conv1d(_line(x), torch.ones(2, 3, 3), padding="same"),
+    "conv3d": lambda x: F.conv3d(_block(x), torch.ones(2, 3, 2, 2, 2)),
+    "conv3d_same": lambda x: F.conv3d(_block(x), torch.ones(2, 3, 3, 3, 3), padding="same"),
+    "transposed1d": lambda x: F.conv_transpose1d(_line(x), torch.ones(3, 2, 3), stride=2),
+    "transposed3d": lambda x: F.conv_transpose3d(_block(x), torch.ones(3, 2, 2, 2, 2)),
+    **{f"{op}{n}d": lambda x, op=op, n=n, form=form: getattr(A, f"{op}{n}d")(form(x), [1] * 2 * n)
+       for n, form in ((1, _line), (2, lambda x: x), (3, _block))
+       for op in ("reflection_pad", "replication_pad")},
+    "all": lambda x: A.all.default(x > -9),
+    "all_dims": lambda x: A.all.dims(x > -1, [1, 2]),
+    "any_dims": lambda x: A.any.dims(x > 1, [1, 2]),
+    "prod": lambda x: A.prod.default(x / 2),
+    "or": lambda x: A.bitwise_or.Tensor(x > 1, x < -1),
+    "or_": lambda x: A.__or__.Tensor(x > 1, x < 0),
+    "land": lambda x: A.logical_and.default(x > 1, x),
+    "lxor": lambda x: A.logical_xor(x > 1, x > 0),
+    "arange": lambda x: A.arange.start(1, 7) + x,
+    "clamp_max": lambda x: A.clamp_max.default(x, 0.2),
+    "div": lambda x: A.div.Scalar(x, 3),
+    "div_mode": lambda x: A.div.Scalar_mode(x, 3, rounding_mode="floor"),
+    "floor_divide": lambda x: A.floor_divide.Scalar(x.detach(), 3),
+    "lt": lambda x: A.lt.Scalar(x, 0.5),
+    "ne": lambda x: A.ne.Scalar(x, 0.5),
+    "sub": lambda x: A.sub.Scalar(x, 0.5),
+    "rsub": lambda x: A.rsub.Tensor(x, x * 3),
+    "max": lambda x: A.max.other(x, -x),
+    "min": lambda x: A.min.other(x, -x),
+    "fill": lambda x: A.masked_fill.Tensor(x, x > 0, torch.tensor(2.0)),
+    "narrow": lambda x: A.narrow.default(x, 2, 1, 2),
+    "ones_like": lambda x: A.ones_like(x) * x,
+    "new_full": lambda x: A.new_full(x, [1], 3.0) * x,
+    "zeros": lambda x: A.zeros([6]) + x,
+    "where": lambda x: A.where.Scalar(x > 0, 1.0, 2.0) * x,
+    "t": lambda x: A.t.default(x[0, 0]),
+    "view_copy": lambda x: A.view_copy.default(x, [-1, 12]),
+    "unflatten": lambda x: A.unflatten.int(x, 3, [2, 3]),
+    "scatter": lambda x: A.select_scatter(x, x[:, :, 1] * 2, 2, 0),
+    "to": lambda x: A.to.other(x > 0, x),
+    "type_as": lambda x: A.type_as(x > 0, x),
+    "softshrink": lambda x: A.softshrink(x, 0.2),
+    "hardshrink": lambda x: A.hardshrink(x, 0.2),
+    "drop": lambda x: A.dropout(x, 0.5, False),
+    "alpha": lambda x: A.alpha_dropout(x, 0.5, False),
+    "numel": lambda x: x.flatten()[: x.numel() // 2],
+    "sizes": lambda x: x.reshape(x.shape[0] * 3, (x.shape[0] + 2 - x.shape[0]), -1),
+    "size_add": lambda x: x.new_ones(x.shape[0] + 1, 2),
+    "size_sub": lambda x: x.new_ones(x.shape[0] * 3 - 2),
+    "size_mod": lambda x: x.new_ones(x.shape[0] % 2 + 1),
+    "size_max": lambda x: x.new_ones(torch.sym_max(x.shape[0], 3)),
+    "size_min": lambda x: x.new_ones(torch.sym_min(x.shape[0], 3)),
+    "drop_": lambda x: F.dropout(x, 0.5, False, inplace=True),
+    "drop2d_": lambda x: F.dropout2d(x, 0.5, False, inplace=True),
+    "drop_alpha": lambda x: F.feature_alpha_dropout(x, 0.5, False),
+    "fresh": lambda x: A.lift_fresh_copy(x),
+    "contiguous": lambda x: A.contiguous(x),
+}  # fmt: skip
 
 FAMILIES: dict[str, tuple[dict[str, Any], tuple[tuple[int, ...], ...]]] = {
     "unary": (UNARY, ((3, 4, 6),)), "positive": (POSITIVE, ((3, 5),)),
     "inside": (INSIDE, ((3, 5),)), "pairs": (PAIRS, ((3, 4, 5), (3, 4, 5))),
     "reduced": (REDUCED, ((3, 4, 5, 6),)), "shaped": (SHAPED, ((3, 8, 4, 6),)),
     "resized": (RESIZED, ((2, 3, 6, 5),)), "pooled": (POOLED, ((2, 3, 8, 7),)),
-    "layers": (LAYERS, ((2, 4, 6, 7),)),
+    "layers": (LAYERS, ((2, 4, 6, 7),)), "direct": (DIRECT, ((2, 3, 4, 6),)),
 }  # fmt: skip
 
 

@@ -40,6 +40,19 @@ smaller = emitted(
 )  # Numba's own min() is a function to link
 
 
+@cache
+def place(axes: int) -> Any:
+    """`place(start, strides, i0, i1, ...)`: start + i0 * s0 + i1 * s1 + ..., the strides being
+    words of a record. One call for a dozen expressions, each of which Numba would have to type."""
+
+    def body(e: Emit, start: Value, strides: Value, *indices: Value) -> Value:
+        for k, index in enumerate(indices):
+            start = e.add(start, e.mul(index, e.field(strides, k)))
+        return start
+
+    return emitted(_PLAIN, 2 + axes, body, True)
+
+
 def _fill(e: Emit, address: Value, value: Value, size: Value) -> None:
     b = e.b
     pointer = b.inttoptr(address, I8.as_pointer())

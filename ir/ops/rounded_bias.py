@@ -47,6 +47,8 @@ class RoundBias(Op):
     ) -> Inferred:  # fmt: skip
         check_float(bias, "the bias")
         check_same(bias, scale, gamma, mean, var, inner)
+        if bias.shape is not None and len(bias.shape) != 1:
+            raise VerifyError(f"the bias is {bias.type}, which is no vector")
         count = bias.shape[0] if bias.shape else None
         if scale.shape not in ((), (1,)):
             check_vector(scale, count, "the scale")

@@ -36,8 +36,11 @@ from taut.testing import check_gradient, in_double
 
 Array = np.ndarray[Any, Any]
 
-ROUNDING = {"quantize_linear", "dynamic_quantize_linear", "quantize_rows"}
-"""Straight through: no finite difference says so; tests/ir/ops/test_straight_through.py does."""
+ROUNDING = {
+    "quantize_linear", "dynamic_quantize_linear", "quantize_rows", "round_bias", "scale_gradient",
+}  # fmt: skip
+"""Straight through, or scaled on purpose: no finite difference says so; test_straight_through.py
+and tests/passes/quantize/test_aware.py do."""
 
 
 def doubles(sample: Sample) -> tuple[Array | None, ...]:

@@ -41,6 +41,10 @@ def test_nothing_falls_back_and_the_last_short_batch_fits(
     assert trainer.program(trainer.evaluation_graph).fallbacks == []
 
 
+SMOOTH = "adamw{epsilon=0.01}"
+"""With Adam's own epsilon a gradient that is rounding noise becomes a whole step."""
+
+
 @st.composite
 def networks(draw: st.DrawFn) -> Graph:
     net = Network(seed=draw(st.integers(0, 99)))
@@ -59,7 +63,7 @@ def networks(draw: st.DrawFn) -> Graph:
           suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
 @given(
     graph=networks(), rows=st.integers(2, 5), smoothing=st.sampled_from([0.0, 0.1]),
-    optimizer=st.sampled_from(["sgd{momentum=0.9 decay=0.01}", "adamw"]),
+    optimizer=st.sampled_from(["sgd{momentum=0.9 decay=0.01}", SMOOTH]),
 )  # fmt: skip
 def test_a_compiled_step_is_the_reference_of_its_graph(
     graph: Graph, rows: int, smoothing: float, optimizer: str, data: Dataset
@@ -76,10 +80,8 @@ def test_a_compiled_step_is_the_reference_of_its_graph(
     after = trainer.state
     for name, array in after.items():
         expected = want[f"next.{name}"]
-        # Adam divides by the gradient's size: where that is rounding noise, so is the quotient.
-        slack = 0.21 if optimizer == "adamw" and "optimizer" not in name else 1e-4
         off = np.abs(array - expected)
-        assert off.max(initial=0) <= slack * max(1, np.abs(expected).max(initial=0))
+        assert off.max(initial=0) <= 1e-3 * max(1, np.abs(expected).max(initial=0)), name
 
 
 def test_two_runs_give_the_same_bits(cnn: Graph, data: Dataset) -> None:

@@ -18,7 +18,8 @@ class Distill(Pass):
     A subclass says in `terms` what is added to `joint`, and to `outcome` which layers were paired.
     """
 
-    bound = Exact()
+    bound = Exact()  # of the student's outputs
+    keeps_signature = False
     weight: float = 1.0
     result: str = "loss"
 

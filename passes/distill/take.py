@@ -23,6 +23,7 @@ class TakeStudent(Pass):
 
     name = "take-student"
     bound = Changes()
+    keeps_signature = False
 
     def run(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()

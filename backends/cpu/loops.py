@@ -37,7 +37,7 @@ def map_kernel(isa: Isa, text: str, types: tuple[str, ...], kinds: str):
             lines.append(f"    t{j} = word(s{j} + {8 * OUTER})")
     lines += ["    row = chunk * per", "    last = smaller(row + per, rows)", "    r = row"]
     for k in range(OUTER - 1, 0, -1):
-        lines += [f"    i{k} = r % n{k}", f"    r = r // n{k}"]
+        lines += [f"    i{k} = rest(r, n{k})", f"    r = part(r, n{k})"]
     lines += ["    i0 = r", "    while row < last:"]
     lines += ["        n = tail if row == rows - 1 else width"]
     values, indices = [], ", ".join(f"i{k}" for k in range(OUTER))
@@ -81,8 +81,8 @@ def take_kernel(isa: Any, kind: str, rank: int, filled: bool, dense: bool):
     lines += ["    while row < last:", "        r = row", "        base, out, there = x, y, True"]
     for k in reversed(axes[:-1]):
         lines += [
-            f"        i = r % n{k}",
-            f"        r = r // n{k}",
+            f"        i = rest(r, n{k})",
+            f"        r = part(r, n{k})",
             f"        o = load_i64(t{k}, 8 * i)",
             "        there = there and o >= 0",
             "        base += o",
@@ -129,7 +129,7 @@ def gather_kernel(isa: Any, kind: str, index: str):
         "    row = chunk * per",
         "    last = smaller(row + per, rows)",
         "    while row < last:",
-        "        outer = row // count",
+        "        outer = part(row, count)",
         f"        k = i64(load_{index}(at, (row - outer * count) * {step}))",
         "        k = k + n if k < 0 else k",
         "        if k < 0 or k >= n:",

@@ -27,7 +27,7 @@ def _rows(operands: int) -> tuple[list[str], list[str], int]:
     row = ["    row = chunk * per", "    last = smaller(row + per, rows)", "    while row < last:"]
     row += ["        r = row", *(f"        x{j} = b{j}" for j in range(operands))]
     for k in reversed(range(KEPT)):
-        row += [f"        i = r % n{k}", f"        r = r // n{k}"]
+        row += [f"        i = rest(r, n{k})", f"        r = part(r, n{k})"]
         row += [f"        x{j} += i * s{j}_{k}" for j in range(operands)]
     return head, row, at
 

@@ -69,7 +69,7 @@ def nest_kernel(isa: Any, text: Text):
     head = ["def body(d, chunk):", *_record(text), *(f"    {line}" for line in text.head)]
     lines = [*head, "    row = chunk * per", "    last = smaller(row + per, rows)", "    r = row"]
     for k in range(text.rows - 1, 0, -1):
-        lines += [f"    i{k} = r % n{k}", f"    r = r // n{k}"]
+        lines += [f"    i{k} = rest(r, n{k})", f"    r = part(r, n{k})"]
     lines += ["    i0 = r", "    while row < last:"]
     final = text.rows - 1
     lines += [f"        n = tail if i{final} == n{final} - 1 else width"]

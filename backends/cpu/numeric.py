@@ -211,7 +211,8 @@ def quantize32(x, scale, zero, lo, hi):
 def scope() -> dict[str, object]:
     """Names that generated source may use."""
     names: dict[str, object] = {
-        "word": vector.load_i64, "smaller": vector.smaller, "np": np, "math": math,
+        "word": vector.load_i64, "smaller": vector.smaller, "part": vector.part,
+        "rest": vector.rest, "np": np, "math": math,
     }  # fmt: skip
     for kind, type_ in _NUMBA.items():
         names[f"load_{kind}"] = typed_load(kind)

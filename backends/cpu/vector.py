@@ -40,6 +40,11 @@ smaller = emitted(
 )  # Numba's own min() is a function to link
 
 
+# For numbers that are never negative, by ones above 0: Python's // and % are a page of LLVM IR.
+part = emitted(_PLAIN, 2, lambda e, a, c: e.b.udiv(a, c), True)
+rest = emitted(_PLAIN, 2, lambda e, a, c: e.b.urem(a, c), True)
+
+
 @cache
 def place(axes: int) -> Any:
     """`place(start, strides, i0, i1, ...)`: start + i0 * s0 + i1 * s1 + ..., the strides being

@@ -10,7 +10,14 @@ transform or compile them and hold the result against the NumPy reference. Needs
 `test` extra).
 """
 
-from .checks import CheckFailure, check_backend, check_pass, check_pipeline, difference
+from .checks import (
+    CheckFailure,
+    check_backend,
+    check_pass,
+    check_pipeline,
+    check_pipelines,
+    difference,
+)  # fmt: skip
 from .control import controls
 from .dags import dags
 from .families import cnns, integers, mlps, quantized
@@ -23,7 +30,7 @@ from .values import AWKWARD, arrays, feeds, shapes, tensor_types
 
 __all__ = [
     "AWKWARD", "FAMILIES", "CheckFailure", "arrays", "check_backend", "check_gradient",
-    "check_pass", "check_pipeline", "cnns", "controls", "dags", "difference", "feeds", "fusibles",
-    "graphs", "in_double", "integers", "mlps", "quantized", "recurrents", "shapes",
-    "tensor_types", "transformers",
+    "check_pass", "check_pipeline", "check_pipelines", "cnns", "controls", "dags", "difference",
+    "feeds", "fusibles", "graphs", "in_double", "integers", "mlps", "quantized", "recurrents",
+    "shapes", "tensor_types", "transformers",
 ]  # fmt: skip

@@ -73,38 +73,67 @@ def check_pipeline(
     awkward: bool | None = None,
 ) -> None:
     """`check_pass` for several passes in a row: the loosest of their bounds holds."""
-    from taut.passes import Context, PassManager, Pipeline
+    check_pipelines([pipeline], families=families, examples=examples, seed=seed, awkward=awkward)
 
-    changing = [p.name for p in Pipeline.of(pipeline) if not p.keeps_signature]
+
+def check_pipelines(
+    pipelines: Iterable[Any],
+    *,
+    families: Iterable[str] = (),
+    examples: int = 50,
+    seed: int | None = None,
+    awkward: bool | None = None,
+) -> None:
+    """`check_pipeline` for each of several, over the same graphs: half of the work is to draw them
+    and to run the reference. Weights and inputs are awkward if all bounds are exact.
+    """
+    from taut.passes import Pipeline
+
+    pipelines = list(pipelines)
+    changing = [p.name for one in pipelines for p in Pipeline.of(one) if not p.keeps_signature]
     if changing:
         raise FeedError(f"{changing} change what a graph takes or gives, so nothing is compared",
                         hint="check what they make by check_gradient or check_backend")  # fmt: skip
-
-    def manager() -> Any:
-        return PassManager(pipeline)
-
-    bounds = [p.promise for p in Pipeline.of(pipeline)]
+    promises = [(p, [one.promise for one in Pipeline.of(p)]) for p in pipelines]
     if awkward is None:
-        awkward = all(type(b).__name__ == "Exact" for b in bounds)
+        every = [bound for _, bounds in promises for bound in bounds]
+        awkward = all(type(bound).__name__ == "Exact" for bound in every)
 
-    def check(graph: Graph, inputs: Feeds) -> None:
+    def check(graph: Graph, inputs: Feeds, want: Feeds) -> None:
         before = print_graph(graph)
-        want = interpret(graph, inputs)
-        context = Context(data=[inputs], seed=0)
-        results = [manager().run(graph, context).graph for _ in range(2)]
-        _require(print_graph(graph) == before, "the graph handed in changed too")
-        after = results[0]
-        verify(after)
-        text = print_graph(after)
-        _require(text == print_graph(results[1]), "a second run gives another graph")
-        _require(print_graph(parse(text)) == text, "the result does not print as it parses")
-        _require(_boundary(after) == _boundary(graph), "the signature changed")
-        got = interpret(after, inputs)
-        for name, array in want.items():
-            reason = _outside(array, got[name], bounds)
-            _require(reason is None, f"output {name!a}: {reason}")
+        for pipeline, bounds in promises:
+            try:
+                _keeps(pipeline, bounds, graph, before, inputs, want)
+            except FeedError:
+                raise
+            except Exception as error:
+                if len(promises) == 1:
+                    raise
+                raise AssertionError(f"{pipeline}: {type(error).__name__}: {error}") from error
 
     _search(check, families, examples, seed, AWKWARD if awkward else ())
+
+
+def _keeps(
+    pipeline: Any, bounds: Iterable[Any], graph: Graph, before: str, inputs: Feeds, want: Feeds
+) -> None:
+    """What `check_pass` requires of one graph, whose text is `before` and whose outputs are
+    `want`; AssertionError says what does not hold."""
+    from taut.passes import Context, PassManager
+
+    context = Context(data=[inputs], seed=0)
+    results = [PassManager(pipeline).run(graph, context).graph for _ in range(2)]
+    _require(print_graph(graph) == before, "the graph handed in changed too")
+    after = results[0]
+    verify(after)
+    text = print_graph(after)
+    _require(text == print_graph(results[1]), "a second run gives another graph")
+    _require(print_graph(parse(text)) == text, "the result does not print as it parses")
+    _require(_boundary(after) == _boundary(graph), "the signature changed")
+    got = interpret(after, inputs)
+    for name, array in want.items():
+        reason = _outside(array, got[name], bounds)
+        _require(reason is None, f"output {name!a}: {reason}")
 
 
 def check_backend(
@@ -122,8 +151,7 @@ def check_backend(
     integers, floats within the tolerance. Each program is called twice. Raises CheckFailure.
     """
 
-    def check(graph: Graph, inputs: Feeds) -> None:
-        want = interpret(graph, inputs)
+    def check(graph: Graph, inputs: Feeds, want: Feeds) -> None:
         program = taut.compile(graph, target, **options)
         for call in ("first", "second"):
             got = program(*(inputs[n.name] for n in graph.inputs))
@@ -185,13 +213,14 @@ def _require(holds: bool, reason: str) -> None:
 
 
 def _search(
-    check: Callable[[Graph, Feeds], None],
+    check: Callable[[Graph, Feeds, Feeds], None],
     families: Iterable[str],
     examples: int,
     seed: int | None,
     awkward: Iterable[str],
 ) -> None:
-    """Run `check` over drawn graphs and inputs; raise CheckFailure for the smallest that fails."""
+    """Run `check(graph, inputs, the reference's outputs)` over drawn graphs; raise CheckFailure for
+    the smallest that fails."""
     kinds = tuple(awkward)
 
     @settings(
@@ -204,11 +233,11 @@ def _search(
         graph = data.draw(graphs(*families, awkward=kinds))
         inputs = data.draw(feeds(graph, kinds))
         try:
-            interpret(graph, inputs)
+            want = interpret(graph, inputs)
         except TautError:
             reject()  # an index or axis out of range, say: not the graph's to take
         try:
-            check(graph, inputs)
+            check(graph, inputs, want)
         except FeedError:
             reject()  # a pass that reads data may refuse some, NaN say
         except (AssertionError, TautError) as error:

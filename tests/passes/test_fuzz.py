@@ -1,5 +1,6 @@
-"""Every pass and preset of these folders over drawn graphs of every family: the result verifies,
-is the same each time, and stays within the bound.
+"""Passes and presets of these folders at length, over drawn graphs of every family: the result
+verifies, is the same each time, and stays within the bound. (`tests/taut/test_testing.py` runs
+every pass that is registered, over fewer graphs.)
 """
 
 from __future__ import annotations
@@ -8,18 +9,15 @@ import pytest
 
 from taut import testing
 
-PIPELINES = (
-    "dce", "cse", "infer", "fold", "fold{dequantize=true}", "simplify", "simplify{fast=true}",
-    "motion", "recognize", "fuse-lookup", "extremes-first", "fuse-conv", "O1", "O2",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("pipeline", PIPELINES)
-def test_keeps_its_promise(pipeline: str) -> None:
-    testing.check_pipeline(pipeline, examples=40)
+GROUPS = {  # each over the same graphs
+    "one by one": ("dce", "cse", "infer", "fold", "fold{dequantize=true}"),
+    "moving": ("simplify", "motion", "O1"),
+    "fusing": ("simplify{fast=true}", "recognize", "fuse-lookup", "extremes-first", "fuse-conv"),
+    "all": ("O2",),
+}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pipeline", PIPELINES)
-def test_keeps_its_promise_at_length(pipeline: str) -> None:
-    testing.check_pipeline(pipeline, examples=400, seed=1)
+@pytest.mark.parametrize("group", GROUPS)
+def test_keeps_its_promise_at_length(group: str) -> None:
+    testing.check_pipelines(GROUPS[group], examples=400, seed=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
+from random import Random
 
 import numpy as np
 import pytest
@@ -22,13 +23,14 @@ quick = settings(
     max_examples=40, deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )  # fmt: skip
+counted = settings(quick, max_examples=100, derandomize=True)  # what is met is not left to chance
 
 
 @pytest.mark.parametrize("family", testing.FAMILIES)
 def test_families_are_sound(family: str):
     seen: Counter[str] = Counter()
 
-    @quick
+    @counted
     @given(st.data())
     def check(data: st.DataObject) -> None:
         graph = data.draw(testing.graphs(family))
@@ -52,13 +54,13 @@ def test_families_are_sound(family: str):
         "recurrent": {"lstm", "gru", "rnn", "conv", "transpose"},
         "transformer": {"attention", "softmax", "mat_mul", "layer_normalization", "swish"},
     }[family]
-    assert expected <= set(seen)
+    assert not expected - set(seen)
 
 
 def test_dags_reach_most_of_the_registry():
     seen: Counter[str] = Counter()
 
-    @settings(quick, max_examples=400, derandomize=True)
+    @settings(counted, max_examples=400)
     @given(testing.dags())
     def check(graph: Graph) -> None:
         seen.update(n.op.name for n in graph.nodes())
@@ -70,7 +72,8 @@ def test_dags_reach_most_of_the_registry():
 
 def test_named_ops_have_the_dag_to_themselves():
     graph = find(testing.dags(ops=["relu", "add"]),
-                 lambda g: {"relu", "add"} <= {n.op.name for n in g.nx})  # fmt: skip
+                 lambda g: {"relu", "add"} <= {n.op.name for n in g.nx},
+                 random=Random(0))  # fmt: skip
     assert {n.op.name for n in graph.nx} <= {"relu", "add", "input", "constant", "return"}
 
 
@@ -84,7 +87,7 @@ def test_awkward_values_are_drawn(kind: str):
         "extreme": lambda a: (np.abs(a) == np.finfo(np.float32).max).any(),
     }[kind]
     type = TensorType(DType.f32, (4,))
-    array = find(testing.arrays(type, [kind]), wanted)
+    array = find(testing.arrays(type, [kind]), wanted, random=Random(0))
     assert array.dtype == np.float32 and array.shape == (4,)
 
     @quick
@@ -117,7 +120,7 @@ def test_types_have_symbols_that_print(type: TensorType):
 
 def test_graphs_shrink_to_little():
     graph = find(testing.cnns(), lambda g: any(n.op.name == "conv" for n in g.nx),
-                 settings=settings(database=None))  # fmt: skip
+                 settings=settings(database=None), random=Random(0))  # fmt: skip
     assert len(graph) <= 5  # input, weight, bias at most, conv, return
     weight = graph.operand(next(n for n in graph.nx if n.op.name == "conv"), 1)
     assert weight is not None and weight.type.size <= 2
@@ -202,8 +205,17 @@ def test_crashes_and_lost_outputs_are_failures(registered):
 
 def test_pipelines_are_checked():
     testing.check_pipeline("cse,dce", families=["mlp", "dag"], examples=15)
+    testing.check_pipelines(["cse,dce", "O1"], families=["mlp", "dag"], examples=15)
     with pytest.raises(taut.ir.ParseError):
         testing.check_pipeline("cse,nothing")
+
+
+def test_the_pipeline_that_fails_is_named(registered):
+    registered(broken(Exact(), drop))
+    reason = "broken: AssertionError: output 'y': "
+    with pytest.raises(testing.CheckFailure, match=reason) as caught:
+        testing.check_pipelines(["dce", "broken", "cse"], families=["mlp"], examples=100)
+    assert [n.op.name for n in caught.value.graph.nodes()] == ["input", "relu", "return"]
 
 
 def test_backends_are_checked(monkeypatch: pytest.MonkeyPatch):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from taut.backends.cpu import cache, isa, jit, records, sync, team
+from taut.backends.cpu import isa, jit, records, sync, team
 
 ISAS = isa.available()
 
@@ -46,7 +46,7 @@ class Arena:
                 "    barrier(tid, nt, load_i64(base))",
             ]
             table.append(self.place(record.pack()))
-        entry = jit.build_entry("\n".join(lines), names, isa_table, cache.Cache(None))
+        entry = jit.build_entry("\n".join(lines), names, isa_table)
         base = self.place(np.array(table, np.int64))
         team.team(self.threads).run(entry.address, base, self.kept if keep else None)
 

@@ -141,7 +141,8 @@ def test_cache_obeys_the_environment(monkeypatch, tmp_path):
 
 
 def test_code_from_the_cache_needs_no_numba(tmp_path):
-    """A second process loads the kernel from disk, without importing Numba, and it computes."""
+    """A second process loads the kernel from disk, and compiles another entry that calls it,
+    without importing Numba; and it computes."""
     script = """
 import sys, numpy as np
 from taut.backends.cpu import jit, isa, records, team, sync
@@ -152,26 +153,29 @@ block, table = team.aligned(sync.sync_bytes(1)), np.arange(255, -1, -1, dtype=np
 record = maps.MapRecord(sync=block.ctypes.data, row_chunks=1, chunk_rows=1, rows=1, width=1,
     channels=64, a=a.ctypes.data, target=out.ctypes.data, table=table.ctypes.data).pack()
 code = jit.load(maps.LOOKUP, isa.find())
-code(0, 1, record.ctypes.data)
+source = f"def entry(tid, nt, base):\\n    lookup(tid, nt, base + {sys.argv[1]})\\n"
+entry = jit.build_entry(source, {"lookup": maps.LOOKUP}, isa.find())
+entry(0, 1, record.ctypes.data - int(sys.argv[1]))
 assert (out == 255 - a).all()
-print(code.cached, "numba" in sys.modules)
+print(code.cached, entry.cached, "numba" in sys.modules)
 """
     environment = {**os.environ, "TAUT_CACHE_DIR": str(tmp_path / "cache"), "TAUT_CACHE": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
 
-    def run() -> str:
+    def run(offset: int) -> str:
         done = subprocess.run(
-            [sys.executable, "-c", script], env=environment, capture_output=True, text=True,
-            timeout=60, cwd=tmp_path,
+            [sys.executable, "-c", script, str(offset)], env=environment, capture_output=True,
+            text=True, timeout=60, cwd=tmp_path,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    assert run() == "False True"
-    assert run() == "True False"
+    assert run(8) == "False False True"
+    assert run(8) == "True True False"
+    assert run(16) == "True False False"
     for path in (tmp_path / "cache").glob("*.o"):
         path.write_bytes(path.read_bytes()[:-7])
-    assert run() == "False True"
+    assert run(8) == "False False True"
 
 
 def test_missing_symbols_are_an_error_and_not_the_end_of_the_process():

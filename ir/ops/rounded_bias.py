@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import VerifyError
 from ..op import Abstract, Array, Inferred, Op, register
-from .common import check_float, check_same, check_vector
+from .common import check_float, check_rank, check_same, check_vector
 
 if TYPE_CHECKING:
     from ..build import Builder
@@ -46,6 +46,7 @@ class RoundBias(Op):
         mean: Abstract | None = None, var: Abstract | None = None, inner: Abstract | None = None,
     ) -> Inferred:  # fmt: skip
         check_float(bias, "the bias")
+        check_rank(bias, 1, "the bias")
         check_same(bias, scale, gamma, mean, var, inner)
         if bias.shape is not None and len(bias.shape) != 1:
             raise VerifyError(f"the bias is {bias.type}, which is no vector")

@@ -6,10 +6,11 @@
 
 `mobilenet` is mobilenet-v1-cifar of an eighth of the width; all are tested on the 10,000 test
 images. Each is trained in float once. Then for each number of bits (weights and activations alike,
-first and last layer 8) it is quantized by `quantize` with bias correction (`ptq`), by the grids that
-training starts from (`start`), and after quantization-aware training with batch normalizations by
-the batch (`qat`) or with frozen statistics (`qat-running`). Every row has the accuracy of the graph
-that training evaluates, of quantize/dequantize pairs, and of the integer program.
+first and last layer 8) it is quantized by `quantize` with bias correction (`ptq`), by the grids
+that training starts from (`start`), and after quantization-aware training with batch
+normalizations by the batch (`qat`) or with frozen statistics (`qat-running`). Every row has the
+accuracy of the graph that training evaluates, of quantize/dequantize pairs, and of the integer
+program.
 """
 
 from __future__ import annotations

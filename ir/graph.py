@@ -372,9 +372,11 @@ class Graph:
         self._changed()
 
     def splice(
-        self, other: Graph, feeds: Mapping[str, Like], *, before: Node | None = None
-    ) -> dict[str, Value]:
-        """Copy `other`'s nodes into this graph, its inputs replaced by `feeds`.
+        self, other: Graph, feeds: Mapping[str, Like], *, before: Node | None = None,
+        prefix: str = "",
+    ) -> dict[str, Value]:  # fmt: skip
+        """Copy `other`'s nodes into this graph, its inputs replaced by `feeds`, the names of the
+        others with a prefix.
 
         Returns this graph's value for each of other's outputs.
         """
@@ -386,7 +388,7 @@ class Graph:
                 here[Value(node)] = as_value(feeds[node.name])
             elif node is not other.result:
                 operands = [None if v is None else here[v] for v in other.operands(node)]
-                copy = self.add(node.op, *operands, name=node.name, before=before)
+                copy = self.add(node.op, *operands, name=prefix + node.name, before=before)
                 here.update({Value(node, i): Value(copy, i) for i in range(len(copy.results))})
         return {name: here[v] for name, v in zip(other.output_names, other.outputs)}
 

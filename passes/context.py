@@ -90,7 +90,8 @@ class Context:
     `progress(done, total, text)` is called by passes that take long. `watch(rule, node)` sees each
     rewrite. `gate(step, node)` may forbid a step (it counts them for bisection).
     `runner(graph, feeds, watch)` runs a graph faster than the reference and hands `watch` every
-    result, as `interpret` does (calibration uses it; passes import no backend).
+    result, as `interpret` does (calibration uses it; passes import no backend). `teacher`: whom
+    distillation passes let a student learn from, a Graph or `passes.distill.Recorded`.
     """
 
     data: Any = None
@@ -102,6 +103,7 @@ class Context:
     watch: Callable[[str, str], None] | None = None
     gate: Gate = _always
     runner: Callable[[Graph, Mapping[str, Array], Watch], Any] | None = None
+    teacher: Any = None
     analyses: Analyses = field(default_factory=Analyses)
     rng: np.random.Generator = field(init=False)
     started: float = field(init=False)

@@ -30,6 +30,7 @@ class Loss(Pass):
 
     name = "loss"
     bound = Exact()
+    keeps_signature = False
     kind: str = "cross-entropy"
     output: str = ""
     target: str = "target"
@@ -62,19 +63,14 @@ class Loss(Pass):
             raise FeedError(f"smoothing of {self.kind} is {self.smoothing}",
                             hint="it is from 0 to below 1, and of cross-entropy only")  # fmt: skip
         made = KINDS[self.kind](self, Builder(graph, prefix="loss."), outputs[name])
+        graph.rename(made.node, graph.fresh(self.result))
         graph.set_outputs({**outputs, self.result: made})
         outcome = Outcome()
         outcome.applied("losses", made.node, f"{self.kind} of {name} and {self.target}")
         return outcome
 
-    def _classes_second(self, b: Builder, y: Value) -> Value:
-        """y with its axis of classes as axis 1."""
-        rank, axis = rank_of(y), self.axis % rank_of(y)
-        rest = [i for i in range(rank) if i != axis]
-        return y if axis == 1 else b.transpose(y, perm=(rest[0], axis, *rest[1:]))
-
     def cross_entropy(self, b: Builder, y: Value) -> Value:
-        y = self._classes_second(b, y)
+        y = classes_second(b, y, self.axis)
         n, _, *rest = known_shape(y)
         labels = b.input(self.target, DType.i64, (n, *rest))
         loss = b.softmax_cross_entropy_loss(y, labels)
@@ -84,12 +80,7 @@ class Loss(Pass):
         return b.sub(scaled(b, loss, 1 - self.smoothing), scaled(b, even, self.smoothing))
 
     def soft_cross_entropy(self, b: Builder, y: Value) -> Value:
-        target = self._target(b, y)
-        t = self.temperature
-        logs = b.log_softmax(scaled(b, y, 1 / t), axis=self.axis)
-        shares = b.softmax(scaled(b, target, 1 / t), axis=self.axis)
-        each = b.reduce_sum(b.mul(logs, shares), ints(b, self.axis), keepdims=False)
-        return scaled(b, b.reduce_mean(each, keepdims=False), -t * t)
+        return soft_cross_entropy(b, y, self._target(b, y), self.axis, self.temperature)
 
     def mean_squared_error(self, b: Builder, y: Value) -> Value:
         off = b.sub(y, in_type_of(b, self._target(b, y), y))
@@ -97,6 +88,21 @@ class Loss(Pass):
 
     def _target(self, b: Builder, y: Value) -> Value:
         return b.graph.add_input(self.target, TensorType(y.type.dtype, y.shape))[0]
+
+
+def classes_second(b: Builder, y: Value, axis: int) -> Value:
+    """y with its axis of classes as axis 1."""
+    rank, axis = rank_of(y), axis % rank_of(y)
+    rest = [i for i in range(rank) if i != axis]
+    return y if axis == 1 else b.transpose(y, perm=(rest[0], axis, *rest[1:]))
+
+
+def soft_cross_entropy(b: Builder, y: Value, target: Value, axis: int, t: float) -> Value:
+    """-t^2 * sum over axis of softmax(target / t) * log_softmax(y / t), mean of the places"""
+    logs = b.log_softmax(scaled(b, y, 1 / t), axis=axis)
+    shares = b.softmax(scaled(b, target, 1 / t), axis=axis)
+    each = b.reduce_sum(b.mul(logs, shares), ints(b, axis), keepdims=False)
+    return scaled(b, b.reduce_mean(each, keepdims=False), -t * t)
 
 
 KINDS: dict[str, Callable[[Loss, Builder, Value], Value]] = {

@@ -14,6 +14,9 @@ from ...ir.ops.structure import Constant
 from ..base import Exact, Outcome, Pass, near, register_pass
 from ..context import Context
 
+FROZEN = "teacher."
+"""What names of constants start with that are not trained unless named: a teacher's."""
+
 LOWEST = -1e4
 """Of a weight. What is added to scores to hide them lies below."""
 
@@ -25,13 +28,15 @@ class Parameters(Pass):
 
     By default those are the float constants of more than one element that an op reads at an operand
     which gradients reach and which is trained rather than set (statistics, bounds and scales are
-    set: `Op.settings`), but for masks: constants with an element that is not finite or is below
-    -1e4; and those of any size that `scale_gradient` reads. Exact when the inputs are fed the
-    constants' arrays: `trainable` gives these by name, `freeze` puts arrays back.
+    set: `Op.settings`), but for a teacher's (named `teacher.`...) and for masks: constants with an
+    element that is not finite or is below -1e4; and those of any size that `scale_gradient` reads.
+    Exact when the inputs are fed the constants' arrays: `trainable` gives these by name, `freeze`
+    puts arrays back.
     """
 
     name = "parameters"
     bound = Exact()
+    keeps_signature = False
     names: tuple[str, ...] = ()
 
     def run(self, graph: Graph, context: Context) -> Outcome:
@@ -78,7 +83,7 @@ def _array(node: Node) -> Array:
 
 
 def _is_trained(graph: Graph, node: Node) -> bool:
-    if not node.type.dtype.is_float or _is_mask(_array(node)):
+    if not node.type.dtype.is_float or node.name.startswith(FROZEN) or _is_mask(_array(node)):
         return False
     if any(isinstance(u.node.op, ScaleGradient) and not u.position for u in graph.uses(node)):
         return True

@@ -31,6 +31,7 @@ class BatchStatistics(Pass):
 
     name = "batch-statistics"
     bound = Changes()
+    keeps_signature = False
     keep: tuple[str, ...] = ()
 
     def run(self, graph: Graph, context: Context) -> Outcome:

@@ -32,6 +32,7 @@ class Update(Pass):
     """
 
     bound = Exact()  # the other outputs stay
+    keeps_signature = False
     states: ClassVar[tuple[str, ...]] = ()
     decoupled: ClassVar[bool] = False
     decay: float = 0.0

@@ -33,6 +33,6 @@ def root(
 
 def command() -> Any:
     """The parsed tree, ready for `.main(args=...)`."""
-    from . import demo, fuzz, graphs, lists, programs, training, transform  # noqa: F401
+    from . import demo, distill, fuzz, graphs, lists, programs, training, transform  # noqa: F401
 
     return typer.main.get_command(app)

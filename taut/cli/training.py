@@ -13,6 +13,8 @@ from .app import app
 from .common import AsJson, Model, Output, Seed, Target, Threads
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from taut.data import Augment, Dataset
     from taut.training import Trained
 
@@ -102,7 +104,7 @@ def train(
     json: AsJson = False,
 ) -> None:
     """Train a model from the weights it has: taut train zoo:lenet-5 --data mnist:train -o a.taut"""
-    _train(locals(), keep_zeros=False)
+    run_training(locals())
 
 
 @app.command()
@@ -150,11 +152,13 @@ def finetune(
     With --qat weights and activations are rounded to integers of few bits meanwhile, and the file
     written holds the integer program (an .onnx file quantize/dequantize pairs).
     """
-    _train(locals(), keep_zeros=keep_zeros)
+    run_training(locals(), keep_zeros=keep_zeros)
 
 
-def _train(given: dict[str, Any], keep_zeros: bool) -> None:
-    """Both commands; `given` are their options by name."""
+def run_training(
+    given: dict[str, Any], *, keep_zeros: bool = False, by: Callable[..., Trained] | None = None
+) -> None:
+    """What the commands do; `given` are their options by name, `by` trains (`taut.train`)."""
     import taut
     from taut.data import load_dataset
     from taut.training import Recipe, Settings, zero_masks
@@ -192,7 +196,7 @@ def _train(given: dict[str, Any], keep_zeros: bool) -> None:
         exports = given["output"].lower().endswith(".onnx")
         common.write(quantized.graph if exports else quantized.integer, given["output"])
     else:
-        made = taut.train(graph, rows, **options)
+        made = (by or taut.train)(graph, rows, **options)
         common.write(made.graph, given["output"])
     if given["history"] is not None:
         made.history.save(given["history"])

@@ -55,6 +55,9 @@ def opt(
         str | None,
         typer.Option(help="Without a model: replay this file. With one: write it on a failure."),
     ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="A model's file, which the passes distill-* join.")
+    ] = None,
     data: DataFile = None,
     random: RandomCount = None,
     dims: Dims = None,
@@ -80,14 +83,16 @@ def opt(
         manager = PassManager(pipeline, check=check, reproduce=reproduce, **options)
         graph = common.load(model)
         items = common.feeds(graph, data, random, seed, dims, batch)
-        report = run(manager, graph, items, seed)
+        report = run(manager, graph, items, seed, common.load(teacher) if teacher else None)
     _finish(report, output, json, show=time or stats, remarks=remarks)
     if bisect_limit is not None and not json:
         last = common.safe(report.last_step or "none")
         common.show(f"{report.steps} steps were taken, the last: {last}", error=True)
 
 
-def run(manager: Any, graph: Graph, items: Any, seed: int) -> Report:
+def run(
+    manager: Any, graph: Graph, items: Any, seed: int, teacher: Graph | None = None
+) -> Report:
     """A manager over a graph, with a progress bar for the passes that tell how far they are."""
     from taut.passes import Context
     from taut.runner import CompiledRunner
@@ -96,7 +101,8 @@ def run(manager: Any, graph: Graph, items: Any, seed: int) -> Report:
         def progress(done: int, total: int | None, text: str) -> None:
             advance(done, total)
 
-        context = Context(data=items, seed=seed, progress=progress, runner=CompiledRunner())
+        context = Context(data=items, seed=seed, progress=progress, runner=CompiledRunner(),
+                          teacher=teacher)  # fmt: skip
         return manager.run(graph, context)
 
 

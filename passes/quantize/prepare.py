@@ -200,6 +200,7 @@ def _affine(graph: Graph, node: Node, outcome: Outcome) -> None:
     wanted = PRODUCTS | SAME | COMBINES | POOLS
     if not any(u.node.op.name in wanted for u in graph.uses(end[0])):
         return
+    scale, shift = np.broadcast_arrays(scale, shift)  # a factor or shift for all stands for each
     channels, rank = scale.size, len(shape)
     weight = scale.astype(np.float32).reshape(-1, *(1,) * (rank - 1))
     given = {} if found is None else {"activation": found[1], "params": found[2]}

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import taut.frontends.torch.aten
-from bridge import agrees, by_torch, dynamic, same, torch
+from bridge import agrees, by_torch, dynamic, same, torch  # first: it skips without PyTorch
 from cases import FAMILIES, inputs, module_of
-from taut.frontends.torch.call import ATEN
+
+import taut.frontends.torch.aten  # isort: skip
+from taut.frontends.torch.call import ATEN  # isort: skip
 
 import taut
 

@@ -3,9 +3,10 @@
     python benchmarks/training_mnist.py                     # both, three seeds
     python benchmarks/training_mnist.py --nets lenet-5 --seeds 1 --epochs 2
 
-60,000 images to train with, 10,000 to test, no augmentation, no choice by the test set: the error
-is that after the last epoch. The bars are the baselines that "Deep Compression" (S. Han, H. Mao and
-W. Dally, 2016) starts from.
+60,000 images to train with, 10,000 to test, no choice by the test set: the error is that after the
+last epoch. LeNet-300-100 sees the images as they are, LeNet-5 moved by up to 2 pixels (as they are
+it comes to 0.9 %); labels are smoothed. The bars are the baselines that "Deep Compression" (S. Han,
+H. Mao and W. Dally, 2016) starts from.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 import results
 
 import taut
-from taut.data import mnist
+from taut.data import mnist, shift
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,11 @@ class Net:
     bar: float
     epochs: int
     rate: float
+    smoothing: float
+    shift: int = 0
 
 
-NETS = (Net("lenet-300-100", 1.64, 20, 0.1), Net("lenet-5", 0.80, 10, 0.01))
+NETS = (Net("lenet-300-100", 1.64, 20, 0.1, 0.1), Net("lenet-5", 0.80, 12, 0.02, 0.05, 2))
 RECIPE: dict[str, Any] = {"optimizer": "sgd{momentum=0.9 decay=0.0005}", "schedule": "cosine",
                           "batch_size": 64}  # fmt: skip
 
@@ -43,7 +46,8 @@ def run(net: Net, epochs: int, seed: int, threads: int) -> tuple[float, float, f
     start = time.perf_counter()
     made = taut.train(
         taut.load(f"zoo:{net.name}{{seed={seed}}}"), train, epochs=epochs, learning_rate=net.rate,
-        seed=seed, threads=threads, progress=False, **RECIPE,
+        smoothing=net.smoothing, augment=shift(net.shift) if net.shift else None, seed=seed,
+        threads=threads, progress=False, **RECIPE,
     )  # fmt: skip
     seconds = time.perf_counter() - start
     quickest = min(r["seconds"] for r in made.history.rows)
@@ -57,7 +61,7 @@ def main() -> None:
     parser.add_argument("--nets", nargs="+", default=[n.name for n in NETS])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=0, help="in place of each network's own")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     rows = []
     print(f"{'network':16}{'error %':>9}{'bar':>6}  each seed{'':17}{'s':>7}{'ms/step':>9}")
@@ -67,7 +71,8 @@ def main() -> None:
         errors, seconds, steps = (list(v) for v in zip(*found))
         row = {
             "model": net.name, "threads": options.threads, "batch": RECIPE["batch_size"],
-            "epochs": epochs, "learning_rate": net.rate, "bar": net.bar, "errors": errors,
+            "epochs": epochs, "learning_rate": net.rate, "smoothing": net.smoothing,
+            "shift": net.shift, "bar": net.bar, "errors": errors,
             "mean_error": float(np.mean(errors)), "seconds": seconds, "step_ms": steps,
         }  # fmt: skip
         rows.append(row)

@@ -146,8 +146,9 @@ class _Reverse:
     def _total(self, value: Value) -> Value | None:
         """The sum of what has come in, as a balanced tree; kept, so that it is made once."""
         parts = self.parts.get(value, [])
+        name = f"{self.b.prefix or PREFIX}{value.node.name}"
         while len(parts) > 1:
-            pairs = [self.b.add(*parts[i : i + 2]) for i in range(0, len(parts) - 1, 2)]
+            pairs = [self.b.add(*parts[i : i + 2], name=name) for i in range(0, len(parts) - 1, 2)]
             parts = pairs + parts[len(pairs) * 2 :]
         if parts:
             self.parts[value] = parts

@@ -131,6 +131,8 @@ class Pass:
     bound: ClassVar[Bound] = Exact()
     preserves: ClassVar[tuple[str, ...]] = ()
     """Names of analyses whose results stay right (checked where the manager checks)."""
+    keeps_signature: ClassVar[bool] = True
+    """Whether the graph's inputs and outputs stay as they are (types may become better known)."""
     nested: ClassVar[bool] = False
     """Whether the manager runs it on the bodies of branches and loops too, each a graph of its own
     (inputs and outputs by position, nothing known of what calls it)."""

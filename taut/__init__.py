@@ -19,34 +19,41 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from taut.backends.base import Program
     from taut.comparison import Comparison
+    from taut.frontends.torch import from_torch, to_torch
     from taut.ir import DEFAULT_LIMITS, DType, Graph, Limits, TautError, TensorType
     from taut.ir.op import Array
     from taut.passes import Pipeline
 
     from . import backends, data, frontends, ir, passes, samples, testing, training
     from .distillation import distill
-    from .training import train
+    from .training import quantize_aware, train
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DEFAULT_LIMITS", "DType", "Data", "Graph", "Limits", "TautError", "TensorType", "backends",
-    "compare", "compile", "data", "distill", "frontends", "ir", "load", "optimize", "passes",
-    "quantize", "reference", "samples", "save", "testing", "train", "training",
+    "compare", "compile", "data", "distill", "from_torch", "frontends", "ir", "load", "optimize",
+    "passes", "quantize", "quantize_aware", "reference", "samples", "save", "testing", "to_torch",
+    "train", "training",
 ]  # fmt: skip
 
 Data = Iterable["Array | tuple[Array, ...] | list[Array] | Mapping[str, Array]"]
 """Inputs, one item a call: an array, a tuple of arrays in graph order, or a dict by name."""
 
 SUFFIXES = (".onnx", ".taut", ".ir")
+PICKLES = (".pt2", ".pt", ".pth", ".pkl")
+"""Files of PyTorch that Taut does not open as models: docs/torch.md says why."""
 
 _MODULES = {"backends", "data", "frontends", "ir", "passes", "samples", "testing", "training"}
-_FUNCTIONS = {"distill": "distillation", "train": "training"}
+_FUNCTIONS = {
+    "distill": "distillation", "quantize_aware": "training", "train": "training",
+    "from_torch": "frontends.torch", "to_torch": "frontends.torch",
+}  # fmt: skip
 _FROM_IR = {"DEFAULT_LIMITS", "DType", "Graph", "Limits", "TautError", "TensorType"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import a sub-package, or a name of `taut.ir`, when it is first asked for."""
+    """Import a sub-package, or a name of one, when it is first asked for."""
     if name in _MODULES:
         return importlib.import_module(f".{name}", __name__)
     if name in _FROM_IR:
@@ -83,6 +90,7 @@ def load(path: str | os.PathLike[str], *, limits: Limits | None = None) -> Graph
         from taut.frontends.transformers import load_bert
 
         return load_bert(path, limits=limits)
+    _refuse_pickles(path)
     match _suffix(path):
         case ".taut":
             return load_container(path, limits)
@@ -187,3 +195,14 @@ def _suffix(path: str | os.PathLike[str]) -> str:
             file=path, hint=f"use {', '.join(SUFFIXES)}",
         )  # fmt: skip
     return suffix
+
+
+def _refuse_pickles(path: str | os.PathLike[str]) -> None:
+    suffix = Path(path).suffix.lower()
+    if suffix in PICKLES:
+        from taut.ir import UnsupportedError
+
+        raise UnsupportedError(
+            f"files of suffix {suffix!a} are not read: PyTorch's pickles in them run code",
+            file=path, hint="if you trust it, load it with torch and use taut.from_torch",
+        )  # fmt: skip

@@ -2,7 +2,8 @@
 
 Blocks marked `python` of one page run in order as one program, blocks marked `sh` as one shell
 script, both in a folder of their own that holds `model.onnx` (a small classifier), `images.npy`
-and `labelled.npz` (the same images with labels). `python notest` and `sh notest` are shown only.
+and `labelled.npz` (the same images with labels). `python torch` runs where PyTorch is. `python
+notest` and `sh notest` are shown only.
 """
 
 from __future__ import annotations
@@ -100,6 +101,14 @@ def test_python_examples_run(page: Path, folder: Path):
     run([sys.executable, "-P", str(script)], folder)
 
 
+@pytest.mark.parametrize("page", pages_with("python torch"), ids=lambda p: p.name)
+def test_examples_with_pytorch_run(page: Path, folder: Path):
+    pytest.importorskip("torch", reason="PyTorch is not installed (the extra torch)")
+    script = folder / f"{page.stem}.py"
+    script.write_text(program(page, "python torch"))
+    run([sys.executable, "-P", str(script)], folder)
+
+
 @pytest.mark.parametrize("page", pages_with("sh"), ids=lambda p: p.name)
 def test_shell_examples_run(page: Path, folder: Path):
     script = folder / f"{page.stem}.sh"
@@ -119,9 +128,8 @@ def test_links_lead_somewhere(page: Path):
 def test_only_known_languages(page: Path):
     """A block with a misspelt language would never run."""
     for language, start, _ in blocks(page):
-        assert language in {"", "python", "sh", "python notest", "sh notest", "text"}, (
-            f"{page.name}:{start}: {language}"
-        )
+        known = {"", "python", "sh", "python torch", "python notest", "sh notest", "text"}
+        assert language in known, f"{page.name}:{start}: {language}"
 
 
 def test_readme_says_what_it_must():

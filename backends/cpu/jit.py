@@ -2,12 +2,12 @@
 
 A *kernel* is a Python function `f(tid, nt, d)` of int64s that returns nothing. Numba lowers it to
 LLVM IR; the rest is ours: a C wrapper with a stable symbol, LLVM's O3 for the table's target, and
-object code. Objects hold no pickles and no Python: loading one needs llvmlite only, so a program
-that comes out of the disk cache starts without importing Numba.
+object code. Objects hold no pickles and no Python: loading one needs llvmlite only. So a program
+whose kernels come out of the disk cache starts without importing Numba, though it may be new.
 
 `Kernel` names one variant of a kernel and knows how to build it; `load` gives its address, from
 this process's memory, from the disk cache, or by compiling. `build_entry` does the same for
-generated source whose free names are kernels.
+generated source that calls kernels (its language: `entry`).
 """
 
 from __future__ import annotations
@@ -49,6 +49,17 @@ _LIBC = frozenset(
 
 
 @dataclass(frozen=True)
+class Chunked:
+    """A kernel by its work on one chunk of a record: `body(d, chunk)`, a Python function of int64s.
+    The loop around it is `vector.driver`, the same for all."""
+
+    body: Callable[[int, int], None]
+
+
+Function = Callable[[int, int, int], None] | Chunked
+
+
+@dataclass(frozen=True)
 class Kernel:
     """One variant of a kernel: `build(isa, **parameters)` returns its Python function.
 
@@ -56,11 +67,11 @@ class Kernel:
     """
 
     name: str
-    build: Callable[..., Callable[[int, int, int], None]]
+    build: Callable[..., Function]
     parameters: tuple[tuple[str, object], ...] = ()
 
     @staticmethod
-    def of(build: Callable[..., Callable[[int, int, int], None]], **parameters: object) -> Kernel:
+    def of(build: Callable[..., Function], **parameters: object) -> Kernel:
         """The kernel that `build` makes of `parameters`; its name spells them."""
         tail = "".join(f"_{_spell(v)}" for v in parameters.values())
         return Kernel(build.__name__ + tail, build, tuple(parameters.items()))
@@ -83,32 +94,32 @@ class Loaded:
 def load(kernel: Kernel, isa: Isa, store: disk.Cache | None = None) -> Loaded:
     """The kernel as native code: memory, then disk, then the compiler."""
     key = _key("kernel", kernel.name, repr(kernel.parameters), isa, kernel.build.__module__)
-    return _load(key, lambda: kernel.build(isa, **dict(kernel.parameters)), {}, isa, store)
+
+    def text(symbol: str, target: Target) -> str:
+        return llvm_ir(kernel.build(isa, **dict(kernel.parameters)), symbol, target)
+
+    return _load(key, text, {}, isa, store)
 
 
 def build_entry(
     source: str, kernels: Mapping[str, Kernel], isa: Isa, store: disk.Cache | None = None
 ) -> Loaded:
-    """Compile generated source that defines `entry(tid, nt, base)`.
+    """Compile generated source that defines `entry(tid, nt, base)`, in the language of `entry`.
 
-    Free names of the source are the keys of `kernels` (called as `name(tid, nt, record)`) and what
-    `vector.LANGUAGE` offers: `barrier(tid, nt, sync)`, `load_i64(address)` and the like.
-    The source is trusted: it is the emitter's, and holds compiler-made identifiers only.
+    It calls kernels as `name(tid, nt, record)`, by the keys of `kernels`. ValueError for source
+    that is not in the language.
     """
     loaded = {name: load(kernel, isa, store) for name, kernel in kernels.items()}
     names = "".join(f"{name}={one.symbol};" for name, one in sorted(loaded.items()))
     key = _key("entry", source, names, isa)
+    symbols = {name: one.symbol for name, one in loaded.items()}
 
-    def build() -> Callable[[int, int, int], None]:
-        from . import vector
+    def text(symbol: str, target: Target) -> str:
+        from . import entry
 
-        scope: dict[str, object] = dict(vector.language())
-        for name, one in loaded.items():
-            scope[name] = vector.external(one.symbol)
-        exec(compile(source, "<taut entry>", "exec"), scope)
-        return scope["entry"]  # type: ignore[return-value]
+        return _headed(target, entry.llvm_ir(source, symbols, symbol))
 
-    return _load(key, build, {one.symbol: one.address for one in loaded.values()}, isa, store)
+    return _load(key, text, {one.symbol: one.address for one in loaded.values()}, isa, store)
 
 
 _FLAGS = {
@@ -121,8 +132,34 @@ _FLAGS = {
 }
 
 
-def llvm_ir(function: Callable[[int, int, int], None], symbol: str, target: Target) -> str:
-    """Numba's LLVM IR of `function`, retargeted, with `void symbol(i64, i64, i64)` around it."""
+def llvm_ir(function: Function, symbol: str, target: Target) -> str:
+    """LLVM IR, retargeted, of `void symbol(i64, i64, i64)`, as Numba makes it of `function`."""
+    if not isinstance(function, Chunked):
+        return _headed(target, _numba(function, symbol, 3))
+    # The loop over chunks takes Numba longer than most bodies: it is made once a process.
+    module = llvm.parse_assembly(_driver().replace(_DRIVER, symbol))
+    body = llvm.parse_assembly(_numba(function.body, BODY, 2))
+    for part in body.functions:
+        if not part.is_declaration:
+            part.add_function_attribute("alwaysinline")
+    body.get_function(BODY).add_function_attribute("noduplicate")  # as `vector.driver` calls it
+    module.link_in(body)
+    return _headed(target, str(module))
+
+
+BODY, _DRIVER = "taut_body", "taut_driver"
+
+
+@cache
+def _driver() -> str:
+    """LLVM IR of `void taut_driver(tid, nt, d)`, which calls `void taut_body(d, chunk)`."""
+    from . import vector
+
+    return _numba(vector.driver(BODY), _DRIVER, 3)
+
+
+def _numba(function: Callable[..., None], symbol: str, arguments: int) -> str:
+    """Numba's LLVM IR of a function of int64s, with `void symbol(i64, ...)` around it."""
     from numba.core import compiler, registry, types
 
     flags = compiler.Flags()
@@ -130,25 +167,29 @@ def llvm_ir(function: Callable[[int, int, int], None], symbol: str, target: Targ
         setattr(flags, name, value)
     cpu = registry.cpu_target
     result = compiler.compile_extra(
-        cpu.typing_context, cpu.target_context, function, (types.int64,) * 3, types.void, flags, {}
-    )
-    machine = target.machine()
-    text = "\n".join(
-        line
-        for line in result.library.get_llvm_str().splitlines()
-        if not line.startswith(("target datalayout", "target triple"))
-    )
-    return f"""target datalayout = "{machine.target_data}"
-target triple = "{target.triple}"
-{text}
-define void @{symbol}(i64 %tid, i64 %nt, i64 %d) {{
+        cpu.typing_context, cpu.target_context, function, (types.int64,) * arguments, types.void,
+        flags, {},
+    )  # fmt: skip
+    values = ", ".join(f"i64 %a{i}" for i in range(arguments))
+    return f"""{result.library.get_llvm_str()}
+define void @{symbol}({values}) {{
   %result = alloca ptr
   %error = alloca ptr
-  %status = call i32 @{result.fndesc.llvm_func_name}(
-      ptr %result, ptr %error, i64 %tid, i64 %nt, i64 %d)
+  %status = call i32 @{result.fndesc.llvm_func_name}(ptr %result, ptr %error, {values})
   ret void
 }}
 """
+
+
+def _headed(target: Target, text: str) -> str:
+    """The module for `target`, whatever it was made for."""
+    head = f"""target datalayout = "{target.machine().target_data}"
+target triple = "{target.triple}"
+"""
+    lines = text.splitlines()
+    return head + "\n".join(
+        line for line in lines if not line.startswith(("target datalayout", "target triple"))
+    )
 
 
 def optimise(text: str, symbol: str, target: Target) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
@@ -181,7 +222,7 @@ def assembly(kernel: Kernel, isa: Isa, target: Target | None = None) -> str:
 
 def _load(
     key: str,
-    build: Callable[[], Callable[[int, int, int], None]],
+    text: Callable[[str, Target], str],
     links: Mapping[str, int],
     isa: Isa,
     store: disk.Cache | None,
@@ -195,7 +236,7 @@ def _load(
         cached = code is not None
         if code is None:
             target = Target.native(isa)
-            module, machine = optimise(llvm_ir(build(), symbol, target), symbol, target)
+            module, machine = optimise(text(symbol, target), symbol, target)
             code = machine.emit_object(module)
             store.put(key, code)
         address = _link(code, symbol, links, isa)
@@ -242,8 +283,8 @@ def _key(kind: str, *parts: object) -> str:
 
 
 _SOURCES = (
-    "emit", "emit_math", "isa", "jit", "loops", "loops_axis", "loops_fusion", "numeric", "records",
-    "sync", "vector",
+    "emit", "emit_math", "entry", "isa", "jit", "loops", "loops_axis", "loops_fusion", "numeric",
+    "records", "sync", "vector",
 )  # fmt: skip
 
 

@@ -18,9 +18,9 @@ KEPT = 5  # axes that rows are walked over
 
 def map_kernel(isa: Isa, text: str, types: tuple[str, ...], kinds: str):
     """out[i] = text(a0, a1, ...); types and kinds are the result's and then the operands'."""
-    from . import numeric
+    from . import numeric, vector
 
-    scope = numeric.scope()
+    scope = numeric.scope() | {"place": vector.place(OUTER)}
     lines = [
         "def body(d, chunk):",
         "    rows, per = word(d + 24), word(d + 32)",
@@ -29,24 +29,22 @@ def map_kernel(isa: Isa, text: str, types: tuple[str, ...], kinds: str):
     lines += [f"    n{k} = word(d + {56 + 8 * (k - 1)})" for k in range(1, OUTER)]
     for j, kind in enumerate(kinds):
         at = 8 * (_FIXED + OPERAND * j)
-        lines.append(f"    b{j} = word(d + {at})")
         if kind == "p":
-            continue
-        lines += [f"    s{j}_{k} = word(d + {at + 8 + 8 * k})" for k in range(OUTER)]
+            lines.append(f"    a{j - 1} = word(d + {at})")
+        else:
+            lines.append(f"    b{j}, s{j} = word(d + {at}), d + {at + 8}")
         if kind == "g":
-            lines.append(f"    t{j} = word(d + {at + 8 + 8 * OUTER})")
+            lines.append(f"    t{j} = word(s{j} + {8 * OUTER})")
     lines += ["    row = chunk * per", "    last = smaller(row + per, rows)", "    r = row"]
     for k in range(OUTER - 1, 0, -1):
         lines += [f"    i{k} = r % n{k}", f"    r = r // n{k}"]
     lines += ["    i0 = r", "    while row < last:"]
     lines += ["        n = tail if row == rows - 1 else width"]
-    values = []
+    values, indices = [], ", ".join(f"i{k}" for k in range(OUTER))
     for j, (kind, kind_of) in enumerate(zip(kinds, types)):
         if kind == "p":
-            lines.append(f"        a{j - 1} = b{j}")
             continue
-        sum_ = " + ".join(f"i{k} * s{j}_{k}" for k in range(OUTER))
-        lines.append(f"        q{j} = b{j} + {sum_}")
+        lines.append(f"        q{j} = place(b{j}, s{j}, {indices})")
         if kind == "s" and j:
             lines.append(f"        a{j - 1} = load_{kind_of}(q{j}, 0)")
         elif j:

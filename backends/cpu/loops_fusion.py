@@ -64,7 +64,7 @@ class Text:
 
 def nest_kernel(isa: Any, text: Text):
     """The kernel of a nest."""
-    from . import numeric
+    from . import numeric, vector
 
     head = ["def body(d, chunk):", *_record(text), *(f"    {line}" for line in text.head)]
     lines = [*head, "    row = chunk * per", "    last = smaller(row + per, rows)", "    r = row"]
@@ -73,16 +73,18 @@ def nest_kernel(isa: Any, text: Text):
     lines += ["    i0 = r", "    while row < last:"]
     final = text.rows - 1
     lines += [f"        n = tail if i{final} == n{final} - 1 else width"]
+    indices = ", ".join(f"i{k}" for k in range(text.rows))
     for j, place in enumerate(text.places):
-        terms = [f"i{k} * s{j}_{k}" for k in range(text.rows)] if place.outside else []
-        lines.append(f"        q{j} = " + " + ".join([f"b{j}", *terms]))
+        q = f"over_rows(b{j}, s{j}, {indices})" if place.outside else f"b{j}"
+        lines.append(f"        q{j} = {q}")
     for stage in text.stages:
         lines += [f"        {line}" for line in _stage(text, stage)]
     lines += ["        row += 1", f"        i{final} += 1"]
     for k in range(final, 0, -1):
         pad = "    " * (2 + final - k)
         lines += [f"{pad}if i{k} == n{k}:", f"{pad}    i{k} = 0", f"{pad}    i{k - 1} += 1"]
-    return numeric.chunked("\n".join(lines), scope())
+    over = {"over_rows": vector.place(text.rows), "over_inner": vector.place(text.around)}
+    return numeric.chunked("\n".join(lines), scope() | over)
 
 
 def _record(text: Text) -> list[str]:
@@ -97,6 +99,11 @@ def _record(text: Text) -> list[str]:
         lines.append(f"    {name} = word(d + {at})")
         at += 8
 
+    def strides(name: str, count: int) -> None:
+        nonlocal at
+        lines.append(f"    {name} = d + {at}")
+        at += 8 * count
+
     for k in range(text.rows):
         take(f"n{k}")
     for k in range(text.around):
@@ -106,10 +113,10 @@ def _record(text: Text) -> list[str]:
         lines.append(f"    z{k} += scratch")
     for j, place in enumerate(text.places):
         take(f"b{j}")
-        for k in range(text.rows if place.outside else 0):
-            take(f"s{j}_{k}")
-        for k in range(text.around if place.inside else 0):
-            take(f"u{j}_{k}")
+        if place.outside:
+            strides(f"s{j}", text.rows)
+        if place.inside:
+            strides(f"u{j}", text.around)
         if place.step == "g":
             take(f"g{j}")
     factors = [f"m{k}" for k in range(text.around)] + ([] if text.lanes else ["width"])
@@ -127,9 +134,10 @@ def _stage(text: Text, stage: Stage) -> list[str]:
     for k in range(text.around):
         lines.append(f"{pad}for j{k} in range(m{k}):")
         pad += "    "
+    indices = "".join(f", j{k}" for k in range(text.around))
     for j in stage.places:
-        inside = [f"j{k} * u{j}_{k}" for k in range(text.around)] if text.places[j].inside else []
-        lines.append(f"{pad}p{j} = " + " + ".join([f"q{j}", *inside]))
+        p = f"over_inner(q{j}, u{j}{indices})" if text.places[j].inside else f"q{j}"
+        lines.append(f"{pad}p{j} = {p}")
     line = "0"
     for k in range(text.around):
         line = f"({line} * m{k} + j{k})" if k else "j0"

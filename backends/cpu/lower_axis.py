@@ -125,14 +125,14 @@ def resize(low: Lowering, node: Node) -> bool:
 
 
 def _nearest(op: Any, n: int, m: int, scale: float) -> Array:
-    return op._nearest(op.coordinates(n, m, scale, None))
+    return op.nearest(op.coordinates(n, m, scale, None))
 
 
 def _interpolate(
     low: Lowering, op: Any, x: Tensor, out: Tensor, axis: int, scale: float, node: Node
 ) -> None:
     n, m = x.shape[axis], out.shape[axis]
-    matrix = op._along(np.eye(n, dtype=x.dtype.numpy), 0, op.coordinates(n, m, scale, None), scale)
+    matrix = op.along(np.eye(n, dtype=x.dtype.numpy), 0, op.coordinates(n, m, scale, None), scale)
     taps = max(1, int((matrix != 0).sum(1).max()))
     order = np.argsort(matrix == 0, axis=1, kind="stable")[:, :taps]
     table = np.zeros((m, taps, 2), np.int64)

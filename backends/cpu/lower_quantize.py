@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...ir import Array, DType, Node, Value
+from ...ir.analysis.index import NotNest
 from . import generic
 from .generic import Leaf
 from .grids import emit_map, grid_words, target_of
@@ -18,6 +19,7 @@ from .kernels.maps import FloatRecord
 from .layout import Tensor, round_up
 from .lower import Lowering, lowers
 from .lower_conv import strides
+from .lower_fusion import emit_body
 from .steps import Step, Word, record_words
 
 
@@ -29,6 +31,8 @@ def quantize(low: Lowering, node: Node) -> bool:
     op: Any = node.op
     scale, zero = low.array(scale_value), low.array(zero_value)
     kind = node.type.dtype
+    if _computed(low, node):
+        return True
     if scale is None or x.type.dtype is not DType.f32 or scale.dtype != np.float32:
         return False
     if op.block_size or (zero_value is not None and zero is None):
@@ -54,6 +58,23 @@ def quantize(low: Lowering, node: Node) -> bool:
     out = low.result(node[0], exact=True)
     text = f"{kind.value}(quantize32(a0, a1, a2, a3, a4))"
     low.emit(generic.map_step(text, "quantize", out, leaves, low.threads, (node.name,)))
+    return True
+
+
+def _computed(low: Lowering, node: Node) -> bool:
+    """A scale or zero point that is computed, as in quantization-aware training: as a loop nest."""
+    operands = [v for v in low.graph.operands(node) if v is not None]
+    if all(low.array(v) is not None for v in operands[1:]) or node.type.size == 0:
+        return False
+    if any(v.type.dtype not in generic.SUPPORTED for v in (*operands, node[0])):
+        return False
+    sources = [low.tensor(v) for v in operands]
+    out = low.result(node[0], exact=True)
+    try:
+        emit_body(low, lambda b, *xs: b.add_op(node.op, *xs), sources, out, node.op.name,
+                  (node.name,))  # fmt: skip
+    except NotNest:
+        return False
     return True
 
 
@@ -97,6 +118,8 @@ def dequantize(low: Lowering, node: Node) -> bool:
     assert x is not None
     op: Any = node.op
     scale, zero = low.array(scale_value), low.array(zero_value)
+    if _computed(low, node):
+        return True
     if scale is None or scale.dtype != np.float32 or node.type.dtype is not DType.f32:
         return False
     if op.block_size or (zero_value is not None and zero is None) or node.type.size == 0:

@@ -133,10 +133,20 @@ def _pool_gradient(
     low: Lowering, node: Node, g: Geometry, dy: Value, source: Tensor | None,
     scale: np.ndarray | None,
 ) -> None:  # fmt: skip
-    """Add window by window to zeros: to the result, or to a tensor with a border of its own."""
-    nodes, zero = (node.name,), (0,) * len(g.kernel)
+    zero = (0,) * len(g.kernel)
     flat = Geometry(g.kernel, g.strides, g.dilations, zero, zero, g.out)
     other = lift(image(low, dy, flat, 0.0))
+    extra = {} if scale is None else scale_words(low, scale.reshape(other.shape[2:]))
+    add_windows(low, node, g, other, "mean" if source is None else "max", source, extra)
+
+
+def add_windows(
+    low: Lowering, node: Node, g: Geometry, other: Tensor, kind: str, source: Tensor | None,
+    extra: dict[str, Word],
+) -> None:  # fmt: skip
+    """Add `other`, window by window, to zeros: to the node's result, or to a tensor with a border
+    of its own (see `kernels.pool.pool_gradient`)."""
+    nodes = (node.name,)
     result = low.result(node[0], exact=False, granule=LANES)
     inside = result
     halo = Halo(g.before, g.after) if any(g.before + g.after) else None
@@ -151,12 +161,10 @@ def _pool_gradient(
         **{f"target{k.removeprefix('source')}": v for k, v in first_tap(target, lifted).items()},
         "target_tap_row": target.strides[2] * lifted.dilations[0],
         "target_tap_pixel": target.strides[3] * lifted.dilations[1],
+        **extra,
     }
-    if scale is not None:
-        values |= scale_words(low, scale.reshape(other.shape[2:]))
     words = record_words(PoolGradientRecord, values)
     reads = [other.buffer, target.buffer, *([source.buffer] if source else [])]
-    kernel = pool.gradient_kernel(source is not None)
-    low.emit(Step(kernel, words, reads, [target.buffer], nodes))
+    low.emit(Step(pool.gradient_kernel(kind), words, reads, [target.buffer], nodes))
     if inside is not result:
         low.copy(inside, result, nodes)

@@ -33,8 +33,8 @@ def give(low: Lowering, value: Value, view: Tensor | None, nodes: tuple[str, ...
 
 
 @lowers(
-    "identity", "dropout", "optimization_barrier", "transpose", "squeeze", "unsqueeze", "expand",
-    "slice",
+    "identity", "dropout", "optimization_barrier", "scale_gradient", "transpose", "squeeze",
+    "unsqueeze", "expand", "slice",
 )  # fmt: skip
 def views(low: Lowering, node: Node) -> bool:
     """One operand seen in another way; the other operands are known."""
@@ -57,7 +57,7 @@ def _view(node: Node, x: Tensor, rest: list[Array | None]) -> Tensor | None:
     op: Any = node.op
     shape = node.type.static_shape
     match op.name:
-        case "identity" | "dropout" | "optimization_barrier":
+        case "identity" | "dropout" | "optimization_barrier" | "scale_gradient":
             return x
         case "transpose":
             return x.permute(op.order(len(x.shape)))

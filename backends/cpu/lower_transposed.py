@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ...ir import DType, Node
-from .computed import LARGEST, arrays
+from .computed import LARGEST, arrays, dense
 from .images import Geometry, image, lift
-from .layout import Halo, Tensor
+from .kernels.grid import LANES
+from .kernels.product import Form
+from .layout import Halo, Tensor, round_up
 from .lower import GRANULE, Lowering, lowers
 from .lower_conv import Layer, emit_layer, finish_of
+from .lower_reduce import add_windows
+from .products import Product, dense_rows, emit_product, packed_columns
+from .steps import Word
+
+WORTH = 2.5  # times the work of a convolution that products with sums behind them are
 
 
 @lowers("conv_transpose", "fused_conv_transpose")
 def transposed_conv(low: Lowering, node: Node) -> bool:
-    """In f32: where windows do not overlap, a 1x1 convolution for each place in
-    the window; else a convolution over the input spread out by zeros."""
+    """In f32: where windows do not overlap, a 1x1 convolution for each place in the window; else a
+    convolution over the input spread out by zeros, or products that are added window by window
+    (col2im) where those are much less work."""
     x, weight, bias = [*low.graph.operands(node), None][:3]
     assert x is not None and weight is not None
     op: Any = node.op
@@ -33,6 +42,8 @@ def transposed_conv(low: Lowering, node: Node) -> bool:
     before = tuple(e - 1 - p for e, p in zip(window.extent, window.begin))
     spread = tuple((n - 1) * s + 1 for n, s in zip(sizes, window.strides))
     after = tuple(o - n - a + e - 1 for o, n, a, e in zip(out, spread, before, window.extent))
+    if not apart and _wasteful(low, node, out, sizes) and bias is None:
+        return _scattered(low, node, window, sizes, out)
     if not apart and min(before + after) < 0:
         return False
     finish = finish_of(low, node)
@@ -61,6 +72,55 @@ def transposed_conv(low: Lowering, node: Node) -> bool:
         )
         emit_layer(low, layer, lift(made), lift(target), g.lifted())
     finish.by_map(low, target)
+    return True
+
+
+def _wasteful(
+    low: Lowering, node: Node, out: tuple[int, ...], sizes: tuple[int, ...]
+) -> bool:  # fmt: skip
+    """Whether a convolution would multiply by zeros more than it is worth: it computes whole
+    vectors of channels at every place of the result."""
+    op: Any = node.op
+    if node.op.name != "conv_transpose" or op.group > 1:
+        return False
+    channels = node.type.static_shape[1]
+    places = math.prod(out) / math.prod(sizes)
+    return places * round_up(channels, low.isa.lanes) / channels > WORTH
+
+
+def _scattered(
+    low: Lowering, node: Node, window: Any, sizes: tuple[int, ...], out: tuple[int, ...]
+) -> bool:
+    """Each input pixel times the weights of all taps, added where the window lies."""
+    x, weight = low.graph.operands(node)[:2]
+    assert x is not None and weight is not None
+    nodes, rank = (node.name,), len(sizes)
+    c, per, *kernel = low.shape(weight)
+    after = tuple(max((n - 1) * s + e - b - o, 0) for n, s, e, b, o in
+                  zip(sizes, window.strides, window.extent, window.begin, out))  # fmt: skip
+    g = Geometry(tuple(kernel), window.strides, window.dilations, window.begin, after, sizes)
+    zero = (0,) * rank
+    source = lift(image(low, x, Geometry(g.kernel, g.strides, g.dilations, zero, zero, out), 0.0))
+    n, _, h, w = source.shape
+    taps = math.prod(kernel)
+    matrix = low.new(DType.f32, (c, taps, per))
+    flat = low.tensor(weight).reshape((c, per, taps))
+    if flat is None:
+        flat = dense(low, weight, nodes).reshape((c, per, taps))
+    columns = matrix.reshape((c, taps * per))
+    assert flat is not None and columns is not None
+    low.copy(flat.permute((0, 2, 1)), matrix, nodes)
+    # Channels are added in whole vectors, which may end behind the last tap.
+    whole = low.new(DType.f32, (n * h * w * taps * per + LANES,))
+    made = whole.slice(0, 0, n * h * w * taps * per).reshape((n, h, w, taps * per))
+    assert made is not None
+    product = Product(Form("float"), fields={"alpha": 1.0}, nodes=nodes)
+    rows = dense_rows(low, source.permute((0, 2, 3, 1)), nodes)
+    emit_product(low, rows, packed_columns(low, columns, n * h * w, nodes), made, product)
+    (kw,), item = kernel[-1:], made.item
+    other = made.permute((0, 3, 1, 2)).slice(1, 0, per)
+    extra: dict[str, Word] = {"other_tap_row": kw * per * item, "other_tap_pixel": per * item}
+    add_windows(low, node, g, other, "taps", None, extra)
     return True
 
 

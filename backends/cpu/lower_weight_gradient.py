@@ -52,7 +52,8 @@ def conv_weight_gradient(low: Lowering, node: Node) -> bool:
     g = g.lifted()
     depthwise = op.group > 1 and per == 1 and out == op.group
     if depthwise:
-        sums, where = _sums(low, source, other, g, _by_channel(low, g, source, out), nodes, False)
+        plan = _by_channel(low, g, source, out)
+        sums, where = _sums(low, source, other, g, plan, nodes, g.kernel[1])
     elif op.group == 1:
         sums, where = _dense(low, source, other, g, nodes)
     else:
@@ -82,7 +83,7 @@ def _dense(
         source = _patches(low, source, g, nodes)
         one, zero, channels = (1, 1), (0, 0), source.shape[1]
         g = Geometry(one, one, one, zero, zero, g.out)
-    return _sums(low, source, other, g, _by_element(low, g, source, channels, out), nodes, True)
+    return _sums(low, source, other, g, _by_element(low, g, source, channels, out), nodes)
 
 
 def _patches(low: Lowering, source: Tensor, g: Geometry, nodes: tuple[str, ...]) -> Tensor:
@@ -129,16 +130,19 @@ def _by_element(low: Lowering, g: Geometry, source: Tensor, channels: int, out: 
 
 
 def _by_channel(low: Lowering, g: Geometry, source: Tensor, channels: int) -> Plan:
-    """Tiles of the taps of a kernel row times a vector of channels."""
+    """Tiles of a window's taps (or of a kernel row's, where they are many) times a vector."""
     lanes, (kh, kw) = low.isa.lanes, g.kernel
+    height = kh * kw if kh * kw <= _heights(low)[0] else kw
+    each = kh * kw // height  # tiles of a window
     panels, row = -(-channels // lanes), source.strides[2] * g.dilations[0]
-    panel, y = (a.reshape(-1) for a in np.indices((panels, kh)))
+    panel, part = (a.reshape(-1) for a in np.indices((panels, each)))
     tiles = np.stack([
-        y * row + panel * 4 * lanes, panel * 4 * lanes, np.arange(panels * kh) * 4 * lanes * kw,
+        part * row + panel * 4 * lanes, panel * 4 * lanes,
+        np.arange(panels * each) * 4 * lanes * height,
     ], axis=-1).astype(np.int64)  # fmt: skip
-    c, y, x = np.indices((channels, kh, kw))
-    where = (((c // lanes) * kh + y) * kw + x) * lanes + c % lanes
-    return Plan(tiles, kw, where.reshape(channels, -1))
+    c, tap = np.indices((channels, kh * kw))
+    where = ((c // lanes) * kh * kw + tap) * lanes + c % lanes
+    return Plan(tiles, height, where)
 
 
 def _heights(low: Lowering) -> tuple[int, ...]:
@@ -153,7 +157,7 @@ def _height(length: int, heights: tuple[int, ...]) -> int:
 
 def _sums(
     low: Lowering, source: Tensor, other: Tensor, g: Geometry, plan: Plan, nodes: tuple[str, ...],
-    dense: bool,
+    taps: int = 0,
 ) -> tuple[Tensor, Array]:  # fmt: skip
     """The step that makes all sums, in one tensor."""
     n, _, h, w = other.shape
@@ -176,10 +180,11 @@ def _sums(
         "chunk_tiles": chunk_tiles, "tile_count": count, "tile_chunks": -(-count // chunk_tiles),
         "blocks": blocks, "row_blocks": row_blocks, "block_rows": block_rows,
         "chunk_blocks": chunk_blocks, "rows": h, "width": w,
-        "element": source.strides[3] * g.dilations[1], "target": made.ref,
+        "tap_row": source.strides[2] * g.dilations[0],
+        "tap_pixel": source.strides[3] * g.dilations[1], "target": made.ref,
         "target_split": made.strides[0],
     })  # fmt: skip
-    kernel = weight_gradient.kernel(plan.height, dense)
+    kernel = weight_gradient.kernel(plan.height, taps)
     macs = words * n * h * w
     low.emit(Step(kernel, fields, [source.buffer, other.buffer], [made.buffer], nodes, macs))
     if splits == 1:

@@ -20,6 +20,7 @@ from ...ir import DType
 from . import emit_math, vector
 from .emit import Emit
 from .isa import TABLES
+from .jit import Chunked
 
 _NUMBA = {
     "f32": types.float32, "f64": types.float64, "i64": types.int64, "i32": types.int32,
@@ -229,8 +230,8 @@ def scope() -> dict[str, object]:
     return names
 
 
-def chunked(text: str, names: dict[str, object]):
+def chunked(text: str, names: dict[str, object]) -> Chunked:
     """The kernel that runs generated `body(d, chunk)` for every chunk of its record."""
     space: dict[str, Any] = dict(names)
     exec(compile(text, "<taut kernel>", "exec"), space)
-    return vector.driver(inline(space["body"]))
+    return Chunked(space["body"])

@@ -29,7 +29,7 @@ from __future__ import annotations
 import sys
 
 from .isa import Isa, host_architecture
-from .jit import Kernel
+from .jit import Chunked, Kernel
 
 SLOTS = 4
 _FUTEX = {"x86_64": 202, "aarch64": 98, "riscv64": 98, "powerpc64le": 221, "s390x": 238}
@@ -179,14 +179,13 @@ def alone(isa: Isa):
     load = v.load_i64
     invoke = v.invoke()
 
-    @v.inline
     def body(d, chunk):
         at = d + 32
         for _ in range(load(d + 24)):
             invoke(load(at), 0, 1, load(at + 8))
             at += 16
 
-    return v.driver(body)
+    return Chunked(body)
 
 
 BARRIER = Kernel.of(barrier)

@@ -55,7 +55,9 @@ class Team:
         `base` begins with the address of its sync block, or is a sync block. All work is done on
         return. A thread that did not get to run may then still walk through the records, without
         touching data, if `keep` is given: the arrays that hold the sync block and the records,
-        which the team keeps alive so long. Without, `run` waits for every thread to leave.
+        which the team keeps alive so long. What decides how many barriers it walks through (the
+        rounds of a loop) must stay as it is until then: a thread that counts more of them than the
+        others takes the next call's work. Without `keep`, `run` waits for every thread to leave.
         """
         with self.lock:
             if self.nt > 1 and not self._threads:

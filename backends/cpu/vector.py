@@ -33,22 +33,24 @@ def emitted(isa: Isa, arguments: int, body: Callable[..., Value], returns: bool 
 inline = njit(inline="always")
 
 
-def external(symbol: str) -> Any:
-    """A call to `void symbol(i64, i64, i64)`, which is linked by name."""
-
-    def body(e: Emit, tid: Value, nt: Value, d: Value) -> None:
-        kind = ir.FunctionType(ir.VoidType(), [I64] * 3)
-        e.b.call(declare(e.b.module, kind, symbol), [tid, nt, d])
-
-    return emitted(_PLAIN, 3, body)
-
-
 _PLAIN = TABLES["portable"]
 load_i64 = emitted(_PLAIN, 1, lambda e, a: e.load(a), True)
-store_i64 = emitted(_PLAIN, 2, lambda e, a, v: e.store(v, a))
 smaller = emitted(
     _PLAIN, 2, lambda e, a, c: e.b.select(e.b.icmp_signed("<", a, c), a, c), True
 )  # Numba's own min() is a function to link
+
+
+@cache
+def place(axes: int) -> Any:
+    """`place(start, strides, i0, i1, ...)`: start + i0 * s0 + i1 * s1 + ..., the strides being
+    words of a record. One call for a dozen expressions, each of which Numba would have to type."""
+
+    def body(e: Emit, start: Value, strides: Value, *indices: Value) -> Value:
+        for k, index in enumerate(indices):
+            start = e.add(start, e.mul(index, e.field(strides, k)))
+        return start
+
+    return emitted(_PLAIN, 2 + axes, body, True)
 
 
 def _fill(e: Emit, address: Value, value: Value, size: Value) -> None:
@@ -60,11 +62,6 @@ def _fill(e: Emit, address: Value, value: Value, size: Value) -> None:
 
 
 fill = emitted(_PLAIN, 3, _fill)
-
-
-def language() -> dict[str, object]:
-    """What a generated entry may use beside its kernels."""
-    return {"load_i64": load_i64, "store_i64": store_i64}
 
 
 # Threads.
@@ -218,23 +215,31 @@ def sharing():
     return expect, take, finish
 
 
-def driver(body):
-    """A kernel `f(tid, nt, d)` that calls `body(d, chunk)` for every chunk of a record once, over
-    all threads. With nt == 1 one thread runs all of them, with nt == 0 only chunk number `tid`;
-    both leave the sync block alone.
+def driver(symbol: str) -> Any:
+    """A kernel `f(tid, nt, d)` that calls `void symbol(d, chunk)` for every chunk of a record once,
+    over all threads. With nt == 1 one thread runs all of them, with nt == 0 only chunk number
+    `tid`; both leave the sync block alone.
 
-    `body` is an intrinsic or an `njit(inline="always")` function. Records begin with the words
-    sync, slot, chunks (see `records.Header`; how chunks are taken: `sync`).
+    Records begin with the words sync, slot, chunks (see `records.Header`; how chunks are taken:
+    `sync`).
     """
     expect, take, finish = sharing()
     word = load_i64
+
+    def call(e: Emit, d: Value, chunk: Value) -> None:
+        kind = ir.FunctionType(ir.VoidType(), [I64] * 2)
+        function = declare(e.b.module, kind, symbol)
+        function.attributes.add("noduplicate")  # a body is large: it is to stand there once
+        e.b.call(function, [d, chunk])
+
+    body = emitted(_PLAIN, 2, call)
 
     def kernel(tid, nt, d):
         chunk = tid if nt == 0 else 0
         end = chunk + 1 if nt == 0 else word(d + 16)
         if nt > 1:
             expect(tid, word(d), end)
-        while True:  # `body` is large: it stands here once, for both ways
+        while True:  # one loop for both ways, since `body` is large
             if nt > 1:
                 chunk = take(tid, nt, d)
             if chunk < 0 or chunk >= end:

@@ -11,6 +11,8 @@ from ...ir import Builder, DType, Graph, Node, UnsupportedError, Value
 from ...ir.ops.attention import Attention
 from ...ir.ops.barrier import OptimizationBarrier
 from ...ir.ops.linear import FusedMatMul
+from ...ir.ops.rounded_bias import RoundBias
+from ...ir.ops.scaled_gradient import ScaleGradient
 
 ATTENTION_SINCE = 23
 _LATER = f"export with opset {ATTENTION_SINCE}"
@@ -26,6 +28,10 @@ def body_of(node: Node, operands: Sequence[Value | None], opset: int) -> Graph |
         return _body(padded, lambda b, *xs: op.definition(b, *xs))
     if isinstance(op, OptimizationBarrier):
         return _body(operands, lambda b, x: b.identity(x))
+    if isinstance(op, RoundBias):
+        return _body(operands, lambda b, *xs: op.definition(b, *xs))
+    if isinstance(op, ScaleGradient):
+        return _body(operands, lambda b, x, factor: b.identity(x))
     if isinstance(op, Attention) and opset < ATTENTION_SINCE:
         return _body(operands, lambda b, *xs: _attention(b, node, *xs))
     return None

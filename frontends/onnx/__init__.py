@@ -7,11 +7,12 @@ import os
 from onnx import ModelProto
 
 from ...ir import DEFAULT_LIMITS, Graph, LimitError, Limits, TautError, verify
+from ..unsupported import Unsupported, UnsupportedOps
 from .functions import local_functions
 from .importer import Importer
 from .nested import all_graphs
 from .read import Source, opsets, properties, read_model
-from .survey import Unsupported, UnsupportedOps, survey
+from .survey import survey
 from .tensors import TensorReader
 
 __all__ = ["Unsupported", "UnsupportedOps", "load_onnx", "unsupported_ops"]

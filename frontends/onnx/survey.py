@@ -4,48 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 import onnx
 from onnx import FunctionProto, GraphProto, NodeProto, TypeProto, ValueInfoProto
 
 from ...ir import TautError, UnsupportedError, op_for_onnx
-from ...ir.errors import show_name
 from ...ir.standard import dtype_of, schema
+from ..unsupported import Unsupported
 from .adapters import NOW
 from .functions import Key, has_builtin, key_of, opset_imports, static_builtin
 from .nested import all_graphs, all_nodes
 from .tensors import text
-
-_SHOWN = 8
-
-
-class Unsupported(NamedTuple):
-    """One node (or input) that cannot be imported."""
-
-    node: str
-    op: str
-    reason: str
-
-
-class UnsupportedOps(UnsupportedError):
-    """Lists every unsupported op of a model with its nodes; `found` has them all."""
-
-    def __init__(self, found: list[Unsupported]) -> None:
-        by_op: dict[tuple[str, str], list[str]] = {}
-        for node, op, reason in found:
-            by_op.setdefault((op, reason), []).append(node)
-        parts = []
-        for (op, reason), nodes in by_op.items():
-            names = ", ".join(show_name(n) for n in nodes[:_SHOWN])
-            more = f" and {len(nodes) - _SHOWN} more" if len(nodes) > _SHOWN else ""
-            parts.append(f"{op} ({reason}): {names}{more}")
-        count = f"{len(found)} node{'s' * (len(found) > 1)}"
-        super().__init__(
-            f"{count} cannot be imported: " + "; ".join(parts),
-            hint="`taut ops` lists what can",
-        )
-        self.found = found
 
 
 def survey(

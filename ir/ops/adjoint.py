@@ -157,12 +157,10 @@ def put(b: Builder, g: Value, at: Value, x: Value, axis: int) -> Value:
     return move(b, made, inverse([axis, *rest]))
 
 
-def keep_axes(b: Builder, y: Value, x: Value, axes: Value | None, keepdims: bool) -> Value:
-    """y, a reduction of x over axes (all of them if none are given), with these axes of size 1."""
-    if keepdims:
+def keep_axes(b: Builder, y: Value, axes: Value | None, keepdims: bool) -> Value:
+    """y, a reduction over axes (all of them if none are given), as it broadcasts to x."""
+    if keepdims or axes is None:  # a scalar broadcasts to anything
         return y
-    if axes is None:
-        return b.reshape(y, ints(b, *[1] * rank_of(x)))
     return b.unsqueeze(y, axes)
 
 

@@ -89,7 +89,7 @@ class Slice(Op):
         step = [1] * len(starts) if steps is None else steps.tolist()
         keep = [slice(None)] * x.ndim
         for axis, a, b, s in zip(which, starts.tolist(), ends.tolist(), step):
-            keep[axis] = slice(*_bounds(x.shape[axis], a, b, s))
+            keep[axis] = slice(*slice_bounds(x.shape[axis], a, b, s))
         return x[(*keep, ...)].copy()
 
     def dims(
@@ -104,7 +104,7 @@ class Slice(Op):
         s = (1,) if steps is None else steps.as_ints()
         if dims is None or not a or not b or not s:
             return None
-        return dims[slice(*_bounds(len(dims), a[0], b[0], s[0]))]
+        return dims[slice(*slice_bounds(len(dims), a[0], b[0], s[0]))]
 
     def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
         (x, starts, ends, axes, steps), (g,) = operands, gradients
@@ -138,7 +138,7 @@ class Slice(Op):
             n = shape[axis]
             if not isinstance(n, int):
                 return None
-            first, stop, _ = _bounds(n, start, end, 1)
+            first, stop, _ = slice_bounds(n, start, end, 1)
             assert stop is not None
             before.append(first)
             after.append(n - max(stop, first))
@@ -150,7 +150,7 @@ def _entries(x: Abstract, count: int) -> Shape:
     return unknown(count) if dims is None else dims
 
 
-def _bounds(n: int, a: int, b: int, s: int) -> tuple[int, int | None, int]:
+def slice_bounds(n: int, a: int, b: int, s: int) -> tuple[int, int | None, int]:
     """Start, stop and step for Python's slice, from ONNX's clamping rules."""
     a, b = (a + n if a < 0 else a), (b + n if b < 0 else b)
     if s > 0:
@@ -163,7 +163,7 @@ def _sliced(n: Dim, a: Dim, b: Dim, s: Dim) -> Dim:
     if not isinstance(a, int) or not isinstance(s, int):
         return None
     if isinstance(n, int) and isinstance(b, int):
-        return len(range(n)[slice(*_bounds(n, a, b, s))])
+        return len(range(n)[slice(*slice_bounds(n, a, b, s))])
     whole = b == n or (isinstance(b, int) and b >= (1 << 31) - 1)
     return n if a == 0 and s == 1 and isinstance(n, str) and whole else None
 

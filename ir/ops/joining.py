@@ -212,10 +212,10 @@ class Pad(Op):
             return made
         for axis, (a, b) in enumerate(widths):
             if a or b:
-                kept = np.take(kept, self._sources(kept.shape[axis], a, b), axis=axis)
+                kept = np.take(kept, self.sources(kept.shape[axis], a, b), axis=axis)
         return kept
 
-    def _sources(self, n: int, a: int, b: int) -> Array:
+    def sources(self, n: int, a: int, b: int) -> Array:
         """Where each element of a padded axis comes from."""
         if n == 0:
             raise FeedError(f"mode {self.mode} has nothing to repeat")

@@ -52,8 +52,10 @@ def product_gradients(b: Builder, g: Value, x: Value, w: Value) -> tuple[Value, 
     """Gradients of matrices x and w, given that of x @ w: g @ w^T and x^T @ g, summed over the
     axes that were broadcast. A weight that all of x shares gets one product over all of its rows.
     """
+    if rank_of(w) == rank_of(x) == 2:
+        return b.gemm(g, w, transB=True), b.gemm(x, g, transA=True)
     dx = sum_to(b, b.mat_mul(g, swap_last(b, w)), x)
-    if rank_of(w) == 2 and rank_of(x) > 2:
+    if rank_of(w) == 2:
         return dx, b.gemm(_rows(b, x), _rows(b, g), transA=True)
     return dx, sum_to(b, b.mat_mul(swap_last(b, x), g), w)
 

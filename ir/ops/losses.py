@@ -10,9 +10,9 @@ import numpy as np
 
 from ..errors import FeedError, VerifyError
 from ..op import Abstract, Array, Inferred, Op, register
-from ..types import DType, Shape, TensorType
+from ..types import Shape, TensorType
 from .activation import log_softmax
-from .adjoint import ints, places, rank_of, shaped, where
+from .adjoint import filled, in_type_of, ints, places, rank_of, shape_of, shaped
 from .common import (
     check_choice,
     check_float,
@@ -81,27 +81,34 @@ class ClassLoss(Op):
     def label_gradient(
         self, b: Builder, g: Value, x: Value, labels: Value, weight: Value | None
     ) -> tuple[Value, Value]:
-        """(one-hot labels, -g * the factor of each place), both with an axis of classes."""
-        used = None
-        if self.ignore_index is not None:
-            ignored = np.asarray(self.ignore_index, labels.type.dtype.numpy)
-            used = b.not_(b.equal(labels, b.constant(ignored)))
-            labels = b.where(used, labels, b.sub(labels, labels))
+        """(one-hot labels, -g * the factor of each place); the latter broadcasts to the former."""
+        labels = b.unsqueeze(labels, ints(b, 1))
         classes = b.reshape(places(b, x, 1), ints(b, -1, *[1] * (rank_of(x) - 2)))
-        labels = b.unsqueeze(b.cast(labels, to=DType.i64), ints(b, 1))
-        hot = b.cast(b.equal(labels, classes), to=x.type.dtype)
-        if weight is None:
-            factor = b.reduce_sum(hot, ints(b, 1))  # ones
-        else:
-            spread = b.reshape(weight, ints(b, -1, *[1] * (rank_of(x) - 2)))
-            factor = b.reduce_sum(b.mul(hot, spread), ints(b, 1))
-        if used is not None:
-            factor = where(b, b.unsqueeze(used, ints(b, 1)), factor)
+        hot = b.cast(b.equal(labels, in_type_of(b, classes, labels)), to=x.type.dtype)
+        factor = self._factor(b, labels, hot, weight)
         if self.reduction == "none":
             g = b.unsqueeze(g, ints(b, 1))
         elif self.reduction == "mean":
-            g = b.div(g, b.reduce_sum(factor, keepdims=False))
-        return hot, b.neg(b.mul(factor, g))
+            count = b.cast(b.size(labels), to=g.type.dtype) if factor is None else \
+                b.reduce_sum(factor, keepdims=False)  # fmt: skip
+            g = b.div(g, count)
+        return hot, b.neg(g if factor is None else b.mul(factor, g))
+
+    def _factor(
+        self, b: Builder, labels: Value, hot: Value, weight: Value | None
+    ) -> Value | None:
+        """Each place's weight, 0 where it is ignored; None where all are 1."""
+        if weight is not None:
+            spread = b.reshape(weight, ints(b, -1, *[1] * (rank_of(hot) - 2)))
+            factor = b.reduce_sum(b.mul(hot, spread), ints(b, 1))
+        elif self.ignore_index is not None:
+            factor = filled(b, shape_of(b, labels), 1, hot)
+        else:
+            return None
+        if self.ignore_index is None:
+            return factor
+        ignored = np.asarray(self.ignore_index, labels.type.dtype.numpy)
+        return b.where(b.equal(labels, ignored), b.number(0, factor), factor)
 
 
 @register

@@ -93,7 +93,7 @@ class Reduction(Op):
         return np.asarray(made).astype(x.dtype)
 
     def derivative(self, b: Builder, g: Value, x: Value, y: Value, axes: Value | None) -> Value:
-        """The gradient of x; g and y have the reduced axes, of size 1."""
+        """The gradient of x; g and y broadcast to x."""
         raise NotImplementedError
 
     def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
@@ -102,7 +102,7 @@ class Reduction(Op):
         kept = self.keepdims
         if axes is None and self.noop_with_empty_axes:
             axes, kept = ints(b), True
-        g, y = (keep_axes(b, v, x, axes, kept) for v in (g, y))
+        g, y = (keep_axes(b, v, axes, kept) for v in (g, y))
         return shaped(b, self.derivative(b, g, x, y, axes), x), None
 
 

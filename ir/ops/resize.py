@@ -155,7 +155,7 @@ class Resize(Op):
             if (factors[i] == 1.0 and n == m and not crop) or not y.size:
                 continue
             u = self.coordinates(n, m, factors[i], part)
-            y = self._along(y, axis, u, factors[i])
+            y = self.along(y, axis, u, factors[i])
             if crop:
                 place = [-1 if a == axis else 1 for a in range(x.ndim)]
                 outside = outside | ((u < 0) | (u > n - 1)).reshape(place)
@@ -192,10 +192,10 @@ class Resize(Op):
                 return shift + (p + half) / s - half
         return (p + half) / s - half
 
-    def _along(self, x: Array, axis: int, u: Array, scale: float) -> Array:
+    def along(self, x: Array, axis: int, u: Array, scale: float) -> Array:
         n = x.shape[axis]
         if self.mode == "nearest":
-            return np.take(x, np.clip(self._nearest(u), 0, n - 1), axis=axis)
+            return np.take(x, np.clip(self.nearest(u), 0, n - 1), axis=axis)
         stretch = min(scale, 1.0) if self.antialias else 1.0
         support = 2 if self.mode == "cubic" else 1
         base = np.ceil(u).astype(np.int64) - 1
@@ -215,7 +215,7 @@ class Resize(Op):
             made += np.take(x, i, axis=axis) * w.reshape(place)
         return made
 
-    def _nearest(self, u: Array) -> Array:
+    def nearest(self, u: Array) -> Array:
         match self.nearest_mode:
             case "floor":
                 made = np.floor(u)
@@ -335,7 +335,7 @@ class ResizeGradient(Resize):
                 continue
             part = (float(roi[i]), float(roi[i + len(axes)])) if crop and roi is not None else None
             u = self.coordinates(n, m, factors[i], part)
-            matrix = self._along(np.eye(n, dtype=made.dtype), 0, u, factors[i])
+            matrix = self.along(np.eye(n, dtype=made.dtype), 0, u, factors[i])
             if crop:
                 matrix[(u < 0) | (u > n - 1)] = 0
             made = np.moveaxis(np.tensordot(made, matrix, (axis, 0)), -1, axis)

@@ -46,6 +46,7 @@ class ScaledAttention(Op):
     """
 
     onnx = None
+    not_differentiable = "its operands are integers: differentiate before lowering"
     scale: float | None = None
     is_causal: bool = False
 

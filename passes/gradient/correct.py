@@ -24,6 +24,7 @@ class CountCorrect(Pass):
 
     name = "count-correct"
     bound = Exact()
+    keeps_signature = False
     k: int = 1
     output: str = ""
     target: str = "target"

@@ -27,6 +27,7 @@ class DropoutMasks(Pass):
 
     name = "dropout-masks"
     bound = Changes()
+    keeps_signature = False
     keep: tuple[str, ...] = ()
 
     def run(self, graph: Graph, context: Context) -> Outcome:

@@ -32,6 +32,7 @@ class Gradient(Pass):
 
     name = "gradient"
     bound = Exact()
+    keeps_signature = False
     loss: str = ""
     wrt: tuple[str, ...] = ()
     recompute: bool = False

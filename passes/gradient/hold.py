@@ -28,6 +28,7 @@ class HoldWeights(Pass):
 
     name = "hold-weights"
     bound = Changes()
+    keeps_signature = False
     names: tuple[str, ...] = ()
 
     def run(self, graph: Graph, context: Context) -> Outcome:

@@ -30,6 +30,7 @@ class Loss(Pass):
 
     name = "loss"
     bound = Exact()
+    keeps_signature = False
     kind: str = "cross-entropy"
     output: str = ""
     target: str = "target"
@@ -62,6 +63,7 @@ class Loss(Pass):
             raise FeedError(f"smoothing of {self.kind} is {self.smoothing}",
                             hint="it is from 0 to below 1, and of cross-entropy only")  # fmt: skip
         made = KINDS[self.kind](self, Builder(graph, prefix="loss."), outputs[name])
+        graph.rename(made.node, graph.fresh(self.result))
         graph.set_outputs({**outputs, self.result: made})
         outcome = Outcome()
         outcome.applied("losses", made.node, f"{self.kind} of {name} and {self.target}")

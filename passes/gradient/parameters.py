@@ -9,6 +9,7 @@ import numpy as np
 
 from ...ir import FeedError, Graph, Node, TensorType, VerifyError
 from ...ir.op import Array, is_differentiable
+from ...ir.ops.scaled_gradient import ScaleGradient
 from ...ir.ops.structure import Constant
 from ..base import Exact, Outcome, Pass, near, register_pass
 from ..context import Context
@@ -28,12 +29,14 @@ class Parameters(Pass):
     By default those are the float constants of more than one element that an op reads at an operand
     which gradients reach and which is trained rather than set (statistics, bounds and scales are
     set: `Op.settings`), but for a teacher's (named `teacher.`...) and for masks: constants with an
-    element that is not finite or is below -1e4. Exact when the inputs are fed the constants'
-    arrays: `trainable` gives these by name, `freeze` puts arrays back.
+    element that is not finite or is below -1e4; and those of any size that `scale_gradient` reads.
+    Exact when the inputs are fed the constants' arrays: `trainable` gives these by name, `freeze`
+    puts arrays back.
     """
 
     name = "parameters"
     bound = Exact()
+    keeps_signature = False
     names: tuple[str, ...] = ()
 
     def run(self, graph: Graph, context: Context) -> Outcome:
@@ -80,11 +83,11 @@ def _array(node: Node) -> Array:
 
 
 def _is_trained(graph: Graph, node: Node) -> bool:
-    if not node.type.dtype.is_float or node.type.size < 2:
+    if not node.type.dtype.is_float or node.name.startswith(FROZEN) or _is_mask(_array(node)):
         return False
-    if node.name.startswith(FROZEN) or _is_mask(_array(node)):
-        return False
-    return any(_takes(use.node, use.position) for use in graph.uses(node))
+    if any(isinstance(u.node.op, ScaleGradient) and not u.position for u in graph.uses(node)):
+        return True
+    return node.type.size > 1 and any(_takes(use.node, use.position) for use in graph.uses(node))
 
 
 def _is_mask(array: Array) -> bool:

@@ -8,6 +8,7 @@ the backward part starts with it.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -61,9 +62,9 @@ def _forward(graph: Graph, start: Order) -> list[Node]:
 
 
 def _plan(graph: Graph, forward: Sequence[Node], start: Order, count: int) -> list[Segment]:
-    """`count` segments of as many nodes each, and what they keep and compute anew."""
-    size = math.ceil(len(forward) / count)
-    segments = [Segment(list(forward[i : i + size])) for i in range(0, len(forward), size)]
+    """`count` segments of about as many nodes each, and what they keep and compute anew."""
+    cuts = [i * len(forward) // count for i in range(count + 1)]
+    segments = [Segment(list(forward[i:j])) for i, j in itertools.pairwise(cuts)]
     for segment in segments:
         _settle(graph, segment, start)
     return segments

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...ir import Array, Graph, Node
+from ...ir import Array, Graph, Node, Value
 from ...ir.ops.normalization import BatchNormalization
 from ...ir.ops.structure import Constant
 from ..base import Changes, Outcome, Pass, register_pass
@@ -31,6 +31,7 @@ class BatchStatistics(Pass):
 
     name = "batch-statistics"
     bound = Changes()
+    keeps_signature = False
     keep: tuple[str, ...] = ()
 
     def run(self, graph: Graph, context: Context) -> Outcome:
@@ -60,12 +61,17 @@ def _obstacle(graph: Graph, node: Node, keep: tuple[str, ...]) -> str:
     running = [graph.operand(node, i) for i in STATISTICS]
     if not all(v is not None and isinstance(v.node.op, Constant) for v in running):
         return "its statistics are computed"
-    if any(v is not None and graph.use_count(v) > 1 for v in running):
+    if any(v is not None and _normalized_by(graph, v) > 1 for v in running):
         return "its statistics are shared"
     read = [v.node.name for v in graph.operands(node)[1:] if v is not None]
     if any(matches(n, keep) for n in (node.name, *read)):
         return "it is to be kept"
     return ""
+
+
+def _normalized_by(graph: Graph, value: Value) -> int:
+    """How many batch normalizations read a statistic; others may read it as it is."""
+    return len({u.node for u in graph.uses(value) if isinstance(u.node.op, BatchNormalization)})
 
 
 def statistics(graph: Graph, keep: tuple[str, ...] = ()) -> dict[str, Array]:
@@ -86,7 +92,7 @@ def split_statistics(graph: Graph) -> None:
     for node in list(graph.of(BatchNormalization)):
         for position, kind in STATISTICS.items():
             value = graph.operand(node, position)
-            if value is None or value.array is None or graph.use_count(value) == 1:
+            if value is None or value.array is None or _normalized_by(graph, value) == 1:
                 continue
             own = graph.constant(np.array(value.array), f"{node.name}.{kind}", before=node)
             graph.set_operand(node, position, own)

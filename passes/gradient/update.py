@@ -15,6 +15,7 @@ from typing import ClassVar
 from ...ir import Builder, DType, Graph, Node, TensorType, Value, VerifyError
 from ...ir.differentiate import PREFIX
 from ...ir.ops.adjoint import in_type_of, where
+from ...ir.ops.scaled_gradient import ScaleGradient
 from ..base import Exact, Outcome, Pass, register_pass
 from ..context import Context
 from .names import MASK, NEXT, RATE, STATE, STEP
@@ -25,11 +26,13 @@ class Update(Pass):
     """What the optimizers share.
 
     `decay` is weight decay; without `decay_vectors` parameters of rank 0 and 1 (biases, scales of
-    normalizations) go without. Where an input `mask.NAME` says false (the pass hold-weights adds
+    normalizations) go without, and what is read through `scale_gradient` (scales of quantizers)
+    always does. Where an input `mask.NAME` says false (the pass hold-weights adds
     it), the parameter stays bit for bit and decay does not reach its state.
     """
 
     bound = Exact()  # the other outputs stay
+    keeps_signature = False
     states: ClassVar[tuple[str, ...]] = ()
     decoupled: ClassVar[bool] = False
     decay: float = 0.0
@@ -62,7 +65,9 @@ class Update(Pass):
     ) -> None:
         w, name = parameter[0], parameter.name
         mask = b.graph.find(f"{MASK}{name}")
-        factor = self.decay if self.decay_vectors or w.type.rank > 1 else 0.0
+        decays = self.decay_vectors or w.type.rank > 1
+        scaled = any(isinstance(u.node.op, ScaleGradient) for u in b.graph.uses(w))
+        factor = self.decay if decays and not scaled else 0.0
         if factor and not self.decoupled:
             g = b.add(g, b.mul(w, b.number(factor, w)))
             g = g if mask is None else where(b, mask[0], g)

@@ -12,6 +12,7 @@ register_preset("int8-qdq", f"{LAYERS},quantize")
 register_preset(
     "int8", f"{LAYERS},fuse-attention,motion,quantize{{rows=true}},lower-integer,{REST}"
 )
+register_preset("int8-finish", f"finalize-quantization,lower-integer,{REST}")  # what was trained
 register_preset(
     "fixed-point",
     f"{LAYERS},quantize{{scheme=power-of-two}},lower-integer{{multipliers=power-of-two}},cse,dce,"

@@ -1,5 +1,6 @@
-"""Post-training quantization."""
+"""Post-training quantization and quantization-aware training."""
 
 from . import attention as attention
+from . import aware as aware
 from . import dynamic as dynamic
 from . import passes as passes

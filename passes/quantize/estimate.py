@@ -61,6 +61,7 @@ class Estimator:
     method: Method = "percentile"
     scheme: Scheme = "asymmetric"
     percentile: float = 99.999
+    bits: int = 8
 
     def __call__(self, seen: Seen) -> Range:
         if not seen.batches:
@@ -112,14 +113,14 @@ class Estimator:
         return low * chosen[0], high * chosen[1]
 
     def _squared_error(self, centres: Array, counts: Array, r: Range) -> float:
-        grid = grid_of(*r, self.scheme)
+        grid = grid_of(*r, self.scheme, bits=self.bits)
         clipped = np.clip(centres, grid.low, grid.high)
         error = np.rint(clipped / grid.scale) * grid.scale - centres
         # Inside a step the error is uniform whatever the centre; the histogram's bins are finer.
         return float(counts @ (error * error))
 
     def _divergence(self, centres: Array, counts: Array, r: Range) -> float:
-        grid = grid_of(*r, self.scheme)
+        grid = grid_of(*r, self.scheme, bits=self.bits)
         inside = (centres >= grid.low) & (centres <= grid.high)
         if inside.sum() < 2:
             return float("inf")
@@ -129,9 +130,10 @@ class Estimator:
         p[0] += counts[centres < grid.low].sum()
         p[-1] += counts[centres > grid.high].sum()
         level = (np.rint(centres[inside] / grid.scale) + grid.zero).astype(np.int64)
-        level = np.clip(level, 0, LEVELS - 1)
-        mass = np.bincount(level, weights=kept, minlength=LEVELS)
-        members = np.bincount(level, minlength=LEVELS)
+        levels = 1 << self.bits
+        level = np.clip(level, 0, levels - 1)
+        mass = np.bincount(level, weights=kept, minlength=levels)
+        members = np.bincount(level, minlength=levels)
         q = mass[level] / members[level]
         p, q = p / p.sum(), q / q.sum()
         return float(np.sum(p * np.log(p / np.maximum(q, 1e-30))))

@@ -1,4 +1,4 @@
-"""Grids: the affine maps between real numbers and 8-bit integers, and their arithmetic."""
+"""Grids: the affine maps between real numbers and integers of 2 to 8 bits, and their arithmetic."""
 
 from __future__ import annotations
 
@@ -21,13 +21,20 @@ SMALLEST, LARGEST = 2.0**-60, 2.0**60
 class Grid:
     """real = (q - zero) * scale for q of `dtype`; `scale` is a float32 number.
 
-    With `scales` each channel (index of axis 1) has its own, and `scale` is the largest.
+    With `scales` each channel (index of axis 1) has its own, and `scale` is the largest. With
+    `bits` only 2^bits of the integers are used, from 0 on (from -2^(bits-1) on if signed).
     """
 
     scale: float
     zero: int
     dtype: DType = DType.u8
     scales: tuple[float, ...] = ()
+    bits: int | None = None
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The least and the largest integer."""
+        return bounds_of(self.dtype, self.bits)
 
     @property
     def step(self) -> Array:
@@ -36,15 +43,15 @@ class Grid:
 
     @property
     def low(self) -> float:
-        return (self.dtype.bounds[0] - self.zero) * self.scale
+        return (self.bounds[0] - self.zero) * self.scale
 
     @property
     def high(self) -> float:
-        return (self.dtype.bounds[1] - self.zero) * self.scale
+        return (self.bounds[1] - self.zero) * self.scale
 
     def quantize(self, x: Array) -> Array:
         """Integers of `dtype`, bit for bit as the op quantize_linear has them."""
-        low, high = self.dtype.bounds
+        low, high = self.bounds
         with np.errstate(all="ignore"):
             q = np.rint(x.astype(np.float32) / np.float32(self.scale)) + np.float32(self.zero)
         q = np.where(np.isnan(q), np.float32(self.zero), q)
@@ -67,7 +74,17 @@ def power_of_two(scale: float) -> float:
     return 2.0 ** (exponent - 1 if mantissa == 0.5 else exponent)
 
 
-def grid_of(low: float, high: float, scheme: Scheme, dtype: DType = DType.u8) -> Grid:
+def bounds_of(dtype: DType, bits: int | None = None) -> tuple[int, int]:
+    """The least and the largest integer of a type, or of `bits` bits within it."""
+    low, high = dtype.bounds
+    if bits is None:
+        return low, high
+    return (0, (1 << bits) - 1) if low == 0 else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
+
+
+def grid_of(
+    low: float, high: float, scheme: Scheme, dtype: DType = DType.u8, bits: int | None = None
+) -> Grid:
     """The grid that covers [low, high] and holds zero exactly.
 
     asymmetric    the whole of the range on the whole of the integers
@@ -77,21 +94,22 @@ def grid_of(low: float, high: float, scheme: Scheme, dtype: DType = DType.u8) ->
     A range of no extent (a constant zero) gets scale 1, so that its zeros stay zeros.
     """
     low, high = min(low, 0.0), max(high, 0.0)
-    least, most = dtype.bounds
+    least, most = bounds_of(dtype, bits)
+    middle = (least + most + 1) // 2
     if low == high:
-        return Grid(1.0, least if scheme == "asymmetric" else _middle(dtype), dtype)
+        return Grid(1.0, least if scheme == "asymmetric" else middle, dtype, bits=bits)
     if scheme == "asymmetric":
         scale = bounded_scale((high - low) / (most - least))
         zero = min(max(least - round(low / scale), least), most)
-        return Grid(scale, zero, dtype)
+        return Grid(scale, zero, dtype, bits=bits)
     if low == 0.0 and least == 0:
         scale, zero = high / most, 0
     else:
-        zero = _middle(dtype)
+        zero = middle
         scale = max(high / (most - zero), -low / (most - zero))
-    if scheme == "power-of-two":
-        return Grid(power_of_two(bounded_scale(scale)), zero, dtype)
-    return Grid(bounded_scale(scale), zero, dtype)
+    scale = bounded_scale(scale)
+    scale = power_of_two(scale) if scheme == "power-of-two" else scale
+    return Grid(scale, zero, dtype, bits=bits)
 
 
 LEAST_SHARE = 2.0**-8
@@ -119,8 +137,3 @@ def channel_grid(low: Array, high: Array, weight: Array, scheme: Scheme) -> Grid
     best = int(np.argmin(np.where(np.isfinite(noise), noise, np.inf)))
     chosen = tuple(bounded_scale(float(v)) for v in scales[best])
     return Grid(max(chosen), int(zeros[best, 0]), DType.u8, chosen)
-
-
-def _middle(dtype: DType) -> int:
-    least, most = dtype.bounds
-    return (least + most + 1) // 2

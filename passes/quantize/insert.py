@@ -6,9 +6,10 @@ import numpy as np
 
 from ...ir import Graph, Node, Value
 from ...ir.op import Array
+from ...ir.ops.activation import Clip
 from ...ir.ops.quantization import DequantizeLinear, QuantizeLinear
 from .grid import Grid
-from .place import Placement
+from .place import Placement, on_grid
 from .weights import Weights, quantize_bias
 
 
@@ -16,8 +17,10 @@ def insert_pairs(graph: Graph, placement: Placement, grids: dict[Value, Grid]) -
     """Let every quantized reader of a value read its dequantized quantization.
 
     Readers that stay in float read the pair too, so that the value is made once; only the graph's
-    own outputs keep full precision where nothing else asks.
+    own outputs keep full precision where nothing else asks. Grids of fewer bits than their type has
+    clip first: clip(x, (lo - zero) * scale, (hi - zero) * scale).
     """
+    settled = {v for v in grids if on_grid(graph, placement, v)}
     for value, grid in grids.items():
         uses = [u for u in graph.uses(value) if u not in placement.direct]
         if not uses:
@@ -28,7 +31,13 @@ def insert_pairs(graph: Graph, placement: Placement, grids: dict[Value, Grid]) -
         scale = graph.constant(steps, f"{name}.scale", before=before)
         zero = np.full(steps.shape, grid.zero, grid.dtype.numpy)
         zero_point = graph.constant(zero, f"{name}.zero_point", before=before)
-        q = graph.add(QuantizeLinear(), value, scale, zero_point,
+        x = value
+        if grid.bounds != grid.dtype.bounds and value not in settled:
+            bounds = ((np.float32(q - grid.zero) * steps) for q in grid.bounds)
+            x = graph.add(Clip(), value, *(graph.constant(v, f"{name}.bound", before=before)
+                                           for v in bounds),
+                          name=f"{name}.clipped", before=before)[0]  # fmt: skip
+        q = graph.add(QuantizeLinear(), x, scale, zero_point,
                       name=f"{name}.quantized", before=before)  # fmt: skip
         dq = graph.add(DequantizeLinear(), q, scale, zero_point,
                        name=f"{name}.dequantized", before=before)  # fmt: skip
@@ -36,11 +45,13 @@ def insert_pairs(graph: Graph, placement: Placement, grids: dict[Value, Grid]) -
             graph.set_operand(use.node, use.position, dq)
 
 
-def insert_weight(graph: Graph, node: Node, weights: Weights) -> None:
-    """Let a product read the dequantized integers instead of its float weight."""
+def insert_weight(graph: Graph, node: Node, weights: Weights, name: str = "") -> None:
+    """Let a product read the dequantized integers instead of its weight, whose name they get by
+    default.
+    """
     old = graph.operand(node, 1)
     assert old is not None
-    name = old.node.name
+    name = name or old.node.name
     operands = [
         graph.constant(weights.integers, f"{name}.int8", before=node),
         graph.constant(weights.scale, f"{name}.scale", before=node),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +20,7 @@ from .functions import fused_step, output_bounds, step_of
 from .grid import Grid, Scheme, channel_grid, grid_of
 from .insert import insert_bias, insert_pairs, insert_weight
 from .observe import Observer, moment_axis
-from .place import Placement, place
+from .place import Placement, place, takes_bias
 from .prepare import prepare
 from .weights import (
     Estimate,
@@ -29,6 +30,7 @@ from .weights import (
     quantize_weight,
     weight_axis,
 )
+from .widths import Widths
 
 RANGES = "calibration"
 """Metadata key under which `calibrate` leaves ranges, as JSON: {value: [low, high]}."""
@@ -84,7 +86,8 @@ class Quantize(Pass):
     calibrate       how activation ranges are chosen from the samples (see estimate.py)
     scheme          of activations: asymmetric, symmetric, or power-of-two scales (for fixed point)
     weights         symmetric or asymmetric; per_channel: one scale per output channel
-    bits            of weights, 2 to 8
+    bits            of weights, 2 to 8; activation_bits: of activations
+    edge_bits       both for the first and the last products and what these read (0: as elsewhere)
     weight_scales   max: by the largest weight; mse: the least expected error of the output
     bias_correction undo the shift of each channel's mean: measured layer by layer on some samples,
                     or expected from the mean inputs of all of them (none: leave it)
@@ -102,6 +105,8 @@ class Quantize(Pass):
     weights: Literal["symmetric", "asymmetric"] = "symmetric"
     per_channel: bool = True
     bits: int = 8
+    activation_bits: int = 8
+    edge_bits: int = 0
     percentile: float = 99.999
     weight_scales: Estimate = "mse"
     bias_correction: Literal["measured", "expected"] | None = "measured"
@@ -111,12 +116,15 @@ class Quantize(Pass):
     skip: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 2 <= self.bits <= 8:
-            raise PassError(f"bits is {self.bits}, which should lie within 2..8")
+        self._widths.check()
         if not 50 < self.percentile <= 100:
             raise PassError(f"percentile is {self.percentile}, which should lie within 50..100")
         if self.samples < 1:
             raise PassError(f"samples is {self.samples}, which should be 1 or more")
+
+    @property
+    def _widths(self) -> Widths:
+        return Widths(self.bits, self.activation_bits, self.edge_bits)
 
     def run(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
@@ -134,15 +142,13 @@ class Quantize(Pass):
             unfit = observer.unfit if isinstance(observer, Observer) else {}
             if not unfit:
                 break
-            for value, kind in unfit.items():
-                readers = [u.node for u in graph.uses(value) if u.node in placement.roles]
-                why = f"its operand {value.node.name!r} holds {kind} on a sample input"
-                skip |= {n.name: why for n in readers}
+            skip |= unfit_readers(graph, placement, unfit)
         outcome.merge(found)
         measures = self.bias_correction == "measured" and context.data is not None
         real = graph.copy() if measures else None
         grids = self._grids(graph, placement, observer, outcome)
-        chosen = self._weights(graph, products, grids, observer, outcome)
+        bits = self._widths.of(graph, placement)[0]
+        chosen = self._weights(graph, bits, grids, observer, outcome)
         shifted = self._expected(graph, chosen, observer)
         insert_pairs(graph, placement, grids)
         scales: dict[str, Array] = {}
@@ -167,13 +173,7 @@ class Quantize(Pass):
     ) -> dict[Value, Range] | Observer:
         """Statistics of all values that get a grid, or ranges from an earlier `calibrate`."""
         if context.data is None and RANGES in graph.metadata:
-            known = {str(k): (float(a), float(b))
-                     for k, (a, b) in json.loads(graph.metadata[RANGES]).items()}  # fmt: skip
-            missing = [value_key(v) for v in placement.shared if value_key(v) not in known]
-            if missing:
-                raise FeedError(f"value {missing[0]!r} has no calibrated range",
-                                hint="give data=, or calibrate after the other passes")  # fmt: skip
-            return {v: known[value_key(v)] for v in placement.shared}
+            return known_ranges(graph, placement)
         axes: dict[Value, int] = {}
         for node in products:
             x = graph.operand(node, 0)
@@ -189,18 +189,24 @@ class Quantize(Pass):
     ) -> dict[Value, Grid]:  # fmt: skip
         """One grid for each value, shared where it must be."""
         if isinstance(observed, Observer):
-            estimator = Estimator(self.calibrate, self.scheme, self.percentile)
-            ranges = {v: estimator(seen) for v, seen in observed.seen.items()}
+            bits = self._widths.of(graph, placement)[1]
+            ranges = {
+                v: Estimator(self.calibrate, self.scheme, self.percentile, bits[v])(seen)
+                for v, seen in observed.seen.items()
+            }
         else:
             ranges = observed
         ranges = {v: clipped(graph, v, r) for v, r in ranges.items()}
         share(graph, placement, ranges, outcome)
+        bits = self._widths.of(graph, placement)[1]
         grids: dict[Value, Grid] = {}
         for members in placement.groups().values():
             low = min(ranges[v][0] for v in members)
             high = max(ranges[v][1] for v in members)
-            grid = grid_of(low, high, self.scheme)
-            if self.channel_grids and len(members) == 1 and isinstance(observed, Observer):
+            width = bits[members[0]]
+            grid = grid_of(low, high, self.scheme, bits=width)
+            single = self.channel_grids and len(members) == 1 and width == 8
+            if single and isinstance(observed, Observer):
                 found = self._by_channel(graph, placement, members[0], (low, high), grid, observed)
                 if found is not None:
                     grid = found
@@ -236,12 +242,12 @@ class Quantize(Pass):
         return made if better else None
 
     def _weights(
-        self, graph: Graph, products: list[Node], grids: dict[Value, Grid],
+        self, graph: Graph, bits: dict[Node, int], grids: dict[Value, Grid],
         observed: dict[Value, Range] | Observer, outcome: Outcome,
     ) -> dict[Node, tuple[Weights, Array]]:  # fmt: skip
         """Integers of each product's weight and the scale of its accumulator."""
         made: dict[Node, tuple[Weights, Array]] = {}
-        for node in products:
+        for node in bits:
             x, w = graph.operand(node, 0), graph.operand(node, 1)
             assert x is not None and w is not None and w.array is not None
             moments = None
@@ -255,7 +261,7 @@ class Quantize(Pass):
             weights = quantize_weight(
                 weight,
                 axis,
-                bits=self.bits,
+                bits=bits[node],
                 per_channel=self.per_channel,
                 symmetric=self.weights == "symmetric",
                 powers=self.scheme == "power-of-two",
@@ -286,6 +292,29 @@ class Quantize(Pass):
                 error = w.array.astype(np.float64) - weights.real()
                 found[node.name] = expected_shift(node, error, moments.mean)
         return found
+
+
+def known_ranges(graph: Graph, placement: Placement) -> dict[Value, Range]:
+    """The ranges that `calibrate` left. Raises FeedError where one is missing."""
+    known = {str(k): (float(a), float(b))
+             for k, (a, b) in json.loads(graph.metadata[RANGES]).items()}  # fmt: skip
+    missing = [value_key(v) for v in placement.shared if value_key(v) not in known]
+    if missing:
+        raise FeedError(f"value {missing[0]!r} has no calibrated range",
+                        hint="give data=, or calibrate after the other passes")  # fmt: skip
+    return {v: known[value_key(v)] for v in placement.shared}
+
+
+def unfit_readers(
+    graph: Graph, placement: Placement, unfit: Mapping[Value, str]
+) -> dict[str, str]:
+    """The nodes to leave in float because of what they read, and why."""
+    found: dict[str, str] = {}
+    for value, kind in unfit.items():
+        why = f"its operand {value.node.name!r} holds {kind} on a sample input"
+        readers = [u.node for u in graph.uses(value) if u.node in placement.roles]
+        found.update({n.name: why for n in readers})
+    return found
 
 
 def depthwise(graph: Graph, node: Node) -> bool:
@@ -343,12 +372,6 @@ def shift_bias(graph: Graph, node: Node, shift: Array, scale: Array) -> bool:
     made = graph.constant(vector, name, before=uses[0].node)
     graph.set_operand(uses[0].node, 1 - uses[0].position, made)
     return True
-
-
-def takes_bias(node: Node) -> bool:
-    """Whether a product has a bias operand whose scale is the accumulator's."""
-    plain = getattr(node.op, "alpha", 1.0) == 1.0 and getattr(node.op, "beta", 1.0) == 1.0
-    return node.op.name in ("conv", "fused_conv") or (node.op.name == "gemm" and plain)
 
 
 def clipped(graph: Graph, value: Value, r: Range) -> Range:

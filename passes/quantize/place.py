@@ -27,6 +27,7 @@ from typing import Literal
 import numpy as np
 
 from ...ir import DType, Graph, Node, Use, Value
+from ...ir.ops.normalization import BatchNormalization
 from ..base import Outcome
 from .functions import step_of
 
@@ -40,6 +41,10 @@ SAME = frozenset((
     "slice", "split", "expand", "tile", "gather", "depth_to_space", "space_to_depth", "pad",
     "resize", "upsample", "concat",
 ))  # fmt: skip
+
+
+BETA = 2
+"""The operand of a batch normalization that is its bias."""
 
 
 @dataclass(frozen=True)
@@ -168,18 +173,44 @@ def _same(node: Node, operands: list[Value | None]) -> Role | str:
     return Role("same", (0,))
 
 
+def takes_bias(node: Node) -> bool:
+    """Whether a product has a bias operand whose scale is the accumulator's."""
+    plain = getattr(node.op, "alpha", 1.0) == 1.0 and getattr(node.op, "beta", 1.0) == 1.0
+    return node.op.name in ("conv", "fused_conv") or (node.op.name == "gemm" and plain)
+
+
+def normalized_product(graph: Graph, node: Node) -> Node | None:
+    """The product that alone a batch normalization for inference reads, so that its scale and bias
+    can take it up: scales of weights by channel do so without another rounding.
+    """
+    if not isinstance(node.op, BatchNormalization) or node.op.training_mode:
+        return None
+    x, *rest = graph.operands(node)
+    arrays = [v.array for v in rest if v is not None and v.array is not None]
+    if x is None or len(arrays) < len(rest) or not all(np.isfinite(a).all() for a in arrays):
+        return None
+    made = x.node
+    ended = getattr(made.op, "activation", "") or len(graph.operands(made)) > 3
+    fits = made.op.name in PRODUCTS and takes_bias(made) and not ended
+    return made if fits and graph.use_count(x) == 1 else None
+
+
 def place(
-    graph: Graph, outcome: Outcome, skip: Mapping[str, str] | None = None, rows: bool = False
-) -> Placement:
+    graph: Graph, outcome: Outcome, skip: Mapping[str, str] | None = None, rows: bool = False,
+    normalized: bool = False,
+) -> Placement:  # fmt: skip
     """Choose the nodes to quantize; what is left in float is remarked on with the reason.
 
     `skip` names nodes to leave, and why. With `rows` a matrix product is left where its input comes
-    from float, for a scale for each row serves it better than one for all.
+    from float, for a scale for each row serves it better than one for all. With `normalized` a
+    product's batch normalization is part of it.
     """
     skip = skip or {}
     roles: dict[Node, Role] = {}
     for node in graph.nodes():
         role = role_of(graph, node)
+        if normalized and normalized_product(graph, node) is not None:
+            role = Role("step", (0,))
         if node.name in skip and not isinstance(role, str):
             outcome.missed(node, f"not quantized: {skip[node.name]}")
         elif isinstance(role, Role):
@@ -283,7 +314,7 @@ def _find_direct(graph: Graph, made: Placement) -> None:
             if role.kind == "step":
                 made.direct.add(Use(node, i))
                 accumulates.add(node)
-                if node.op.name == "add" and value.node in products:
+                if node.op.name in ("add", "batch_normalization") and value.node in products:
                     products.add(node)
             elif node.op.name == "add" and not _curved(graph, value.node):
                 made.direct.add(Use(node, i))
@@ -293,3 +324,14 @@ def _find_direct(graph: Graph, made: Placement) -> None:
 def _curved(graph: Graph, node: Node) -> bool:
     """Whether a fused activation stands between the accumulator and its result."""
     return bool(getattr(node.op, "activation", ""))
+
+
+def on_grid(graph: Graph, placement: Placement, value: Value) -> bool:
+    """Whether a value lies on its grid already: moved from values on the same one."""
+    role, operands = placement.roles.get(value.node), graph.operands(value.node)
+    if role is None or role.kind != "same":
+        return False
+    if value.node.op.name == "pad" and len(operands) > 2 and operands[2] is not None:
+        return False
+    sources = [v for v in (operands[i] for i in role.reads) if v is not None]
+    return all(placement.root(v) == placement.root(value) for v in sources)

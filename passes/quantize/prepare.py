@@ -176,7 +176,7 @@ def _join_gate(graph: Graph, node: Node, outcome: Outcome) -> bool:
 
 def _affine(graph: Graph, node: Node, outcome: Outcome) -> None:
     """A chain of affine maps of channels as one depthwise convolution."""
-    start = _vector(graph, node)
+    start = channel_affine(graph, node)
     shape = node.type.shape
     if start is None or shape is None or not 3 <= len(shape) <= 5:
         return
@@ -186,7 +186,7 @@ def _affine(graph: Graph, node: Node, outcome: Outcome) -> None:
     last, scalars = node, scale.size == 1
     while True:
         user = _sole_user(graph, last[0])
-        following = None if user is None else _vector(graph, user)
+        following = None if user is None else channel_affine(graph, user)
         if user is None or following is None or following[0] != last[0]:
             break
         a, b = following[1]
@@ -215,7 +215,7 @@ def _affine(graph: Graph, node: Node, outcome: Outcome) -> None:
     outcome.applied("rewritten", node, "scale and shift of channels as a depthwise convolution")
 
 
-def _vector(graph: Graph, node: Node) -> tuple[Value, Vector] | None:
+def channel_affine(graph: Graph, node: Node) -> tuple[Value, Vector] | None:
     """The value that a node scales and shifts by channel, and by what."""
     operands = graph.operands(node)
     if isinstance(node.op, BatchNormalization):

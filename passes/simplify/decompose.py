@@ -23,7 +23,7 @@ class Decompose(Pass):
 
     name = "decompose"
     bound = Within(1e-4, 1e-5)
-    ops: tuple[str, ...] = ("batch_normalization",)
+    ops: tuple[str, ...] = ("batch_normalization", "round_bias")
 
     def run(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()

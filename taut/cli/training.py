@@ -68,6 +68,7 @@ Resume = Annotated[
 HistoryFile = Annotated[
     str | None, typer.Option("--history", help="Write it to a .json, .csv or .svg file.")
 ]
+Bits = Annotated[int, typer.Option(min=2, max=8, help="Of the integers, with --qat.")]
 Freeze = Annotated[
     list[str] | None,
     typer.Option("--freeze", metavar="PATTERN", help="Parameters that stay: 'conv*'. Repeatable."),
@@ -128,6 +129,15 @@ def finetune(
     keep_zeros: Annotated[
         bool, typer.Option("--keep-zeros", help="Weights that are zero, from pruning, stay zero.")
     ] = False,
+    qat: Annotated[
+        bool, typer.Option("--qat", help="Quantization-aware; an integer program comes of it.")
+    ] = False,
+    weight_bits: Bits = 8,
+    activation_bits: Bits = 8,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="NAME=VALUE", help="Of quantize-aware, with --qat."),
+    ] = None,
     checkpoint: Folder = None,
     checkpoint_steps: Every = 0,
     resume: Resume = False,
@@ -137,7 +147,11 @@ def finetune(
     target: Target = "cpu",
     json: AsJson = False,
 ) -> None:
-    """Train a little further, gently: a lower rate, clipped gradients, pruned weights kept zero."""
+    """Train a little further, gently: a lower rate, clipped gradients, pruned weights kept zero.
+
+    With --qat weights and activations are rounded to integers of few bits meanwhile, and the file
+    written holds the integer program (an .onnx file quantize/dequantize pairs).
+    """
     run_training(locals(), keep_zeros=keep_zeros)
 
 
@@ -171,15 +185,35 @@ def run_training(
         if tells:
             print(f"epoch {row['epoch']:.0f}  {brief(row)}", file=sys.stderr, flush=True)
 
-    made = (by or taut.train)(
-        graph, rows, validation=held, recipe=recipe, seed=given["seed"],
+    options: dict[str, Any] = dict(
+        validation=held, recipe=recipe, seed=given["seed"],
         masks=zero_masks(graph, recipe.frozen) if keep_zeros else None, augment=augment,
         threads=given["threads"], target=given["target"], on_epoch=tell, **settings,
     )  # fmt: skip
-    common.write(made.graph, given["output"])
+    if given.get("qat"):
+        quantized = taut.quantize_aware(graph, rows, **_quantization(given), **options)
+        made = quantized.trained
+        exports = given["output"].lower().endswith(".onnx")
+        common.write(quantized.graph if exports else quantized.integer, given["output"])
+    else:
+        made = (by or taut.train)(graph, rows, **options)
+        common.write(made.graph, given["output"])
     if given["history"] is not None:
         made.history.save(given["history"])
     _report(made, given)
+
+
+def _quantization(given: dict[str, Any]) -> dict[str, Any]:
+    """What `--qat` takes besides the options of training."""
+    from taut.presets import option_value
+
+    made: dict[str, Any] = {k: given[k] for k in ("weight_bits", "activation_bits")}
+    for text in given["option"] or []:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"--option wants NAME=VALUE, not {text!a}")
+        made[name] = option_value(value)
+    return made
 
 
 def _parts(

@@ -58,7 +58,8 @@ def check_pass(
     * a second run from the same graph gives the same text.
 
     Weights and inputs hold awkward values (NaN, infinities, denormals, extremes) by default where
-    the bound is exact. Raises CheckFailure.
+    the bound is exact. Raises CheckFailure, and FeedError for a pass that declares that it
+    does not keep the signature.
     """
     check_pipeline(name, families=families, examples=examples, seed=seed, awkward=awkward)
 
@@ -73,6 +74,11 @@ def check_pipeline(
 ) -> None:
     """`check_pass` for several passes in a row: the loosest of their bounds holds."""
     from taut.passes import Context, PassManager, Pipeline
+
+    changing = [p.name for p in Pipeline.of(pipeline) if not p.keeps_signature]
+    if changing:
+        raise FeedError(f"{changing} change what a graph takes or gives, so nothing is compared",
+                        hint="check what they make by check_gradient or check_backend")  # fmt: skip
 
     def manager() -> Any:
         return PassManager(pipeline)

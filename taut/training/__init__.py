@@ -1,5 +1,6 @@
 """Training: one compiled step, and the loop around it."""
 
+from .aware import QuantizedTraining, quantize_aware
 from .history import History
 from .loop import Settings, Trained, train
 from .recipe import Recipe, zero_masks
@@ -8,6 +9,6 @@ from .source import Data
 from .trainer import Trainer
 
 __all__ = [
-    "Data", "History", "Recipe", "Schedule", "Settings", "Trained", "Trainer", "schedule", "train",
-    "zero_masks",
+    "Data", "History", "QuantizedTraining", "Recipe", "Schedule", "Settings", "Trained", "Trainer",
+    "quantize_aware", "schedule", "train", "zero_masks",
 ]  # fmt: skip

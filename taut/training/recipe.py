@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from taut.ir import Array, FeedError, Graph
 from taut.ir.ops.structure import Constant
 from taut.passes import Pass, PassManager, Pipeline
+from taut.passes.fuse.auto import FuseAuto
 from taut.passes.gradient import trainable
 from taut.passes.gradient.clip import ClipGradients
 from taut.passes.gradient.correct import CountCorrect
@@ -22,6 +23,7 @@ from taut.passes.gradient.statistics import BatchStatistics, statistics
 from taut.passes.gradient.update import Update
 from taut.passes.simplify.clean import CommonSubexpressions, DeadCode
 from taut.passes.simplify.decompose import Decompose
+from taut.passes.simplify.fold import Fold
 
 TARGET = "target"
 LOSS = "loss"
@@ -127,14 +129,18 @@ def step_graph(model: Graph, recipe: Recipe, learned: Learned, held: tuple[str, 
         ClipGradients(recipe.clip, recipe.clip_value), recipe.update,
         Decompose(), CommonSubexpressions(),
     ]  # fmt: skip
-    return _without(PassManager(passes).run(model).graph, model, recipe)
+    return _fused(_without(PassManager(passes).run(model).graph, model, recipe))
 
 
 def evaluation_graph(model: Graph, recipe: Recipe, learned: Learned) -> Graph:
     """The model as it is at inference, with loss and counts; what training moves is an input."""
     names = (*learned.parameters, *learned.statistics)
     passes = [Parameters(names=names), *_measured(model, recipe), Decompose()]
-    return _without(PassManager(passes).run(model).graph, model, recipe)
+    return _fused(_without(PassManager(passes).run(model).graph, model, recipe))
+
+
+def _fused(graph: Graph) -> Graph:
+    return PassManager([Fold(), DeadCode(), FuseAuto()]).run(graph).graph
 
 
 def _measured(model: Graph, recipe: Recipe) -> list[Pass]:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from ..emit import I32, Emit, Value
 from ..isa import Isa
-from ..jit import Kernel
+from ..jit import Chunked, Kernel
 from ..records import Header
 from .tile import Fields
 
@@ -37,11 +37,10 @@ def arrange(isa: Isa):
 
     run = v.emitted(isa, 2, _run)
 
-    @v.inline
     def body(d, chunk):
         run(d, chunk)
 
-    return v.driver(body)
+    return Chunked(body)
 
 
 def _run(e: Emit, d: Value, chunk: Value) -> None:

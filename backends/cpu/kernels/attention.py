@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..isa import Isa
-from ..jit import Kernel
+from ..jit import Chunked, Kernel
 from ..records import Header
 
 SPOT = 8  # words of a head: offsets of queries, keys, values, target, mask (scales, facts, unit)
@@ -144,7 +144,6 @@ def attention(isa: Isa, rows: int, block: int, panels: int, masked: bool, capped
     value_row, panel_size = tile.value_row, rows * tile.at.wide
     output = tile.at.output
 
-    @v.inline
     def body(d, chunk):
         row_chunks = word(d + row_chunks_)
         head = chunk // row_chunks
@@ -196,7 +195,7 @@ def attention(isa: Isa, rows: int, block: int, panels: int, masked: bool, capped
             finish(d, spot, scratch, target + row * word(d + target_row_), left, row)
             row += rows
 
-    return v.driver(body)
+    return Chunked(body)
 
 
 def kernel(

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..isa import Isa
-from ..jit import Kernel
+from ..jit import Chunked, Kernel
 from ..records import Header
 from ..tuning import Case, Schedule, Schedules
 
@@ -130,7 +130,6 @@ def conv(
     panels_, pixels_, width_ = at["panels"], at["pixels"], at["width"]
     group_panels_ = at["group_panels"]
 
-    @v.inline
     def body(d, chunk):
         panel_chunks = word(d + panel_chunks_)
         pixel_chunks = word(d + pixel_chunks_)
@@ -156,7 +155,7 @@ def conv(
                     y += 1
             panel += 1
 
-    return v.driver(body)
+    return Chunked(body)
 
 
 def kernel(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..isa import Isa
-from ..jit import Kernel
+from ..jit import Chunked, Kernel
 from ..records import Header
 from .grid import LANES, GridRecord, Row, grid
 
@@ -162,7 +162,6 @@ def halo(isa: Isa):
     width_, top_, bottom_ = at["width"], at["top"], at["bottom"]
     left_, right_, value_ = at["left"], at["right"], at["value"]
 
-    @v.inline
     def body(d, chunk):
         at = word(d + target_) + chunk * word(d + image_)
         stride, width = word(d + row_), word(d + width_)
@@ -177,7 +176,7 @@ def halo(isa: Isa):
                 fill(line, value, left)
                 fill(line + width - right, value, right)
 
-    return v.driver(body)
+    return Chunked(body)
 
 
 def from_planes_kernel(kind: str) -> Kernel:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..isa import Isa
+from ..jit import Chunked
 from ..records import Header
 
 LANES = 16
@@ -98,7 +99,6 @@ def grid(isa: Isa, record: type[GridRecord], emit_row: Callable[[Row], None]) ->
     row_chunks_, chunk_rows_ = 8 * record.at("row_chunks"), 8 * record.at("chunk_rows")
     rows_ = 8 * record.at("rows")
 
-    @v.inline
     def body(d, chunk):
         image = chunk // word(d + row_chunks_)
         row = (chunk - image * word(d + row_chunks_)) * word(d + chunk_rows_)
@@ -107,4 +107,4 @@ def grid(isa: Isa, record: type[GridRecord], emit_row: Callable[[Row], None]) ->
             one(d, image, row)
             row += 1
 
-    return v.driver(body)
+    return Chunked(body)

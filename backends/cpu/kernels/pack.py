@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..isa import Isa
-from ..jit import Kernel
+from ..jit import Chunked, Kernel
 from ..records import Header
 
 SPOT = 2  # words of a batch: offsets of source and target
@@ -81,7 +81,6 @@ def pack(isa: Isa, vectors: int, kind: str, order: str):
         else:
             nothing(place)
 
-    @v.inline
     def body(d, chunk):
         panels = word(d + panels_)
         batch = chunk // panels
@@ -103,7 +102,7 @@ def pack(isa: Isa, vectors: int, kind: str, order: str):
                 single(source, target, row, column, k, j, depth, columns, flip)
             k += 1
 
-    return v.driver(body)
+    return Chunked(body)
 
 
 def kernel(vectors: int, kind: str, order: str) -> Kernel:

@@ -118,6 +118,7 @@ class PoolGradientRecord(PoolRecord):
     """A window's gradient is `other`; what it adds goes to `target`, by windows as `source` is.
 
     target_tap_row, target_tap_pixel   as tap_row and tap_pixel, of the target
+    other_tap_row, other_tap_pixel     the same of `other`, where each tap has its own
     """
 
     other: int
@@ -126,41 +127,52 @@ class PoolGradientRecord(PoolRecord):
     other_pixel: int = 0
     target_tap_row: int = 0
     target_tap_pixel: int = 0
+    other_tap_row: int = 0
+    other_tap_pixel: int = 0
 
 
-def pool_gradient(isa: Isa, largest: bool):
-    """float32: to each window of the target add `other` at the first of its largest elements in the
-    source, or everywhere, times scale. Windows of one image overlap: a chunk is an image."""
+def pool_gradient(isa: Isa, kind: str):
+    """float32: to each window of the target add `other`; windows of an image overlap: a chunk is
+    an image.
+
+    kind   'max': at the first of the window's largest elements in the source; 'mean': everywhere,
+           times scale; 'taps': each tap has its own (col2im)
+    """
     from ..emit import F32, F64, I1, vec
 
     def emit_row(row: Row) -> None:
-        e, b, kind = row.e, row.e.b, vec(F32, LANES)
+        e, b, lanes = row.e, row.e.b, vec(F32, LANES)
 
         def vector(at: Any, c: Any) -> None:
-            given, taken = e.load(at("other", 4), kind), vec(I1, LANES)([0] * LANES)
+            other, taken = at("other", 4), vec(I1, LANES)([0] * LANES)
+            given = e.load(other, lanes)
             source, target, best = at("source", 4), at("target", 4), None
-            if largest:
+            if kind == "max":
 
                 def most(address: Any, best: Any) -> Any:
-                    x = e.load(address, kind)
+                    x = e.load(address, lanes)
                     return b.select(b.fcmp_unordered(">", x, best), x, best)
 
                 best = _window(row, source, e.vector(F32, float("-inf")), most)
-            else:
+            elif kind == "mean":
                 given = b.fmul(given, e.splat(b.fptrunc(e.load(at("scale", 0), F64, 8), F32)))
 
             def tap(x: Any, y: Any, taken: Any) -> Any:
                 there = e.add(target, e.add(e.mul(y, row.field("target_tap_row")),
                                             e.mul(x, row.field("target_tap_pixel"))))  # fmt: skip
                 added = given
-                if largest:
+                if kind == "taps":
+                    here = e.add(other, e.add(e.mul(y, row.field("other_tap_row")),
+                                              e.mul(x, row.field("other_tap_pixel"))))  # fmt: skip
+                    added = e.load(here, lanes)
+                elif kind == "max":
                     here = e.add(source, e.add(e.mul(y, row.field("tap_row")),
                                                e.mul(x, row.field("tap_pixel"))))  # fmt: skip
-                    found = b.fcmp_ordered("==", e.load(here, kind), best)
+                    found = b.fcmp_ordered("==", e.load(here, lanes), best)
                     found = b.and_(found, b.not_(taken))
                     taken = b.or_(taken, found)
                     added = b.select(found, given, e.vector(F32, 0.0))
-                e.store(b.fadd(e.load(there, kind), added), there)
+                e.store(b.fadd(e.load(there, lanes), added), there)
                 return taken
 
             def line(y: Any, carried: list[Any]) -> list[Any]:
@@ -201,6 +213,6 @@ SUM = Kernel.of(sum_pool)
 AVERAGE = Kernel.of(average_pool)
 
 
-def gradient_kernel(largest: bool) -> Kernel:
+def gradient_kernel(kind: str) -> Kernel:
     """See `pool_gradient`."""
-    return Kernel.of(pool_gradient, largest=largest)
+    return Kernel.of(pool_gradient, kind=kind)

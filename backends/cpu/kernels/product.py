@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..isa import Isa
-from ..jit import Kernel
+from ..jit import Chunked, Kernel
 from ..records import Header
 
 SPOT = 6  # words of a batch (see `ProductRecord.spots`)
@@ -131,7 +131,6 @@ def product(
     panel_bytes_, target_, target_row_ = at["panel_bytes"], at["target"], at["target_row"]
     other_, other_row_ = at["other"], at["other_row"]
 
-    @v.inline
     def body(d, chunk):
         panel_chunks = word(d + panel_chunks_)
         row_chunks = word(d + row_chunks_)
@@ -165,7 +164,7 @@ def product(
                 row += rows
             panel += 1
 
-    return v.driver(body)
+    return Chunked(body)
 
 
 def kernel(tile: tuple[int, int], form: Form) -> Kernel:

@@ -23,7 +23,7 @@ from typing import Any
 
 from ..emit import F32, F64, I64, Emit, Value, vec
 from ..isa import Isa
-from ..jit import Kernel
+from ..jit import Chunked, Kernel
 from . import functions
 from .sequences import WORDS, begin_row, end_row, place_of, state_of, write_row
 
@@ -90,7 +90,6 @@ def recurrent(isa: Isa, cell: str, rows: int, vectors: int, names: str, clipped:
     main, after_reset = sweep(cells.main), sweep(cells.after_reset)
     twice = cell == "gru"
 
-    @v.inline
     def body(d, chunk):
         first = chunk * word(d + chunk_rows_)
         last = smaller(first + word(d + chunk_rows_), word(d + batch_))
@@ -105,7 +104,7 @@ def recurrent(isa: Isa, cell: str, rows: int, vectors: int, names: str, clipped:
         for row in range(first, last):
             end(d, 0, row)
 
-    return v.driver(body)
+    return Chunked(body)
 
 
 class Tile:

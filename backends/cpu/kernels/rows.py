@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..isa import Isa
-from ..jit import Kernel
+from ..jit import Chunked, Kernel
 from ..records import Header
 
 LANES = 16
@@ -52,7 +52,6 @@ def quantize_rows(isa: Isa, how: str):
     word, smaller = v.load_i64, v.smaller
     rows_, per_ = 8 * RowsRecord.at("rows"), 8 * RowsRecord.at("per")
 
-    @v.inline
     def body(d, chunk):
         row = chunk * word(d + per_)
         last = smaller(row + word(d + per_), word(d + rows_))
@@ -60,7 +59,7 @@ def quantize_rows(isa: Isa, how: str):
             one(d, row)
             row += 1
 
-    return v.driver(body)
+    return Chunked(body)
 
 
 class _Row:

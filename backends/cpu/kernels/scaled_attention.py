@@ -12,7 +12,7 @@ from ....ir.ops import scaled_attention as law
 from .. import emit_math as m
 from ..emit import F32, F64, I8, I32, I64, Emit, Value, vec
 from ..isa import Isa
-from ..jit import Kernel
+from ..jit import Chunked, Kernel
 from ..records import Header
 from .attention_tile import AttentionTile, Place
 from .tile import Fields
@@ -284,11 +284,10 @@ def keys(isa: Isa):
 
     head = v.emitted(isa, 2, _head)
 
-    @v.inline
     def body(d, chunk):
         head(d, chunk)
 
-    return v.driver(body)
+    return Chunked(body)
 
 
 def _head(e: Emit, d: Value, chunk: Value) -> None:

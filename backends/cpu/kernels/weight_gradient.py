@@ -7,7 +7,7 @@ vector of output channels, in registers while a block of image rows goes by; bet
 memory. Blocks are small enough for the second-level cache, where all tiles pass over them. Threads
 share blocks, each with sums of its own that are added up in the end, or tiles.
 
-`depthwise` has a vector of channels times all taps of a kernel row for a tile.
+Depthwise a tile is all taps of a window (or of a kernel row) times a vector of channels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import ClassVar
 
 from ..emit import F32, Emit, Value, vec
 from ..isa import Isa
-from ..jit import Kernel
+from ..jit import Chunked, Kernel
 from ..records import Header
 from .tile import Fields
 
@@ -34,7 +34,7 @@ class WeightGradientRecord(Header):
     chunk_tiles, tile_count, tile_chunks
     blocks      of images: row_blocks an image, block_rows each; chunk_blocks a split
     rows, width   of the result's image
-    element     bytes from an element of a tile to the next (depthwise: from a tap to the next)
+    tap_row, tap_pixel   bytes from a tap to the next (depthwise)
     target      sums, target_split bytes for each split
     """
 
@@ -56,9 +56,10 @@ class WeightGradientRecord(Header):
     chunk_blocks: int
     rows: int
     width: int
-    element: int
     target: int
     target_split: int
+    tap_row: int = 0
+    tap_pixel: int = 0
 
 
 class Place(Fields):
@@ -69,12 +70,13 @@ class Place(Fields):
     }
 
 
-def weight_gradient(isa: Isa, rows: int, dense: bool):
-    """Build the kernel for tiles of so many vectors: elements of a run, or (not dense) taps."""
+def weight_gradient(isa: Isa, rows: int, taps: int):
+    """Build the kernel for tiles of so many vectors: elements of a run, or depthwise taps, so many
+    in a kernel row (0: no taps)."""
     from .. import vector as v
 
     def emit(e: Emit, d: Value, *place: Value) -> None:
-        _tile(e, d, rows, dense, *place)
+        _tile(e, d, rows, taps, *place)
 
     tile = v.emitted(isa, 6, emit)
     word, smaller = v.load_i64, v.smaller
@@ -87,7 +89,6 @@ def weight_gradient(isa: Isa, rows: int, dense: bool):
     block_rows_, chunk_blocks_, rows_ = at["block_rows"], at["chunk_blocks"], at["rows"]
     target_, target_split_ = at["target"], at["target_split"]
 
-    @v.inline
     def body(d, chunk):
         tile_chunks = word(d + tile_chunks_)
         split = chunk // tile_chunks
@@ -118,11 +119,11 @@ def weight_gradient(isa: Isa, rows: int, dense: bool):
                 k += 1
             block += 1
 
-    return v.driver(body)
+    return Chunked(body)
 
 
 def _tile(
-    e: Emit, d: Value, rows: int, dense: bool, source: Value, other: Value, target: Value,
+    e: Emit, d: Value, rows: int, taps: int, source: Value, other: Value, target: Value,
     count: Value, done: Value,
 ) -> None:  # fmt: skip
     """Add `count` image rows to the sums at `target`, which begin at 0 where nothing is done."""
@@ -132,8 +133,8 @@ def _tile(
     sums = [b.select(fresh, zero, e.load(e.add(target, size * i), kind, size))
             for i in range(rows)]  # fmt: skip
     steps = {name: place.field(name) for name in
-             ("source_row", "source_pixel", "other_row", "other_pixel", "element")}  # fmt: skip
-    element = _element(e, dense, steps["element"])
+             ("source_row", "source_pixel", "other_row", "other_pixel")}  # fmt: skip
+    element = _element(e, place, taps)
 
     def pixel(_: Value, carried: list[Value]) -> list[Value]:
         x, dy, *accs = carried
@@ -151,13 +152,20 @@ def _tile(
         e.store(value, e.add(target, size * i), size)
 
 
-def _element(e: Emit, dense: bool, step: Value) -> Callable[[Value, int], Value]:
+def _element(e: Emit, place: Place, taps: int) -> Callable[[Value, int], Value]:
     """(address, i) -> what a gradient is multiplied by for element i of a tile."""
-    if dense:
+    if not taps:
         return lambda x, i: e.splat(e.load(e.add(x, 4 * i), F32))
-    return lambda x, i: e.load(e.add(x, e.mul(step, i)), vec(F32, e.n), 4)
+    tap_row, tap_pixel = place.field("tap_row"), place.field("tap_pixel")
+
+    def tap(x: Value, i: int) -> Value:
+        y, z = divmod(i, taps)
+        at = e.add(x, e.add(e.mul(tap_row, y), e.mul(tap_pixel, z)))
+        return e.load(at, vec(F32, e.n), 4)
+
+    return tap
 
 
-def kernel(rows: int, dense: bool = True) -> Kernel:
+def kernel(rows: int, taps: int = 0) -> Kernel:
     """See `weight_gradient`."""
-    return Kernel.of(weight_gradient, rows=rows, dense=dense)
+    return Kernel.of(weight_gradient, rows=rows, taps=taps)

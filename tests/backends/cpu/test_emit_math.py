@@ -32,7 +32,8 @@ def apply_kernel(isa, name: str, first: float = 0.0, second: float = 0.0):
         y = function(e, x, *(e.vector(F32, p) for p in parameters))
         e.store(y, e.add(e.load(e.add(d, 32)), at))
 
-    return v.driver(v.emitted(isa, 2, body))
+    one = v.emitted(isa, 2, body)
+    return jit.Chunked(lambda d, chunk: one(d, chunk))
 
 
 class Words(records.Header):

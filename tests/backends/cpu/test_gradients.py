@@ -25,7 +25,7 @@ def with_loss(graph: Graph) -> Graph:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pipeline", ["", ",O2", "{recompute=true},O1"])
-@pytest.mark.parametrize("family", ["mlp", "cnn", "transformer"])
+@pytest.mark.parametrize("family", ["mlp", "cnn", "transformer", "recurrent"])
 def test_gradients_of_drawn_models(family: str, pipeline: str) -> None:
     check_family(family, pipeline, 5)
 

@@ -245,8 +245,7 @@ class Chain:
                 target=target.ctypes.data, target_row=SIZE // CHUNKS, table=table,
             )  # fmt: skip
             records.append(self.arena.place(record.pack()))
-        self.base = self.arena.empty(4, np.int64)
-        self.base[:3] = self.arena.sync, *records
+        self.records = records
         source = """
 def entry(tid, nt, base):
     for i in range(load_i64(base + 24)):
@@ -258,11 +257,14 @@ def entry(tid, nt, base):
         kernels = {"barrier": sync.BARRIER, "lookup": maps.LOOKUP}
         self.code = jit.build_entry(source, kernels, ISAS[0])
 
+    def base(self, rounds: int) -> int:
+        """A table for one call: a thread that is late may still read the last one's rounds."""
+        return self.arena.place(np.array([self.arena.sync, *self.records, rounds], np.int64))
+
     def run(self, rounds: int, keep: bool = True) -> bool:
         """Add 2 `rounds` to every byte; did it?"""
-        self.base[3] = rounds
         memory = self.arena.kept if keep else None
-        team.team(self.nt).run(self.code.address, self.base.ctypes.data, memory)
+        team.team(self.nt).run(self.code.address, self.base(rounds), memory)
         self.total += 2 * rounds
         return bool((self.a == self.total % 256).all())
 
@@ -375,13 +377,13 @@ def begin(chain, op: int) -> None:
 def test_a_call_ends_without_the_other_threads_and_ignores_them_when_they_come():
     chain = Chain(3)
     begin(chain, 1)
-    chain.base[3] = 4
-    chain.code(0, 3, chain.base.ctypes.data)  # threads 1 and 2 do not come: all chunks are taken
+    base = chain.base(4)
+    chain.code(0, 3, base)  # threads 1 and 2 do not come: all chunks are taken
     assert (chain.a == 8).all()
     chain.a[:], chain.b[:] = 77, 88
     words = np.ctypeslib.as_array((ctypes.c_int64 * 40).from_address(chain.arena.sync))
     words[32 + 4] = 1
-    chain.code(1, 3, chain.base.ctypes.data)  # now thread 1 comes: there is nothing left to do
+    chain.code(1, 3, base)  # now thread 1 comes: there is nothing left to do
     assert (chain.a == 77).all() and (chain.b == 88).all()
 
 
@@ -424,8 +426,8 @@ def entry(tid, nt, base):
 """
     kernels = {"barrier": sync.BARRIER, "lookup": maps.LOOKUP}
     there, back = (jit.build_entry(once.format(k), kernels, ISAS[0]) for k in (8, 16))
-    run = team.team(2).run
+    run, base = team.team(2).run, chain.base(0)
     for i in range(1, 2000):
-        run(there.address, chain.base.ctypes.data, chain.arena.kept)
-        run(back.address, chain.base.ctypes.data, chain.arena.kept)
+        run(there.address, base, chain.arena.kept)
+        run(back.address, base, chain.arena.kept)
         assert (chain.a == 2 * i % 256).all()

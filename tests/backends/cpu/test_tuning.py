@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 from dataclasses import asdict
+from functools import cache as once
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from support import ISAS
 from taut.backends.cpu import cache, compile, search, tuning
 from taut.backends.cpu.layout import Constants
 from taut.backends.cpu.lower import Lowering
+from taut.backends.cpu.program import Program
+from taut.backends.cpu.team import team
 from taut.backends.cpu.tuning import HEURISTIC, Schedule
 from taut.ir import Builder, CompileError, Graph, StorageError
 
@@ -32,7 +36,12 @@ def network(real: bool, groups: int = 1) -> Graph:
 
 
 GRAPHS = [network(False), network(True), network(False, 2)]
-PROGRAMS = [compile(graph, threads=2) for graph in GRAPHS]
+
+
+@once
+def program_of(which: int) -> Program:
+    """Untuned; compiled when a test first asks for it."""
+    return compile(GRAPHS[which], threads=2)
 
 
 @pytest.fixture
@@ -74,7 +83,7 @@ def test_every_schedule_gives_the_same_bits(data):
         patch.setattr(tuning, "read", lambda *_: {case.name: schedule})
         program = compile(GRAPHS[which], threads=threads, tuning="record")
     assert program.schedules
-    assert np.array_equal(program(x)["y"], PROGRAMS[which](x)["y"])
+    assert np.array_equal(program(x)["y"], program_of(which)(x)["y"])
 
 
 def test_a_tuned_program_starts_from_the_cache(store, monkeypatch):
@@ -106,7 +115,7 @@ def test_schedules_that_do_not_help_the_whole_program_are_dropped(store, monkeyp
 def test_measuring_ends_with_the_budget_and_changes_no_result(store):
     program = compile(GRAPHS[1], threads=2, tune=0.3)
     x = given_for(GRAPHS[1])
-    assert np.array_equal(program(x)["y"], PROGRAMS[1](x)["y"])
+    assert np.array_equal(program(x)["y"], program_of(1)(x)["y"])
     assert tuning.recall(CASES[1], ISA, 2) is not None
     tuner = search.Tuner(ISA, 2, 0.0)
     assert tuner.find(CASES[:1]) == ({}, {})
@@ -118,6 +127,22 @@ def test_a_layer_of_its_own_runs_under_every_candidate(case):
     for stage in (search._tiles, search._chunks):
         for schedule in stage(case, ISA, 2, HEURISTIC):
             assert layer.seconds(schedule) > 0
+
+
+def test_a_late_thread_finds_the_rounds_of_its_own_call(monkeypatch):
+    """Else it walks through more barriers than the others, and takes chunks of the next call's."""
+    calls = []
+
+    class Watched:
+        def run(self, function: int, base: int, keep: object) -> None:
+            rounds = ctypes.c_int64.from_address(base + 8)
+            calls.append((rounds, rounds.value, keep))
+            team(2).run(function, base, keep)
+
+    monkeypatch.setattr(search, "team", lambda threads: Watched())
+    search.Layer(CASES[0], ISA, 2).seconds(Schedule(ISA.tiles[0], 1, 1))
+    assert {1, 2} < {given for _, given, _ in calls}
+    assert all(rounds.value == given for rounds, given, _ in calls)
 
 
 def test_a_damaged_record_in_the_cache_is_ignored(store):

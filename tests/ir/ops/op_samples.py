@@ -130,6 +130,10 @@ def _elementwise() -> None:
         add("bit_shift", words(np.uint8, 5), np.arange(5, dtype=np.uint8), direction=direction)
         add("bit_shift", i(5, -5, 5, -5), i(1, 1, 99, -1), direction=direction, peer="ref")
     add("optimization_barrier", f(3, 4), peer="")  # Taut's own
+    add("round_bias", f(5), scalar(0.125), peer="")
+    variances = np.abs(f(5)) + np.float32(0.1)
+    add("round_bias", f(5), scalar(0.125), f(5), f(5), variances, f(5), peer="")
+    add("scale_gradient", f(3, 4), scalar(1), peer="")
     add("softmax", f(2, 3, 4), axis=1)
     add("log_softmax", f(2, 3, 4, scale=100), axis=0)
 

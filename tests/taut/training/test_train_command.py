@@ -136,3 +136,25 @@ def test_images_of_another_size_are_refused(run: Run) -> None:
     assert code == 2
     assert 'node "image": epoch 1, batch 1: wants f32[batch,1,28,28], not shape [64, 1, 8, 8]' in \
         error  # fmt: skip
+
+
+QAT = ("finetune", "mlp.taut", "--data", "train.npz", "--epochs", "1", "--qat",
+       "--weight-bits", "4")  # fmt: skip
+
+
+def test_quantization_aware(run: Run) -> None:
+    """An integer program comes of it, or pairs that other runtimes read."""
+    assert run(*QAT, "-o", "q.taut", "--activation-bits", "4", "--option", "edge_bits=0")[0] == 0
+    graph = taut.load("q.taut")
+    assert [n.op.name for n in graph.nodes()].count("mat_mul_integer") == 2
+    arrays = [n.op.value for n in graph.nodes() if n.op.name == "constant"]  # type: ignore[attr-defined]
+    weights = [a for a in arrays if a.dtype == np.int8 and a.ndim == 2]
+    assert len(weights) == 2 and all(np.abs(w).max() <= 7 for w in weights)
+    assert run(*QAT, "-o", "q.onnx")[0] == 0
+    assert "quantize_linear" in [n.op.name for n in taut.load("q.onnx").nodes()]
+
+
+@pytest.mark.parametrize("given", [("--option", "colour=1"), ("--option", "edge_bits"),
+                                   ("--activation-bits", "9")])
+def test_bad_options_of_quantization(run: Run, given: tuple[str, ...]) -> None:
+    assert run(*QAT, "-o", "q.taut", *given)[0] == 2 and not Path("q.taut").exists()

@@ -26,8 +26,7 @@ def equal(a: dict[str, Array], b: dict[str, Array]) -> bool:
     return a.keys() == b.keys() and all(a[k].tobytes() == b[k].tobytes() for k in a)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd{momentum=0.9}", "adam"])
-@pytest.mark.parametrize("name", ["mlp", "cnn"])
+@pytest.mark.parametrize(("name", "optimizer"), [("mlp", "adam"), ("cnn", "sgd{momentum=0.9}")])
 def test_nothing_falls_back_and_the_last_short_batch_fits(
     name: str, optimizer: str, data: Dataset, request: pytest.FixtureRequest
 ) -> None:
@@ -40,6 +39,10 @@ def test_nothing_falls_back_and_the_last_short_batch_fits(
     assert sizes == {64, 10}
     trainer.evaluate(data)
     assert trainer.program(trainer.evaluation_graph).fallbacks == []
+
+
+SMOOTH = "adamw{epsilon=0.01}"
+"""With Adam's own epsilon a gradient that is rounding noise becomes a whole step."""
 
 
 @st.composite
@@ -56,11 +59,11 @@ def networks(draw: st.DrawFn) -> Graph:
     return net.outputs(scores=net.classifier(x, 10))
 
 
-@settings(max_examples=8, deadline=None, derandomize=True,
+@settings(max_examples=6, deadline=None, derandomize=True,
           suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
 @given(
-    networks(), st.integers(2, 5), st.sampled_from([0.0, 0.1]),
-    st.sampled_from(["sgd{momentum=0.9 decay=0.01}", "adamw"]),
+    graph=networks(), rows=st.integers(2, 5), smoothing=st.sampled_from([0.0, 0.1]),
+    optimizer=st.sampled_from(["sgd{momentum=0.9 decay=0.01}", SMOOTH]),
 )  # fmt: skip
 def test_a_compiled_step_is_the_reference_of_its_graph(
     graph: Graph, rows: int, smoothing: float, optimizer: str, data: Dataset
@@ -77,17 +80,14 @@ def test_a_compiled_step_is_the_reference_of_its_graph(
     after = trainer.state
     for name, array in after.items():
         expected = want[f"next.{name}"]
-        # Adam divides by the gradient's size: where that is rounding noise, so is the quotient.
-        slack = 0.21 if optimizer == "adamw" and "optimizer" not in name else 1e-4
         off = np.abs(array - expected)
-        assert off.max(initial=0) <= slack
-        assert np.mean(off > 1e-4 * max(1, np.abs(expected).max(initial=0))) < 0.05
+        assert off.max(initial=0) <= 1e-3 * max(1, np.abs(expected).max(initial=0)), name
 
 
 def test_two_runs_give_the_same_bits(cnn: Graph, data: Dataset) -> None:
     states = []
     for _ in range(2):
-        trainer = Trainer(cnn, Recipe(optimizer="adam"), seed=3, threads=2)
+        trainer = Trainer(cnn, seed=3, threads=2)
         for batch in data.batches(64, seed=5):
             trainer.step(batch, 0.01)
         states.append(trainer.state)
@@ -96,6 +96,7 @@ def test_two_runs_give_the_same_bits(cnn: Graph, data: Dataset) -> None:
 
 def test_it_learns_and_gives_back_a_graph(cnn: Graph, data: Dataset, validation: Dataset) -> None:
     trainer = Trainer(cnn)
+    given = trainer.parameters
     before = trainer.evaluate(validation)
     for epoch in range(6):
         for batch in data.batches(32, seed=0, epoch=epoch):
@@ -106,8 +107,7 @@ def test_it_learns_and_gives_back_a_graph(cnn: Graph, data: Dataset, validation:
     assert (scores.argmax(1) == validation.labels).mean() == pytest.approx(after["accuracy"])
     assert set(trainer.statistics) == {"bn1.mean", "bn1.var", "bn2.mean", "bn2.var"}
     assert [n.name for n in trainer.graph.inputs] == ["image"]
-    assert np.array_equal(cnn["fc.weight"].op.value, taut.reference(cnn, data.images[:1]) and  # type: ignore[attr-defined]
-                          Trainer(cnn).parameters["fc.weight"])  # the graph handed in is as it was
+    assert equal(given, Trainer(cnn).parameters)  # the graph handed in is as it was
 
 
 def test_frozen_layers_stay_bit_for_bit(cnn: Graph, data: Dataset) -> None:

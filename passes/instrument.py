@@ -28,24 +28,27 @@ def chosen(which: Which, name: str) -> bool:
 
 
 class PeakMemory:
-    """Growth of the process's peak memory, or of traced allocations (slower, but exact)."""
+    """Growth of the process's peak memory, or of traced allocations (slower, but exact), within a
+    `with` block. Tracing that it began it also ends."""
 
     def __init__(self, trace: bool) -> None:
         self.trace = trace
-        if trace and not tracemalloc.is_tracing():
-            tracemalloc.start()
-        self.base = 0
+        self.grown = 0
 
-    def start(self) -> None:
+    def __enter__(self) -> PeakMemory:
+        self._begun = self.trace and not tracemalloc.is_tracing()
+        if self._begun:
+            tracemalloc.start()
         if self.trace:
             tracemalloc.reset_peak()
-            self.base = tracemalloc.get_traced_memory()[0]
-        else:
-            self.base = peak_rss()
+        self._base = tracemalloc.get_traced_memory()[0] if self.trace else peak_rss()
+        return self
 
-    def stop(self) -> int:
+    def __exit__(self, *_: object) -> None:
         now = tracemalloc.get_traced_memory()[1] if self.trace else peak_rss()
-        return max(now - self.base, 0)
+        self.grown = max(now - self._base, 0)
+        if self._begun:
+            tracemalloc.stop()
 
 
 def peak_rss() -> int:

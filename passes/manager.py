@@ -116,12 +116,12 @@ class PassManager:
         held = context.analyses.snapshot(graph)
         version = graph.version
         memory = PeakMemory(self.trace_memory)
-        memory.start()
         started = time.perf_counter()
         try:
-            outcome = p.run(graph, context)
-            if p.nested and isinstance(outcome, Outcome):
-                run_on_bodies(p, graph, context, outcome)
+            with memory:
+                outcome = p.run(graph, context)
+                if p.nested and isinstance(outcome, Outcome):
+                    run_on_bodies(p, graph, context, outcome)
         except TautError as error:
             if not error.message.startswith(f"pass {p.name}"):
                 error.message = f"pass {p.name}: {error.message}"
@@ -129,7 +129,7 @@ class PassManager:
         except Exception as error:
             raise PassError(f"pass {p.name} failed: {type(error).__name__}: {error}") from error
         record.seconds = time.perf_counter() - started
-        record.peak_bytes = memory.stop()
+        record.peak_bytes = memory.grown
         if not isinstance(outcome, Outcome):
             raise PassError(f"pass {p.name} returned {type(outcome).__name__}, not an Outcome")
         record.changed = graph.version != version

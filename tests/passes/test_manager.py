@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -284,6 +285,7 @@ def test_report_is_json_and_tables() -> None:
     assert data["pipeline"].endswith("test-wrong") and data["passes"][-1]["counts"]
     assert all(p["seconds"] >= 0 for p in data["passes"])
     assert any(p["peak_bytes"] > 0 for p in data["passes"])
+    assert not tracemalloc.is_tracing()
     assert "sum-to-difference 4" in str(report)
 
 

@@ -305,6 +305,7 @@ def held(call) -> int:
 
     with pytest.raises(TautError):
         call()  # what the first call imports does not count
+    assert not tracemalloc.is_tracing()
     tracemalloc.start()
     with pytest.raises(TautError):
         call()

@@ -63,7 +63,8 @@ class Clusters:
                 self.of[node] = kept
                 self.members[kept].add(node)
             del self.level[part]
-        self._raise([kept])
+        # What follows a joined part may be too low even where `kept` stays at its level.
+        self._raise([*self.after(kept), kept])
         return kept
 
     def _raise(self, todo: list[int]) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import networkx as nx
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from taut.backends.onnx import export_onnx
 from taut.frontends.onnx import load_onnx
 from taut.ir import Builder, Graph, Value, interpret, parse, print_graph
@@ -158,6 +161,29 @@ def test_groups_stay_acyclic_together():
     clusters.join([of["b"], of["c"]])
     assert clusters.closes_cycle([of["a"], of["d"]])
     assert ops(run(graph).graph).count("fusion") <= 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_clusters_of_any_graph_stay_acyclic(data: st.DataObject):
+    count = data.draw(st.integers(4, 14))
+    b = Builder()
+    values = [b.input("x", "f32", (4,))]
+    for i in range(count):
+        left, right = (data.draw(st.integers(0, i)) for _ in range(2))
+        values.append(b.add(values[left], values[right]))
+    graph = b.outputs(y=values[-1])
+    clusters = Clusters(graph)
+    nodes = [v.node for v in values]
+    for _ in range(count):
+        parts = {clusters.of[n] for n in data.draw(st.lists(st.sampled_from(nodes), min_size=2))}
+        part = {n: min(parts) if c in parts else c for n, c in clusters.of.items()}
+        joined = nx.DiGraph((part[m], part[n]) for m, n in graph.nx.edges() if part[m] != part[n])
+        assert clusters.closes_cycle(parts) != nx.is_directed_acyclic_graph(joined)
+        if not clusters.closes_cycle(parts):
+            clusters.join(parts)
+            assert all(clusters.level[c] > clusters.level[p]
+                       for c in clusters.level for p in clusters.before(c))  # fmt: skip
 
 
 def test_names_types_and_the_text_survive():

@@ -27,8 +27,6 @@ def with_loss(graph: Graph) -> Graph:
 @pytest.mark.parametrize("pipeline", ["", ",O2", "{recompute=true},O1"])
 @pytest.mark.parametrize("family", ["mlp", "cnn", "transformer", "recurrent"])
 def test_gradients_of_drawn_models(family: str, pipeline: str) -> None:
-    if (family, pipeline) == ("transformer", ",O2"):
-        pytest.skip("a drawn graph takes minutes, its difference is not understood yet")
     check_family(family, pipeline, 5)
 
 
@@ -49,8 +47,10 @@ def check_family(family: str, pipeline: str, examples: int) -> None:
         want = interpret(made, feeds)
         assume(all(np.isfinite(v).all() for v in want.values() if v.dtype.kind == "f"))
         got = taut.compile(made, threads=1)(**feeds)
+        # Some gradients are zero but for rounding, such as that of a bias of attention's keys.
+        largest = max(float(np.abs(v).max()) for v in want.values() if v.size)
         for name, array in want.items():
-            reason = testing.difference(array, got[name], 2e-3, 1e-4)
+            reason = testing.difference(array, got[name], 2e-3, max(1e-4, 1e-6 * largest))
             assert reason is None, f"{name}: {reason}"
 
     run()

@@ -18,6 +18,7 @@ from .common import (
     check_choice,
     check_integer,
     check_rank,
+    check_scalar,
     differs,
     length,
     unknown,
@@ -125,6 +126,8 @@ class Dropout(Op):
     def infer(
         self, x: Abstract, ratio: Abstract | None = None, training_mode: Abstract | None = None
     ) -> Inferred:
+        check_scalar(ratio, "the ratio")
+        check_scalar(training_mode, "training_mode")
         known = ratio is None or ratio.value is not None
         if training_mode is not None and training_mode.value is not None and known:
             self._refuse_training(None if ratio is None else ratio.value, training_mode.value)

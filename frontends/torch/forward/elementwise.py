@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,12 +13,22 @@ from torch.nn import functional as F
 
 from ....ir.ops.epilogue import activation_op
 from ..tensors import torch_dtype
-from .table import FORWARD, Step, computes, plain, refuses
+from .table import FORWARD, Step, computes, plain, real, refuses
 
-_SAME_NAMES = """abs acos acosh add asin asinh atan atanh ceil cos cosh erf exp floor log mul neg
-reciprocal relu round sigmoid sign sin sinh sqrt sub tan tanh where"""
+_SAME_NAMES = """abs add ceil floor mul neg relu round sign sub where"""
 for _op in _SAME_NAMES.split():
     plain(getattr(torch, _op), _op)
+
+
+def _real(f: Callable[[Tensor], Tensor], name: str) -> None:
+    """Of integers a double, cut to an integer again."""
+    plain(lambda x: f(real(x)).to(x.dtype), name)
+
+
+_REAL_NAMES = """acos acosh asin asinh atan atanh cos cosh erf exp log reciprocal sigmoid sin sinh
+sqrt tan tanh"""
+for _op in _REAL_NAMES.split():
+    _real(getattr(torch, _op), _op)
 plain(F.softplus, "softplus")
 plain(torch.eq, "equal")
 plain(torch.gt, "greater")
@@ -53,7 +64,10 @@ def div(step: Step, a: Tensor, b: Tensor) -> Tensor:
 
 @computes("mod")
 def mod(step: Step, a: Tensor, b: Tensor) -> Tensor:
-    return torch.fmod(a, b) if step.op.fmod else torch.remainder(a, b)
+    f = torch.fmod if step.op.fmod else torch.remainder
+    if a.is_floating_point():
+        return f(a, b)
+    return torch.where(b == 0, 0, f(a, torch.where(b == 0, 1, b)))
 
 
 @computes("pow")
@@ -94,8 +108,9 @@ def cast_like(step: Step, x: Tensor, like: Tensor) -> Tensor:
 @computes("dropout")
 def dropout(step: Step, x: Tensor, ratio: Tensor | None = None, _: Any = None) -> Any:
     """Drops in training mode. A ratio left out is 1/2, as in the ONNX standard."""
-    p = 0.5 if ratio is None else step.number(ratio, 1)
-    y = F.dropout(x, p, step.training)
+    y = x
+    if step.training:
+        y = F.dropout(x, 0.5 if ratio is None else step.number(ratio, 1))
     return (y, torch.ones_like(x, dtype=torch.bool)) if step.op.outputs == 2 else y
 
 
@@ -156,8 +171,8 @@ def gelu(step: Step, x: Tensor) -> Tensor:
 
 @computes("shrink")
 def shrink(step: Step, x: Tensor) -> Tensor:
-    b, t = step.op.bias, step.op.lambd
-    return torch.where(x < -t, x + b, torch.where(x > t, x - b, torch.zeros_like(x)))
+    b, t, v = step.op.bias, step.op.lambd, real(x)
+    return torch.where(v < -t, v + b, torch.where(v > t, v - b, torch.zeros_like(v))).to(x.dtype)
 
 
 @computes("softmax")

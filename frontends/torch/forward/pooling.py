@@ -94,12 +94,12 @@ def batch_norm(step: Step, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor,
 
 @computes("instance_normalization")
 def instance_norm(step: Step, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    return F.group_norm(x, x.shape[1], scale, bias, step.op.epsilon)
+    return torch.group_norm(x, x.shape[1], scale, bias, step.op.epsilon)
 
 
 @computes("group_normalization")
 def group_norm(step: Step, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    return F.group_norm(x, step.op.num_groups, scale, bias, step.op.epsilon)
+    return torch.group_norm(x, step.op.num_groups, scale, bias, step.op.epsilon)
 
 
 @computes("layer_normalization")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .table import Step, computes
+from .table import Step, computes, real
 
 Reduce = Callable[[Tensor, tuple[int, ...], bool], Tensor]
 
@@ -18,9 +18,9 @@ def _reduction(name: str, run: Reduce) -> None:
     def f(step: Step, x: Tensor, axes: Tensor | None = None) -> Tensor:
         given = () if axes is None else tuple(step.ints(axes, 1))
         over = step.op.over(given, x.ndim)
-        if not over and given == () and step.op.noop_with_empty_axes:
-            return _EACH.get(name, lambda v: v)(x)
-        return run(x, over, step.op.keepdims).to(x.dtype) if x.ndim else x
+        if not over:  # PyTorch takes no axes for all of them
+            return _EACH.get(name, lambda v: v)(x).to(x.dtype)
+        return run(x, over, step.op.keepdims).to(x.dtype)
 
     computes(name)(f)
 
@@ -38,8 +38,8 @@ def _product(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
 
 
 def _mean(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
-    return x.mean(axes, keepdim=keep) if x.is_floating_point() else \
-        x.double().mean(axes, keepdim=keep).trunc()  # fmt: skip
+    y = real(x).mean(axes, keepdim=keep)
+    return y if x.is_floating_point() else y.trunc()
 
 
 def _extreme(f: Callable[..., Tensor], of_bool: Callable[..., Tensor], sign: int) -> Reduce:
@@ -62,10 +62,10 @@ _reduction("reduce_prod", _product)
 _reduction("reduce_max", _extreme(torch.amax, torch.any, 1))
 _reduction("reduce_min", _extreme(torch.amin, torch.all, -1))
 _reduction("reduce_l1", lambda x, a, k: x.abs().sum(a, keepdim=k))
-_reduction("reduce_l2", lambda x, a, k: torch.linalg.vector_norm(x, 2, a, k))
+_reduction("reduce_l2", lambda x, a, k: torch.linalg.vector_norm(real(x), 2, a, k))
 _reduction("reduce_sum_square", lambda x, a, k: x.square().sum(a, keepdim=k))
 _reduction("reduce_log_sum", lambda x, a, k: x.sum(a, keepdim=k).log())
-_reduction("reduce_log_sum_exp", lambda x, a, k: torch.logsumexp(x, a, k))
+_reduction("reduce_log_sum_exp", lambda x, a, k: torch.logsumexp(real(x), a, k))
 
 
 @computes("arg_max", "arg_min")

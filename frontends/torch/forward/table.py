@@ -62,6 +62,10 @@ def plain(function: Callable[..., Tensor], *ops: str) -> None:
     computes(*ops)(lambda step, *xs: function(*xs))
 
 
+def real(x: Tensor) -> Tensor:
+    return x if x.is_floating_point() else x.double()
+
+
 Refusal = Callable[[Step], str | None]
 REFUSED: dict[str, list[Refusal]] = {}
 """What functions of the table cannot do of their op, known from a step before it runs."""

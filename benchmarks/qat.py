@@ -8,7 +8,8 @@
 images. Each is trained in float once. Then for each number of bits (weights and activations alike,
 first and last layer 8) it is quantized by `quantize` with bias correction (`ptq`), by the grids
 that training starts from (`start`), and after quantization-aware training with batch
-normalizations by the batch (`qat`) or with frozen statistics (`qat-running`). Every row has the
+normalizations by the batch (`qat`) or with frozen statistics (`qat-running`). `float-longer` is the
+control: the float network trained on for as many epochs, without quantizers. Every row has the
 accuracy of the graph that training evaluates, of quantize/dequantize pairs, and of the integer
 program.
 """
@@ -130,6 +131,10 @@ def measure(
     start = time.perf_counter()
     first = taut.train(case.graph(), train, epochs=case.epochs, learning_rate=case.rate, **common)
     add(row(name, "float", 32, first.graph, time.perf_counter() - start, test))
+    start = time.perf_counter()
+    longer = taut.train(first.graph, train, epochs=case.aware_epochs,
+                        learning_rate=case.aware_rate, **common)  # fmt: skip
+    add(row(name, "float-longer", 32, longer.graph, time.perf_counter() - start, test))
     calibration = train[:512].inputs(64)
     for bits in BITS:
         aware = QuantizeAware(weight_bits=bits, activation_bits=bits)

@@ -14,7 +14,15 @@ RUNNERS = ("taut-int8", "ort-int8", "ov-int8", "taut-f32", "ort-f32", "ov-f32")
 Row = dict[str, Any]
 
 
-def everything(console: Console, rows: list[Row]) -> None:
+def everything(console: Console, rows: list[Row], markdown: bool = False) -> None:
+    """Print all tables, and how many bars were met; or the tables alone, to paste in a text."""
+    if markdown:
+        timed = [row for row in rows if row.get("load") in (bars.IDLE, bars.BUSY)]
+        for case in sorted({row[1:] for row in _cases(timed)}):
+            print(_markdown(_latency(case, timed, table_of(timed))))
+        starts = [row for row in rows if row.get("load") == "start"]
+        print(_markdown(_starts(starts)) if starts else "", end="")
+        return
     if not console.is_terminal:
         console.width = max(console.width, 140)
     timed = [row for row in rows if row.get("load") in (bars.IDLE, bars.BUSY)]
@@ -35,6 +43,14 @@ def everything(console: Console, rows: list[Row]) -> None:
         console.print(", ".join(f"{g}: {n}" for g, n in count.items()))
 
 
+def _markdown(table: Table) -> str:
+    heads = [str(column.header) for column in table.columns]
+    lines = zip(*(column.cells for column in table.columns))
+    rows = [heads, ["---"] * len(heads), *lines]
+    text = "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+    return f"{table.title}\n\n{text}\n"
+
+
 def table_of(rows: list[Row]) -> dict[bars.Row, dict[str, float]]:
     """Medians by row and runner."""
     made: dict[bars.Row, dict[str, float]] = {case: {} for case in _cases(rows)}
@@ -49,7 +65,10 @@ def _case(row: Row) -> bars.Row:
 
 
 def _cases(rows: list[Row]) -> list[bars.Row]:
-    return list(dict.fromkeys(_case(row) for row in rows))
+    """In the order of the bars, the large products last."""
+    place = {name: i for i, name in enumerate(bars.MODELS)}
+    return sorted(dict.fromkeys(_case(row) for row in rows),
+                  key=lambda case: place.get(case[0], len(place)))  # fmt: skip
 
 
 def _latency(

@@ -3,7 +3,7 @@
     python benchmarks/table.py                 # everything; says beforehand how long it takes
     python benchmarks/table.py --models resnet50 minilm-128 --batches 1 --threads 2
     python benchmarks/table.py --quick         # does it run at all? (figures mean nothing)
-    python benchmarks/table.py --show results/table-....json
+    python benchmarks/table.py --show results/table-....json [--markdown]
 
 Each (model, batch, threads) is measured in a process of its own (`row.py`), all runners in turn;
 start-up and memory (`footprint.py`) take a process for each runner and start. Results are written
@@ -57,7 +57,8 @@ def main() -> None:
     options = parse()
     console = Console()
     if options.show:
-        show.everything(console, json.loads(options.show.read_text())["rows"])
+        rows = json.loads(options.show.read_text())["rows"]
+        show.everything(console, rows, options.markdown)
         return
     jobs = list(plan(options))
     busy = os.getloadavg()[0]
@@ -96,6 +97,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--timeout", type=int, default=3600, help="seconds for one process")
     parser.add_argument("--quick", action="store_true", help="a smoke test: 3 calls, batch 1")
     parser.add_argument("--show", type=Path, help="print a results file, measure nothing")
+    parser.add_argument("--markdown", action="store_true", help="--show as Markdown")
     options = parser.parse_args()
     if options.quick:
         options.repeats, options.batches = 3, [1]

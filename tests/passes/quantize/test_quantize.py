@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from taut.ir import Builder, Graph, ParseError, PassError, interpret, print_graph
+from taut.ir import Builder, Graph, ParseError, PassError, Value, interpret, print_graph
 from taut.ir.interpret import Watch
 from taut.passes import Context, PassManager
 
@@ -83,6 +83,37 @@ def test_a_runner_handed_in_is_used() -> None:
     assert len(calls) == 8
     slow = PassManager("quantize").run(perceptron(), Context(data=batches(1))).graph
     assert print_graph(quick) == print_graph(slow)
+
+
+def levels(options: str) -> list[tuple[int, int]]:
+    """For each layer, how many steps what it reads and its weights span at the most."""
+    text = f"quantize{{bias_correction=none calibrate=min-max {options}}}"
+    graph = PassManager(text).run(perceptron(), Context(data=batches(1))).graph
+    seen: dict[str, np.ndarray] = {}
+
+    def watch(value: Value, array: np.ndarray) -> None:
+        seen[value.node.name] = np.append(seen.get(value.node.name, []), array)
+
+    for x in batches(2, 16):
+        interpret(graph, {"x": 10 * x}, watch=watch)
+    found = []
+    for i in range(3):
+        read = graph.operands(graph[f"layer{i}"])[:2]
+        pairs = [graph.operand(v.node, 0) for v in read if v is not None]
+        spans = [v.array if v.array is not None else seen[v.node.name] for v in pairs if v]
+        found.append(tuple(int(s.astype(int).max()) - int(s.astype(int).min()) for s in spans))
+    return found
+
+
+def test_bits_of_weights_activations_and_edges() -> None:
+    all_8 = levels("")
+    assert all(x == 255 and 250 <= w <= 254 for x, w in all_8)
+    assert levels("bits=4") == [(255, 14)] * 3
+    assert [x for x, _ in levels("activation_bits=4")] == [15] * 3
+    # What the last product reads is at the edge too; the middle one's weights are not.
+    edges = levels("bits=4 activation_bits=3 edge_bits=8")
+    assert [x for x, _ in edges] == [255, 7, 255] and edges[1][1] == 14
+    assert edges[0][1] >= 250 <= edges[2][1]
 
 
 def test_bias_correction_restores_means() -> None:

@@ -2,5 +2,6 @@
 
 from . import attention as attention
 from . import aware as aware
+from . import calibrate as calibrate
 from . import dynamic as dynamic
-from . import passes as passes
+from . import static as static

@@ -12,12 +12,13 @@ from ...ir.op import Array
 from ..base import Changes, Outcome, Pass, register_pass
 from ..context import Context
 from ..gradient.statistics import split_statistics
+from .calibrate import RANGES, clipped, known_ranges, share, unfit_readers
+from .correct import real_bias
 from .estimate import Estimator, Method, Range
 from .finalize import Finalizer
 from .grid import Grid, grid_of
 from .learned import Learning, insert_learned, insert_learned_weight, round_bias
 from .observe import Observer
-from .passes import RANGES, clipped, known_ranges, real_bias, share, unfit_readers
 from .place import Placement, place
 from .prepare import prepare
 from .weights import least_scales, quantize_weight, weight_axis

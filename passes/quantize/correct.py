@@ -23,6 +23,8 @@ from ...ir.op import Array
 from ...ir.ops.structure import Input
 from ..context import Context
 from .functions import fused_step
+from .insert import insert_bias
+from .place import takes_bias
 
 Lanes = list[Array]
 """One value of every sample."""
@@ -189,3 +191,40 @@ def shrunk(gaps: Array) -> Array:
     with np.errstate(all="ignore"):
         keep = np.where(mean != 0, np.maximum(0.0, 1.0 - uncertain / (mean * mean)), 0.0)
     return np.nan_to_num(mean * keep)
+
+
+def real_bias(graph: Graph, node: Node) -> Array | None:
+    """The bias of a product as a float vector, dequantized where it already is int32."""
+    value = graph.operand(node, 2) if takes_bias(node) else None
+    if value is None:
+        return None
+    if value.array is not None:
+        return value.array.reshape(-1)
+    q, scale = graph.operands(value.node)[:2]
+    if q is None or scale is None or q.array is None or scale.array is None:
+        return None
+    return q.array.reshape(-1) * scale.array.astype(np.float64)
+
+
+def shift_bias(graph: Graph, node: Node, shift: Array, scale: Array) -> bool:
+    """Add to the bias of a product, or to the constant vector that alone is added to its result.
+
+    Returns whether there was one to add to.
+    """
+    if not shift.any():
+        return False
+    if takes_bias(node):
+        bias = real_bias(graph, node)
+        insert_bias(graph, node, shift if bias is None else bias + shift, scale)
+        return True
+    uses = graph.uses(node[0])
+    if len(uses) != 1 or uses[0].node.op.name != "add":
+        return False
+    other = graph.operand(uses[0].node, 1 - uses[0].position)
+    if other is None or other.array is None or other.array.size not in (1, shift.size):
+        return False
+    name = f"{other.node.name}.corrected"
+    vector = (other.array.reshape(-1) + shift).astype(np.float32)
+    made = graph.constant(vector, name, before=uses[0].node)
+    graph.set_operand(uses[0].node, 1 - uses[0].position, made)
+    return True

@@ -1,22 +1,20 @@
-"""The passes `calibrate` and `quantize`."""
+"""The pass `quantize`: grids of activations fixed beforehand from samples."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from ...ir import FeedError, Graph, Node, PassError, Value
+from ...ir import Graph, Node, PassError, Value
 from ...ir.op import Array
-from ..base import Changes, Exact, Outcome, Pass, register_pass
+from ..base import Changes, Outcome, Pass, register_pass
 from ..context import Context
 from ..rewrite import erase_dead
-from .correct import expected_shift, shifts
+from .calibrate import RANGES, clipped, known_ranges, share, unfit_readers
+from .correct import expected_shift, real_bias, shift_bias, shifts
 from .estimate import Estimator, Method, Range
-from .functions import fused_step, output_bounds, step_of
 from .grid import Grid, Scheme, channel_grid, grid_of
 from .insert import insert_bias, insert_pairs, insert_weight
 from .observe import Observer, moment_axis
@@ -32,49 +30,8 @@ from .weights import (
 )
 from .widths import Widths
 
-RANGES = "calibration"
-"""Metadata key under which `calibrate` leaves ranges, as JSON: {value: [low, high]}."""
-
 CORRECTION_BYTES = 512 << 20
 CORRECTION_SAMPLES = 32
-CONCAT_RATIO = 4.0
-
-
-def value_key(value: Value) -> str:
-    return value.node.name if value.index == 0 else f"{value.node.name}:{value.index}"
-
-
-@register_pass
-@dataclass(frozen=True)
-class Calibrate(Pass):
-    """Run the sample inputs and note the range of every value that `quantize` would give a grid,
-    in the graph's metadata. The graph computes the same as before. `quantize` uses the ranges when
-    it has no sample inputs of its own.
-    """
-
-    name = "calibrate"
-    bound = Exact()
-    method: Method = "percentile"
-    scheme: Scheme = "asymmetric"
-    percentile: float = 99.999
-    samples: int = 300
-
-    def run(self, graph: Graph, context: Context) -> Outcome:
-        outcome = Outcome()
-        prepared = graph.copy()
-        prepare(prepared, context, Outcome())
-        placement = place(prepared, Outcome())
-        observer = Observer(placement.shared, {})
-        batches = observer.run(prepared, context, self.samples)
-        estimator = Estimator(self.method, self.scheme, self.percentile)
-        ranges = {
-            value_key(v): estimator(seen)
-            for v, seen in observer.seen.items() if v not in observer.unfit
-        }  # fmt: skip
-        graph.metadata[RANGES] = json.dumps(ranges)
-        outcome.count("batches", batches)
-        outcome.count("ranges", len(ranges))
-        return outcome
 
 
 @register_pass
@@ -294,29 +251,6 @@ class Quantize(Pass):
         return found
 
 
-def known_ranges(graph: Graph, placement: Placement) -> dict[Value, Range]:
-    """The ranges that `calibrate` left. Raises FeedError where one is missing."""
-    known = {str(k): (float(a), float(b))
-             for k, (a, b) in json.loads(graph.metadata[RANGES]).items()}  # fmt: skip
-    missing = [value_key(v) for v in placement.shared if value_key(v) not in known]
-    if missing:
-        raise FeedError(f"value {missing[0]!r} has no calibrated range",
-                        hint="give data=, or calibrate after the other passes")  # fmt: skip
-    return {v: known[value_key(v)] for v in placement.shared}
-
-
-def unfit_readers(
-    graph: Graph, placement: Placement, unfit: Mapping[Value, str]
-) -> dict[str, str]:
-    """The nodes to leave in float because of what they read, and why."""
-    found: dict[str, str] = {}
-    for value, kind in unfit.items():
-        why = f"its operand {value.node.name!r} holds {kind} on a sample input"
-        readers = [u.node for u in graph.uses(value) if u.node in placement.roles]
-        found.update({n.name: why for n in readers})
-    return found
-
-
 def depthwise(graph: Graph, node: Node) -> bool:
     """Whether each output channel of a convolution reads one input channel."""
     w = graph.operand(node, 1)
@@ -335,89 +269,3 @@ def linear_convolution(node: Node) -> bool:
 def spread_step(grid: Grid, weight: Array) -> Array:
     """A grid's step for each output channel of a depthwise weight (a scalar for other grids)."""
     return np.repeat(grid.step, weight.shape[0] // len(grid.scales)) if grid.scales else grid.step
-
-
-def real_bias(graph: Graph, node: Node) -> Array | None:
-    """The bias of a product as a float vector, dequantized where it already is int32."""
-    value = graph.operand(node, 2) if takes_bias(node) else None
-    if value is None:
-        return None
-    if value.array is not None:
-        return value.array.reshape(-1)
-    q, scale = graph.operands(value.node)[:2]
-    if q is None or scale is None or q.array is None or scale.array is None:
-        return None
-    return q.array.reshape(-1) * scale.array.astype(np.float64)
-
-
-def shift_bias(graph: Graph, node: Node, shift: Array, scale: Array) -> bool:
-    """Add to the bias of a product, or to the constant vector that alone is added to its result.
-
-    Returns whether there was one to add to.
-    """
-    if not shift.any():
-        return False
-    if takes_bias(node):
-        bias = real_bias(graph, node)
-        insert_bias(graph, node, shift if bias is None else bias + shift, scale)
-        return True
-    uses = graph.uses(node[0])
-    if len(uses) != 1 or uses[0].node.op.name != "add":
-        return False
-    other = graph.operand(uses[0].node, 1 - uses[0].position)
-    if other is None or other.array is None or other.array.size not in (1, shift.size):
-        return False
-    name = f"{other.node.name}.corrected"
-    vector = (other.array.reshape(-1) + shift).astype(np.float32)
-    made = graph.constant(vector, name, before=uses[0].node)
-    graph.set_operand(uses[0].node, 1 - uses[0].position, made)
-    return True
-
-
-def clipped(graph: Graph, value: Value, r: Range) -> Range:
-    """The range without what the value's activation cannot give."""
-    node = value.node
-    if node.op.name == "fused_conv":
-        step = fused_step(getattr(node.op, "activation", ""), getattr(node.op, "params", ()))
-    else:
-        found = step_of(graph, node)
-        step = None if found is None else found[0]
-    if step is None:
-        return r
-    low, high = output_bounds(step)
-    return max(r[0], min(low, 0.0)), min(r[1], max(high, 0.0))
-
-
-def share(
-    graph: Graph, placement: Placement, ranges: dict[Value, Range], outcome: Outcome
-) -> None:
-    """Put operands and results of nodes that only move data on one grid.
-
-    A part of a concatenation whose range is far smaller than the whole's keeps a grid of its own
-    if others read it too: sharing would cost them precision.
-    """
-    moving = [n for n, r in placement.roles.items() if r.kind == "same"]
-    for node in moving:
-        if node.op.name != "concat":
-            for x in placement.roles[node].reads:
-                for i in range(len(node.results)):
-                    value = graph.operand(node, x)
-                    assert value is not None
-                    placement.unite(value, node[i])
-    for node in moving:
-        if node.op.name != "concat" or node[0] not in placement.shared:
-            continue
-        parts = [v for v in graph.operands(node) if v is not None]
-        widths = {v: _width(placement, ranges, v) for v in parts}
-        whole = max(widths.values())
-        for v in parts:
-            others = sum(u not in placement.direct for u in graph.uses(v)) > 1
-            if others and widths[v] * CONCAT_RATIO < whole:
-                outcome.note(f"part {v.node.name!r} keeps its own, finer grid", node)
-            else:
-                placement.unite(v, node[0])
-
-
-def _width(placement: Placement, ranges: dict[Value, Range], value: Value) -> float:
-    low, high = ranges[placement.root(value)]
-    return high - low

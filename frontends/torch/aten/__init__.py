@@ -9,6 +9,7 @@ from . import (
     linear,
     normalization,
     pooling,
+    recurrent,
     reduction,
     resize,
     shape,
@@ -17,5 +18,5 @@ from . import (
 
 __all__ = [
     "activation", "convolution", "creation", "elementwise", "indexing", "linear", "normalization",
-    "pooling", "reduction", "resize", "shape", "sizes",
+    "pooling", "recurrent", "reduction", "resize", "shape", "sizes",
 ]  # fmt: skip

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
-from bridge import agrees, randn, torch
-from taut.ir import UnsupportedError
+from bridge import agrees, randn, same, torch
+from taut.ir import Builder, UnsupportedError, Value, equal, interpret
 
 import taut
 
@@ -40,6 +41,47 @@ def test_layers(kind: str, options: dict[str, Any]) -> None:
     agrees(Wrapped(layer), [(x,)])
     states = [randn(depth, 4, 7) for _ in range(2 if kind == "LSTM" else 1)]
     agrees(Wrapped(layer), [(x, *states)], compiled=False)
+
+
+@pytest.mark.parametrize("options", [
+    "layout=1", "direction=reverse", "direction=bidirectional outputs=2", "outputs=2",
+])  # fmt: skip
+@pytest.mark.parametrize("op", ["lstm", "gru", "rnn", "rnn-relu"])
+def test_graphs_as_modules(op: str, options: str) -> None:
+    b, rng = Builder(), np.random.default_rng(0)
+    chosen = dict(o.split("=") for o in options.split())
+    known: dict[str, Any] = {k: int(v) if v.isdigit() else v for k, v in chosen.items()}
+    known |= {"gru": {"linear_before_reset": True}, "rnn-relu": {"activations": ("Relu", "Relu")}
+              }.get(op, {})  # fmt: skip
+    if op == "rnn-relu" and "bidirectional" not in options:
+        known["activations"] = ("Relu",)
+    gates, ways = {"lstm": 4, "gru": 3}.get(op, 1), 2 if "bidirectional" in options else 1
+    op = op.removesuffix("-relu")
+
+    def draw(*shape: int) -> np.ndarray:
+        return rng.normal(size=shape).astype(np.float32)
+
+    x = b.input("x", "f32", (3, 2, 5))
+    state = draw(3, ways, 4) if "layout" in options else draw(ways, 2, 4)
+    made = getattr(b, op)(x, draw(ways, gates * 4, 5), draw(ways, gates * 4, 4),
+                          draw(ways, gates * 8), None, state, **known)  # fmt: skip
+    results = (made,) if isinstance(made, Value) else made
+    graph = b.outputs(**{f"y{i}": v for i, v in enumerate(results)})
+    x0 = draw(3, 2, 5)
+    module = taut.to_torch(graph)
+    got = module(torch.from_numpy(x0))
+    same(interpret(graph, {"x": x0}), {k: v.detach().numpy() for k, v in got.items()}, op)
+    sum(v.sum() for v in got.values()).backward()
+    assert all(p.grad is not None for p in module.parameters())
+    assert equal(module.to_graph(), graph)
+
+
+def test_gates_that_pytorch_does_not_have() -> None:
+    b = Builder()
+    x, w, r = (np.ones(s, np.float32) for s in ((3, 2, 5), (1, 12, 5), (1, 12, 4)))
+    graph = b.outputs(y=b.gru(b.input("x", "f32", x.shape), w, r, name="layer"))
+    with pytest.raises(UnsupportedError, match=r"layer.*gates"):
+        taut.to_torch(graph)
 
 
 def test_batches_of_any_size() -> None:

@@ -75,7 +75,7 @@ EXPERIMENTS = (
         {
             "response": {"kind": "response{temperature=4.0}"},
             "relation": {"kind": "relation{distance=25.0 angle=50.0}"},
-            "attention": {"kind": "attention{weight=0.3 layers=[pool1]}"},
+            "attention": {"kind": "attention{weight=0.3 layers=[conv2]}"},
         },
         {"epochs": 8, "batch_size": 64, "learning_rate": 0.02, "augment": shift(2)},
         {"epochs": 15, "batch_size": 64, "learning_rate": 0.02, "clip": 1.0},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -33,6 +33,33 @@ class Ending:
     activation: str = ""
     params: tuple[float, ...] = ()
     residual_last: bool = False
+
+    plain: ClassVar[Any]
+    """The op without an ending."""
+
+    def infer(
+        self, x: Abstract, weight: Abstract, bias: Abstract | None = None,
+        residual: Abstract | None = None, slope: Abstract | None = None,
+    ) -> Inferred:  # fmt: skip
+        made = self.plain.infer(self, x, weight, bias)
+        self.check_ending(made, x, residual, slope)
+        return made
+
+    def reference(
+        self, x: Array, weight: Array, bias: Array | None = None, residual: Array | None = None,
+        slope: Array | None = None,
+    ) -> Array:  # fmt: skip
+        def run(x: Array, w: Array, c: Array | None, r: Array | None, s: Array | None) -> Any:
+            return self.finished(self.plain._run(self, x, w, c), r, s)
+
+        return in_wide(run, x, weight, bias, residual, slope)
+
+    def definition(self, b: Builder, *operands: Value | None) -> Value:
+        x, weight, bias, residual, slope = operands
+        plain = self.plain(**{a.name: getattr(self, a.name) for a in self.plain.attributes})
+        return self.ended(b, b.add_op(plain, x, weight, bias), residual, slope)
+
+    gradient = Op.gradient  # of the whole, by its definition
 
     def check_ending(
         self, made: Inferred, x: Abstract, residual: Abstract | None, slope: Abstract | None
@@ -96,38 +123,7 @@ class FusedConv(Ending, Conv):
 
     onnx = None
     axes = "x[n,i,...] weight[o,i/group,...] bias[o] residual[n,o,...] slope[o] -> y[n,o,...]"
-
-    def infer(
-        self,
-        x: Abstract,
-        weight: Abstract,
-        bias: Abstract | None = None,
-        residual: Abstract | None = None,
-        slope: Abstract | None = None,
-    ) -> Inferred:
-        made = super().infer(x, weight, bias)
-        self.check_ending(made, x, residual, slope)
-        return made
-
-    def reference(
-        self,
-        x: Array,
-        weight: Array,
-        bias: Array | None = None,
-        residual: Array | None = None,
-        slope: Array | None = None,
-    ) -> Array:
-        def run(x: Array, w: Array, c: Array | None, r: Array | None, s: Array | None) -> Any:
-            return self.finished(self._run(x, w, c), r, s)
-
-        return in_wide(run, x, weight, bias, residual, slope)
-
-    def definition(self, b: Builder, *operands: Value | None) -> Value:
-        x, weight, bias, residual, slope = operands
-        plain = Conv(**{a.name: getattr(self, a.name) for a in Conv.attributes})
-        return self.ended(b, b.add_op(plain, x, weight, bias), residual, slope)
-
-    gradient = Op.gradient  # of the whole, by its definition
+    plain = Conv
 
 
 @register
@@ -137,35 +133,4 @@ class FusedConvTranspose(Ending, ConvTranspose):
 
     onnx = None
     axes = "x[n,i,...] weight[i,o/group,...] bias[o] residual[n,o,...] slope[o] -> y[n,o,...]"
-
-    def infer(
-        self,
-        x: Abstract,
-        weight: Abstract,
-        bias: Abstract | None = None,
-        residual: Abstract | None = None,
-        slope: Abstract | None = None,
-    ) -> Inferred:
-        made = super().infer(x, weight, bias)
-        self.check_ending(made, x, residual, slope)
-        return made
-
-    def reference(
-        self,
-        x: Array,
-        weight: Array,
-        bias: Array | None = None,
-        residual: Array | None = None,
-        slope: Array | None = None,
-    ) -> Array:
-        def run(x: Array, w: Array, c: Array | None, r: Array | None, s: Array | None) -> Any:
-            return self.finished(self._run(x, w, c), r, s)
-
-        return in_wide(run, x, weight, bias, residual, slope)
-
-    def definition(self, b: Builder, *operands: Value | None) -> Value:
-        x, weight, bias, residual, slope = operands
-        plain = ConvTranspose(**{a.name: getattr(self, a.name) for a in ConvTranspose.attributes})
-        return self.ended(b, b.add_op(plain, x, weight, bias), residual, slope)
-
-    gradient = Op.gradient  # of the whole, by its definition
+    plain = ConvTranspose

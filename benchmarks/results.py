@@ -13,6 +13,9 @@ from typing import Any
 
 PACKAGES = ("numpy", "numba", "llvmlite", "onnx", "onnxruntime", "openvino", "nncf", "torch")
 
+BEGUN = datetime.datetime.now(datetime.UTC).date()
+"""A run that goes on past midnight belongs to the day on which it began."""
+
 
 def machine() -> dict[str, Any]:
     """The processor, its vector instructions that matter here, and package versions."""
@@ -48,7 +51,7 @@ def write(kind: str, rows: list[dict[str, Any]], **settings: Any) -> Path:
     """
     here = machine()
     slug = re.sub(r"[^a-z0-9]+", "-", f"{here['processor']} {here['cores']}c".lower()).strip("-")
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    date = BEGUN.isoformat()
     path = Path(__file__).parent / "results" / f"{kind}-{slug}-{date}.json"
     path.parent.mkdir(exist_ok=True)
     content = {"kind": kind, "date": date, "machine": here, "settings": settings}

@@ -256,12 +256,31 @@ DIRECT = {
     "contiguous": lambda x: A.contiguous(x),
 }  # fmt: skip
 
+class First(torch.nn.Module):
+    """A recurrent layer without its last states."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Any) -> Any:
+        return self.layer(x)[0]
+
+
+RECURRENT = {
+    "lstm": First(torch.nn.LSTM(6, 4, batch_first=True)),
+    "gru": First(torch.nn.GRU(6, 4, batch_first=True, bidirectional=True)),
+    "rnn": First(torch.nn.RNN(6, 4, batch_first=True, num_layers=2)),
+    "rnn_relu": First(torch.nn.RNN(6, 4, batch_first=True, nonlinearity="relu")),
+}
+
 FAMILIES: dict[str, tuple[dict[str, Any], tuple[tuple[int, ...], ...]]] = {
     "unary": (UNARY, ((3, 4, 6),)), "positive": (POSITIVE, ((3, 5),)),
     "inside": (INSIDE, ((3, 5),)), "pairs": (PAIRS, ((3, 4, 5), (3, 4, 5))),
     "reduced": (REDUCED, ((3, 4, 5, 6),)), "shaped": (SHAPED, ((3, 8, 4, 6),)),
     "resized": (RESIZED, ((2, 3, 6, 5),)), "pooled": (POOLED, ((2, 3, 8, 7),)),
     "layers": (LAYERS, ((2, 4, 6, 7),)), "direct": (DIRECT, ((2, 3, 4, 6),)),
+    "recurrent": (RECURRENT, ((3, 5, 6),)),
 }  # fmt: skip
 
 

@@ -16,27 +16,23 @@ Row = dict[str, Any]
 
 def everything(console: Console, rows: list[Row], markdown: bool = False) -> None:
     """Print all tables, and how many bars were met; or the tables alone, to paste in a text."""
+    timed = [row for row in rows if row.get("load") in (bars.IDLE, bars.BUSY)]
+    starts = [row for row in rows if row.get("load") == "start"]
+    medians = table_of(timed)
+    tables = [_latency(case, timed, medians) for case in sorted({row[1:] for row in medians})]
+    tables += [_starts(starts)] if starts else []
     if markdown:
-        timed = [row for row in rows if row.get("load") in (bars.IDLE, bars.BUSY)]
-        for case in sorted({row[1:] for row in _cases(timed)}):
-            print(_markdown(_latency(case, timed, table_of(timed))))
-        starts = [row for row in rows if row.get("load") == "start"]
-        print(_markdown(_starts(starts)) if starts else "", end="")
+        print("\n".join(map(_markdown, tables)), end="")
         return
     if not console.is_terminal:
         console.width = max(console.width, 140)
-    timed = [row for row in rows if row.get("load") in (bars.IDLE, bars.BUSY)]
-    medians = table_of(timed)
+    for table in tables:
+        console.print(table)
     verdicts = bars.judge(medians)
     verdicts += [
         bars.judge_share(_case(row), row["share"])
         for row in timed if row["runner"] == "taut-int8" and "share" in row
     ]
-    for case in sorted({row[1:] for row in _cases(timed)}):
-        console.print(_latency(case, timed, medians))
-    starts = [row for row in rows if row.get("load") == "start"]
-    if starts:
-        console.print(_starts(starts))
     if verdicts:
         console.print(_verdicts(verdicts))
         count = {g: sum(v.grade == g for v in verdicts) for g in COLOURS}

@@ -43,19 +43,11 @@ def arrays(
     w, b = low.array(weight), low.array(bias)
     if w is not None and (bias is None or b is not None):
         return w, b, None
-    tensors = (dense(low, weight, nodes), None if bias is None else dense(low, bias, nodes))
-    offsets = None if bias is None else places(low.shape(bias))
-    return places(low.shape(weight)), offsets, Computed(*tensors)
-
-
-def dense(low: Lowering, value: Value, nodes: tuple[str, ...]) -> Tensor:
-    """A tensor in row-major order."""
-    t = low.tensor(value)
-    if t.is_row_major:
-        return t
-    made = low.new(t.dtype, t.shape)
-    low.copy(t, made, nodes)
-    return made
+    weights = low.dense(low.tensor(weight), nodes)
+    if bias is None:
+        return places(low.shape(weight)), None, Computed(weights, None)
+    made = Computed(weights, low.dense(low.tensor(bias), nodes))
+    return places(low.shape(weight)), places(low.shape(bias)), made
 
 
 def placed(

@@ -157,6 +157,14 @@ class Lowering:
                 step.reads.append(out.buffer)
             self.emit(step)
 
+    def dense(self, t: Tensor, nodes: tuple[str, ...] = ()) -> Tensor:
+        """`t` in row-major order, copied only if it must be."""
+        if t.is_row_major:
+            return t
+        made = self.new(t.dtype, t.shape)
+        self.copy(t, made, nodes)
+        return made
+
     def fault(self, message: str) -> Ref:
         """An int64 that a kernel sets where it meets data that the reference refuses: the call
         then raises FeedError with this message."""

@@ -29,7 +29,7 @@ def gather(low: Lowering, node: Node) -> bool:
         return False
     shape = low.shape(x)
     axis = node.op.axis % len(shape)  # type: ignore[attr-defined]
-    source, index = _dense(low, low.tensor(x)), _dense(low, low.tensor(at))
+    source, index = low.dense(low.tensor(x)), low.dense(low.tensor(at))
     out = low.result(node[0], exact=True)
     target = out if out.is_row_major else low.new(out.dtype, out.shape)
     rows = math.prod(shape[:axis]) * index.size
@@ -110,7 +110,7 @@ def _scatter(
     places: list[Word], **options: Any,
 ) -> None:  # fmt: skip
     op: Any = node.op
-    index, updates = (_dense(low, low.tensor(v)) for v in low.graph.operands(node)[1:] if v)
+    index, updates = (low.dense(low.tensor(v)) for v in low.graph.operands(node)[1:] if v)
     kernel = generic.kernel_of(make, op.name, kind=target.dtype.value, index=index.dtype.value,
                                add=op.reduction == "add", **options)  # fmt: skip
     fault = low.fault(f"node {node.name!r}: an index is out of range")
@@ -120,12 +120,3 @@ def _scatter(
     out = low.tensors[node[0]]
     if target is not out:
         low.copy(target, out, (node.name,), over=True)
-
-
-def _dense(low: Lowering, t: Tensor) -> Tensor:
-    """The tensor in row-major order."""
-    if t.is_row_major:
-        return t
-    made = low.new(t.dtype, t.shape)
-    low.copy(t, made)
-    return made

@@ -114,9 +114,7 @@ def _places(rank: int, axis: int, count: int, kind: Any) -> np.ndarray:
 def _check(low: Lowering, node: Node, labels: Tensor, classes: int) -> None:
     """A step that sets a fault where a label is no class."""
     op: Any = node.op
-    flat = labels if labels.is_row_major else low.new(labels.dtype, labels.shape)
-    if flat is not labels:
-        low.copy(labels, flat, (node.name,))
+    flat = low.dense(labels, (node.name,))
     fault = low.fault(f"node {node.name!r}: a label is not below the {classes} classes")
     ignored = -1 if op.ignore_index is None else op.ignore_index
     words: list[Word] = [0, 0, 1, flat.ref, flat.size, classes, ignored,

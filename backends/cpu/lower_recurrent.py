@@ -63,8 +63,7 @@ class Layout:
             part = sums.slice(2, way * self.gates * self.padded, self.gates * self.padded)
             values |= self._at("sums", part, way=None)
             if lengths is not None:
-                at = low.tensor(lengths)
-                at = at if at.is_row_major else self._copied(at)
+                at = self.low.dense(self.low.tensor(lengths), (self.node.name,))
                 values["lengths"] = at.ref
                 message = f"node {node.name!r}: a length is not within 0 to {self.steps}"
                 values["fault"] = low.fault(message)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...ir import DType, Node
-from .computed import LARGEST, arrays, dense
+from .computed import LARGEST, arrays
 from .images import Geometry, image, lift
 from .kernels.grid import LANES
 from .kernels.product import Form
@@ -106,7 +106,7 @@ def _scattered(
     matrix = low.new(DType.f32, (c, taps, per))
     flat = low.tensor(weight).reshape((c, per, taps))
     if flat is None:
-        flat = dense(low, weight, nodes).reshape((c, per, taps))
+        flat = low.dense(low.tensor(weight), nodes).reshape((c, per, taps))
     columns = matrix.reshape((c, taps * per))
     assert flat is not None and columns is not None
     low.copy(flat.permute((0, 2, 1)), matrix, nodes)

@@ -12,7 +12,7 @@ from ...ir.op import Array
 from ..base import Changes, Outcome, Pass, register_pass
 from ..context import Context
 from ..gradient.statistics import split_statistics
-from .calibrate import RANGES, clipped, known_ranges, share, unfit_readers
+from .calibrate import RANGES, check_sampling, clipped, known_ranges, share, unfit_readers
 from .correct import real_bias
 from .estimate import Estimator, Method, Range
 from .finalize import Finalizer
@@ -66,10 +66,7 @@ class QuantizeAware(Pass):
 
     def __post_init__(self) -> None:
         self._widths.check()
-        if not 50 < self.percentile <= 100:
-            raise PassError(f"percentile is {self.percentile}, which should lie within 50..100")
-        if self.samples < 1:
-            raise PassError(f"samples is {self.samples}, which should be 1 or more")
+        check_sampling(self.percentile, self.samples)
         if not 0 < self.scale_rate < float("inf"):
             raise PassError(f"scale_rate is {self.scale_rate}, which should be above 0")
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ...ir import FeedError, Graph, Value
+from ...ir import FeedError, Graph, PassError, Value
 from ..base import Exact, Outcome, Pass, register_pass
 from ..context import Context
 from .estimate import Estimator, Method, Range
@@ -20,6 +20,14 @@ RANGES = "calibration"
 """Metadata key under which `calibrate` leaves ranges, as JSON: {value: [low, high]}."""
 
 CONCAT_RATIO = 4.0
+
+
+def check_sampling(percentile: float, samples: int) -> None:
+    """Raises PassError for a percentile or a number of samples that give no range."""
+    if not 50 < percentile <= 100:
+        raise PassError(f"percentile is {percentile}, which should lie within 50..100")
+    if samples < 1:
+        raise PassError(f"samples is {samples}, which should be 1 or more")
 
 
 def value_key(value: Value) -> str:

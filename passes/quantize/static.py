@@ -7,12 +7,12 @@ from typing import Literal
 
 import numpy as np
 
-from ...ir import Graph, Node, PassError, Value
+from ...ir import Graph, Node, Value
 from ...ir.op import Array
 from ..base import Changes, Outcome, Pass, register_pass
 from ..context import Context
 from ..rewrite import erase_dead
-from .calibrate import RANGES, clipped, known_ranges, share, unfit_readers
+from .calibrate import RANGES, check_sampling, clipped, known_ranges, share, unfit_readers
 from .correct import expected_shift, real_bias, shift_bias, shifts
 from .estimate import Estimator, Method, Range
 from .grid import Grid, Scheme, channel_grid, grid_of
@@ -74,10 +74,7 @@ class Quantize(Pass):
 
     def __post_init__(self) -> None:
         self._widths.check()
-        if not 50 < self.percentile <= 100:
-            raise PassError(f"percentile is {self.percentile}, which should lie within 50..100")
-        if self.samples < 1:
-            raise PassError(f"samples is {self.samples}, which should be 1 or more")
+        check_sampling(self.percentile, self.samples)
 
     @property
     def _widths(self) -> Widths:

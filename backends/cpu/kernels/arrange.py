@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from ..emit import I32, Emit, Value
 from ..isa import Isa
@@ -26,9 +25,7 @@ class ArrangeRecord(Header):
 class Place(Fields):
     """The record's words."""
 
-    words: ClassVar[dict[str, int]] = {
-        name: i for i, name in enumerate(ArrangeRecord.__dataclass_fields__)
-    }
+    record = ArrangeRecord
 
 
 def arrange(isa: Isa):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from .. import emit_math as m
 from ..emit import F32, F64, I32, Emit, Value, vec
@@ -17,9 +16,7 @@ LOWEST = -3.4028234663852886e38  # the start of a maximum: finite, so that diffe
 class Place(Fields):
     """The record's words."""
 
-    words: ClassVar[dict[str, int]] = {
-        name: i for i, name in enumerate(AttentionRecord.__dataclass_fields__)
-    }
+    record = AttentionRecord
 
     def real(self, name: str) -> Value:
         """A float field as float32 in all lanes."""

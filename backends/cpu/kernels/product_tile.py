@@ -17,9 +17,7 @@ class Place(Fields):
     """Where a tile stands: the record, `row`, the index of its first row among the parameters of
     rows, and `count`, the rows that exist from it on."""
 
-    words: ClassVar[dict[str, int]] = {
-        name: i for i, name in enumerate(ProductRecord.__dataclass_fields__)
-    }
+    record = ProductRecord
 
     def __init__(self, e: Emit, d: Value, row: Value, count: Value):
         super().__init__(e, d)

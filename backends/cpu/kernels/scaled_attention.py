@@ -6,7 +6,7 @@ The arithmetic is `ir.ops.scaled_attention`'s, operation by operation.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from ....ir.ops import scaled_attention as law
 from .. import emit_math as m
@@ -273,9 +273,7 @@ class KeysRecord(Header):
 class KeysPlace(Fields):
     """The record's words."""
 
-    words: ClassVar[dict[str, int]] = {
-        name: i for i, name in enumerate(KeysRecord.__dataclass_fields__)
-    }
+    record = KeysRecord
 
 
 def keys(isa: Isa):

@@ -288,7 +288,11 @@ class Listed:
 class Fields:
     """The words of a record, by name."""
 
+    record: ClassVar[type] = ConvRecord
     words: ClassVar[dict[str, int]] = WORDS
+
+    def __init_subclass__(cls) -> None:
+        cls.words = {name: i for i, name in enumerate(cls.record.__dataclass_fields__)}
 
     def __init__(self, e: Emit, d: Value):
         self.e, self.d = e, d

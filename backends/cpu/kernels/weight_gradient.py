@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 from ..emit import F32, Emit, Value, vec
 from ..isa import Isa
@@ -65,9 +64,7 @@ class WeightGradientRecord(Header):
 class Place(Fields):
     """The record's words."""
 
-    words: ClassVar[dict[str, int]] = {
-        name: i for i, name in enumerate(WeightGradientRecord.__dataclass_fields__)
-    }
+    record = WeightGradientRecord
 
 
 def weight_gradient(isa: Isa, rows: int, taps: int):

@@ -1,7 +1,9 @@
 """Graphs on disk: `model.taut` (a zip of the text and its tensors) and `model.ir` (text).
 
 The zip holds `graph.ir`, `tensors.safetensors` and `metadata.json`; nothing in it is executable and
-nothing is unpickled. A `.ir` file carries its large constants in a safetensors file beside it.
+nothing is unpickled. A `.ir` file carries its large constants in a safetensors file beside it,
+bound to it by a digest in its first line: `// tensors: 0123456789abcdef` stands for the file
+`model.ir.0123456789abcdef.safetensors`.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -20,8 +23,15 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from .errors import LimitError, ModelError, TautError
-from .files import read_bounded, write_atomic
+from .errors import LimitError, ModelError, StorageError, TautError
+from .files import (
+    companion,
+    companion_path,
+    digest_of,
+    read_bounded,
+    remove_companions,
+    write_atomic,
+)
 from .graph import Graph
 from .parser import parse
 from .printer import constants, print_graph
@@ -30,6 +40,8 @@ from .verify import verify
 
 FORMAT = 1
 _TEXT, _TENSORS, _META = "graph.ir", "tensors.safetensors", "metadata.json"
+_BESIDE = ".safetensors"
+_TENSORS_LINE = re.compile(rb"// tensors: ([0-9a-f]{16})\r?\n")
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # equal graphs give equal files
 
 
@@ -69,21 +81,26 @@ def load_container(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS
 
 
 def save_text(graph: Graph, path: str | os.PathLike[str]) -> None:
-    """Write `model.ir`, and `model.ir.safetensors` beside it where constants are large."""
+    """Write `model.ir`, and `model.ir.DIGEST.safetensors` beside it where constants are large:
+    both or, whenever the save ends, what was there before. Raises StorageError."""
     large = dict(constants(graph))
-    if large:
-        write_atomic(_beside(path), pack_tensors(large))
-    write_atomic(path, print_graph(graph, resources="none").encode())
+    text = print_graph(graph, resources="none").encode()
+    if not large:
+        write_atomic(path, text)
+        remove_companions(path, _BESIDE)
+        return
+    with companion(path, _BESIDE) as beside:
+        beside.file.write(pack_tensors(large))
+        write_atomic(path, b"// tensors: %s\n" % beside.seal().encode() + text)
 
 
 def load_text(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> Graph:
-    """Read and verify IR text, with the safetensors file beside it if there is one."""
-    data = read_bounded(path, limits.model_bytes)
-    beside = _beside(path)
+    """Read and verify IR text, with the safetensors file that belongs to it if there is one.
+
+    Raises ModelError, ParseError, VerifyError, LimitError, StorageError.
+    """
+    data, tensors = _read_pair(path, limits)
     try:
-        tensors: Mapping[str, np.ndarray[Any, Any]] = {}
-        if beside.is_file() and not beside.is_symlink():
-            tensors = unpack_tensors(read_bounded(beside, limits.model_bytes))
         graph = parse(data.decode(), tensors, limits=limits)
         verify(graph, limits)
     except UnicodeDecodeError as error:
@@ -91,6 +108,53 @@ def load_text(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> 
     except TautError as error:
         raise error.with_context(file=path)
     return graph
+
+
+def _read_pair(
+    path: str | os.PathLike[str], limits: Limits
+) -> tuple[bytes, Mapping[str, np.ndarray[Any, Any]]]:
+    """The text and the tensors that it names. A save may replace both in between: then again."""
+    data = read_bounded(path, limits.model_bytes)
+    while True:
+        found = _TENSORS_LINE.match(data)
+        if not found:
+            return data, _read_unbound(path, limits)
+        digest = found[1].decode()
+        beside = companion_path(path, digest, _BESIDE)
+        held = b"" if beside.is_symlink() else _read_if_there(beside, limits)
+        if held:
+            break
+        before, data = data, read_bounded(path, limits.model_bytes)
+        if before == data:
+            raise ModelError(f"its constants are not there: {beside.name!a} belongs beside it",
+                             file=path, hint="move both files together, or save again")  # fmt: skip
+    if digest_of(held) != digest:
+        raise ModelError("does not hold what was saved", file=beside, hint="save the graph again")
+    return data, _unpack(held, beside)
+
+
+def _read_if_there(path: Path, limits: Limits) -> bytes:
+    try:
+        return read_bounded(path, limits.model_bytes)
+    except StorageError:
+        return b""
+
+
+def _read_unbound(
+    path: str | os.PathLike[str], limits: Limits
+) -> Mapping[str, np.ndarray[Any, Any]]:
+    """The tensors of a text that names none: `model.ir.safetensors`, written by hand, if any."""
+    beside = Path(f"{os.fspath(path)}{_BESIDE}")
+    if beside.is_file() and not beside.is_symlink():
+        return _unpack(read_bounded(beside, limits.model_bytes), beside)
+    return {}
+
+
+def _unpack(data: bytes, path: Path) -> Mapping[str, np.ndarray[Any, Any]]:
+    try:
+        return unpack_tensors(data)
+    except TautError as error:
+        raise error.with_context(file=path)
 
 
 def pack_tensors(tensors: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
@@ -117,10 +181,6 @@ def unpack_tensors(data: bytes) -> dict[str, np.ndarray[Any, Any]]:
 
 def _native(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return array.view(np.uint8) if array.dtype.kind == "V" or array.dtype.num > 24 else array
-
-
-def _beside(path: str | os.PathLike[str]) -> Path:
-    return Path(f"{os.fspath(path)}.safetensors")
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes, how: int) -> None:

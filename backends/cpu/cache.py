@@ -75,8 +75,8 @@ class Cache:
         _check(os.lstat(self.folder), stat.S_ISDIR, 0o700)
         path = self.folder / "key"
         if create and not path.exists():
-            with contextlib.suppress(FileExistsError):
-                _write(self.folder, "key", secrets.token_bytes(32), replace=False)
+            # Two processes may both make one: what was kept under the first is made again.
+            _write(self.folder, "key", secrets.token_bytes(32))
         secret = _read_private(path, 64)
         return secret if len(secret) == 32 else None
 
@@ -147,7 +147,7 @@ def _read_private(path: Path, limit: int) -> bytes:
         return file.read(limit)
 
 
-def _write(folder: Path, name: str, data: bytes, *, replace: bool = True) -> None:
+def _write(folder: Path, name: str, data: bytes) -> None:
     """Write a 0600 file whole or not at all."""
     handle, temporary = tempfile.mkstemp(dir=folder, prefix=".new-")
     try:
@@ -155,11 +155,7 @@ def _write(folder: Path, name: str, data: bytes, *, replace: bool = True) -> Non
             file.write(data)
             file.flush()
             os.fsync(handle)
-        if replace:
-            os.replace(temporary, folder / name)
-        else:
-            os.link(temporary, folder / name)
-            os.unlink(temporary)
+        os.replace(temporary, folder / name)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)

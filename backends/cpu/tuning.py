@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ...ir import CompileError, StorageError
+from ...ir.files import write_atomic
 from . import cache as disk
 from . import jit
 from .isa import Isa
@@ -157,13 +158,7 @@ def write(
         "machine": machine(isa, threads),
         "layers": {case: asdict(schedule) for case, schedule in sorted(chosen.items())},
     }
-    temporary = Path(f"{os.fspath(path)}.{os.getpid()}.new")
-    try:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StorageError(f"cannot be written ({error.strerror})", file=path) from error
+    write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def read(path: str | os.PathLike[str], isa: Isa, threads: int) -> dict[str, Schedule]:

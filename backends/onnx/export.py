@@ -8,7 +8,6 @@ Integer-level ops have no exact counterpart in ONNX and are refused.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,13 +32,11 @@ from ...ir import (
     LimitError,
     Node,
     Op,
-    StorageError,
-    TautError,
     UnsupportedError,
     Value,
 )
 from ...ir.bodies import inlined, walk
-from ...ir.files import write_atomic
+from ...ir.files import companion, companion_path, replacing, write_atomic
 from ...ir.op import Attribute, op_class
 from ...ir.ops.structure import Constant, Input
 from ...ir.standard import ONNX_TYPES, attribute_proto, schema, schema_defaults
@@ -62,8 +59,8 @@ def export_onnx(
     """The graph as a checked ONNX model, written to `path` if one is given.
 
     Inputs, outputs and nodes keep their names, metadata become properties. Where constants take
-    more than `external_bytes` they go into `<path>.data` beside the model (and out of the model
-    returned). Raises UnsupportedError for ops that ONNX lacks, StorageError, LimitError.
+    more than `external_bytes` they go into `<path>.DIGEST.data` beside the model (and out of the
+    model returned). Raises UnsupportedError for ops that ONNX lacks, StorageError, LimitError.
     """
     newest = onnx.defs.onnx_opset_version()
     if not OLDEST <= opset <= newest:
@@ -408,38 +405,26 @@ def _tensor(name: str, array: Array) -> TensorProto:
 
 
 def _write_external(model: ModelProto, arrays: dict[str, Array], path: Path) -> None:
-    """Constants into `<path>.data`, then the model: each whole or not at all."""
-    data = path.with_name(path.name + ".data")
-    temporary: str | None = None
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{data.name[:64]}.", dir=data.parent)
-        with os.fdopen(handle, "wb") as file:
-            for name, array in arrays.items():
-                file.write(bytes(-file.tell() % _ALIGN))
-                raw = _raw(array)
-                where = {"location": data.name, "offset": file.tell(), "length": len(raw)}
-                file.write(raw)
-                tensor = model.graph.initializer.add(
-                    name=name, dims=array.shape, data_type=ONNX_TYPES[DType.of(array)],
-                    data_location=TensorProto.EXTERNAL,
-                )  # fmt: skip
-                for key, value in where.items():
-                    tensor.external_data.add(key=key, value=str(value))
+    """Constants into `<path>.DIGEST.data`, then the model: both, or what was there before."""
+    with companion(path, ".data") as beside:
+        for name, array in arrays.items():
+            beside.file.write(bytes(-beside.file.tell() % _ALIGN))
+            raw = _raw(array)
+            tensor = model.graph.initializer.add(
+                name=name, dims=array.shape, data_type=ONNX_TYPES[DType.of(array)],
+                data_location=TensorProto.EXTERNAL,
+            )  # fmt: skip
+            where = {"offset": beside.file.tell(), "length": len(raw)}
+            for key, value in where.items():
+                tensor.external_data.add(key=key, value=str(value))
+            beside.file.write(raw)
+        place = companion_path(path, beside.seal(), ".data")
+        for tensor in model.graph.initializer:
+            tensor.external_data.add(key="location", value=place.name)
+        with replacing(path) as file:
+            file.write(model.SerializeToString(deterministic=True))
             file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, data)
-    except OSError as error:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
-        raise StorageError(f"cannot be written ({error.strerror})", file=data,
-                           hint="check the folder and its space") from error  # fmt: skip
-    try:
-        write_atomic(path, model.SerializeToString(deterministic=True))
-        _check(str(path))
-    except TautError:
-        for made in (path, data):
-            made.unlink(missing_ok=True)
-        raise
+            _check(file.name)
 
 
 def _check(model: ModelProto | str) -> None:

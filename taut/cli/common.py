@@ -73,7 +73,7 @@ def load(source: str) -> Graph:
         raise LimitError(f"has over {DEFAULT_LIMITS.model_bytes} bytes", file="-")
     if not data.strip():
         raise ModelError("is empty", file="-", hint="pipe text IR in, e.g. from `taut dump`")
-    is_text = data.lstrip()[:5] in (b"graph", b"// ir")
+    is_text = data.lstrip().startswith((b"graph", b"//"))
     suffix = ".ir" if is_text else ".taut" if data[:2] == b"PK" else ".onnx"
     with tempfile.TemporaryDirectory(prefix="taut-") as folder:
         path = Path(folder) / f"stdin{suffix}"

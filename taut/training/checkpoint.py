@@ -6,7 +6,6 @@ what the run is) and a digest of all of it. Reading unpickles nothing and takes 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -22,7 +21,7 @@ from safetensors.numpy import save as save_tensors
 
 from taut.ir import DEFAULT_LIMITS, Array, FeedError, ModelError, StorageError
 from taut.ir.equality import digest as graph_digest
-from taut.ir.files import read_bounded, write_atomic
+from taut.ir.files import read_bounded, remove_drafts, write_atomic
 
 from .history import History
 from .trainer import Totals, Trainer
@@ -71,9 +70,7 @@ def prepare(folder: str | os.PathLike[str], resume: bool) -> None:
     if not resume and (path / FILE).exists():
         raise StorageError("holds a checkpoint already", file=path / FILE,
                            hint="resume it, remove it, or give another folder")  # fmt: skip
-    for left in path.glob(f".{FILE}.*"):
-        with contextlib.suppress(OSError):
-            left.unlink()
+    remove_drafts(path / FILE)
 
 
 def save(

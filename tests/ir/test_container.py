@@ -29,6 +29,8 @@ from taut.ir import (
     save_container,
     save_text,
 )
+from taut.ir.container import pack_tensors
+from taut.ir.printer import constants
 
 
 def model() -> Graph:
@@ -61,20 +63,59 @@ def test_round_trip(path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["model.taut"]
 
 
+def beside(folder: Path) -> Path:
+    """The tensors of m.ir."""
+    [found] = folder.glob("m.ir.*.safetensors")
+    return found
+
+
 def test_text_with_tensors_beside_it(tmp_path: Path) -> None:
     graph = model()
     save_text(graph, tmp_path / "m.ir")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.ir", "m.ir.safetensors"]
+    assert len(list(tmp_path.iterdir())) == 2
     assert equal(graph, load_text(tmp_path / "m.ir"), names=True)
-    (tmp_path / "m.ir.safetensors").unlink()
+    beside(tmp_path).unlink()
+    with pytest.raises(ModelError, match="belongs beside it"):
+        load_text(tmp_path / "m.ir")
+
+
+def test_tensors_written_by_hand_are_found_by_their_plain_name(tmp_path: Path) -> None:
+    graph = model()
+    (tmp_path / "m.ir").write_text(print_graph(graph, resources="none"))
     with pytest.raises(ParseError, match="nowhere"):
         load_text(tmp_path / "m.ir")
+    (tmp_path / "m.ir.safetensors").write_bytes(pack_tensors(dict(constants(graph))))
+    assert equal(graph, load_text(tmp_path / "m.ir"), names=True)
+
+
+def test_a_text_is_never_read_with_the_tensors_of_another_save(tmp_path: Path) -> None:
+    first, second = tmp_path / "m.ir", tmp_path / "other" / "m.ir"
+    second.parent.mkdir()
+    save_text(model(), first)
+    b = Builder(Graph("g"))
+    w = b.constant(np.zeros((20, 30), np.float32), "../w")
+    save_text(b.outputs(y=b.mat_mul(b.input("x", "f32", ("n", 20)), w)), second)
+    beside(tmp_path).write_bytes(beside(second.parent).read_bytes())
+    with pytest.raises(ModelError, match="does not hold what was saved"):
+        load_text(first)
+
+
+def test_a_save_leaves_nothing_of_the_last_one(tmp_path: Path) -> None:
+    path = tmp_path / "m.ir"
+    save_text(model(), path)
+    old = beside(tmp_path)
+    b = Builder(Graph("small"))
+    save_text(b.outputs(y=b.relu(b.input("x", "f32", ("n", 20)))), path)
+    assert list(tmp_path.iterdir()) == [path]
+    save_text(model(), path)
+    assert beside(tmp_path) == old  # the name tells the contents
 
 
 def test_a_link_beside_the_text_is_not_followed(tmp_path: Path) -> None:
     save_text(model(), tmp_path / "m.ir")
-    (tmp_path / "m.ir.safetensors").rename(tmp_path / "elsewhere")
-    (tmp_path / "m.ir.safetensors").symlink_to(tmp_path / "elsewhere")
+    place = beside(tmp_path)
+    place.rename(tmp_path / "elsewhere")
+    place.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(TautError):
         load_text(tmp_path / "m.ir")
 

@@ -13,6 +13,7 @@ from taut.ir import (
     assert_equal,
     interpret,
 )
+from taut.ir.ops.structure import Constant
 
 ort = pytest.importorskip("onnxruntime")
 
@@ -39,6 +40,15 @@ def cnn() -> Graph:
     y = b.global_average_pool(b.leaky_relu(y, alpha=0.1))
     graph = b.outputs(features=y)
     graph.metadata["character"] = "a\nb"
+    return graph
+
+
+def replaced(graph: Graph) -> Graph:
+    """The same network with other weights."""
+    for node in graph.nodes():
+        if node.op.name == "constant" and node.op.value.size > 16:
+            other = graph.add(Constant(node.op.value + 1), before=node)
+            graph.replace_all_uses(node, other)
     return graph
 
 
@@ -156,13 +166,30 @@ def test_large_constants_go_into_a_file_beside_the_model(tmp_path):
     graph = cnn()
     path = tmp_path / "model.onnx"
     export_onnx(graph, path, external_bytes=100)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    [data] = tmp_path.glob("model.onnx.*.data")
+    assert set(tmp_path.iterdir()) == {path, data}
     assert_equal(load_onnx(path), graph)
     x = random(1, 3, 8, 8)
     made = run_ort(str(path), {"image": x})["features"]
     np.testing.assert_allclose(made, interpret(graph, {"image": x})["features"], rtol=1e-5)
+    export_onnx(replaced(graph), path, external_bytes=100)
+    assert not data.exists() and len(list(tmp_path.iterdir())) == 2
     with pytest.raises(LimitError, match="give a path"):
         export_onnx(graph, external_bytes=100)
+
+
+def test_an_export_that_fails_leaves_the_model_that_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "model.onnx"
+    export_onnx(cnn(), path, external_bytes=100)
+    before = {p: p.read_bytes() for p in tmp_path.iterdir()}
+
+    def refuse(model):
+        raise onnx.checker.ValidationError("no")
+
+    monkeypatch.setattr(onnx.checker, "check_model", refuse)
+    with pytest.raises(UnsupportedError, match="refuses"):
+        export_onnx(replaced(cnn()), path, external_bytes=100)
+    assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
 def test_writing_to_a_path_gives_the_model_returned(tmp_path):

@@ -1,0 +1,133 @@
+"""Saves that are cut short, that race, and what they leave."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from taut.ir import StorageError
+from taut.ir.files import (
+    companion,
+    companion_path,
+    digest_of,
+    remove_drafts,
+    replacing,
+    write_atomic,
+)
+
+WRITER = """
+import sys, time
+from taut.ir.files import replacing
+with replacing(sys.argv[1]) as file:
+    file.write(b"half")
+    print("at work", flush=True)
+    time.sleep(60)
+"""
+
+
+def writer(path: Path) -> subprocess.Popen[str]:
+    """A process in the middle of a save."""
+    made = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True
+    )
+    assert made.stdout is not None and made.stdout.readline() == "at work\n"
+    return made
+
+
+def test_the_draft_of_a_killed_save_is_cleared_by_the_next_and_that_of_a_live_one_is_not(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "m.bin"
+    live, killed = writer(path), writer(path)
+    try:
+        assert len(list(tmp_path.iterdir())) == 2
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+        write_atomic(path, b"whole")
+        assert path.read_bytes() == b"whole" and len(list(tmp_path.iterdir())) == 2
+    finally:
+        live.kill()
+        live.wait()
+    remove_drafts(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_whatever_is_raised_the_old_file_stays_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "m.bin"
+    write_atomic(path, b"old")
+    with pytest.raises(KeyboardInterrupt), replacing(path) as file:
+        file.write(b"new")
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["", "absent/m.bin", "nul\0", "folder"])
+def test_what_cannot_be_written_is_told(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(StorageError, match="cannot be written"):
+        write_atomic(tmp_path / name if name else tmp_path, b"x")
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX")
+def test_a_new_file_has_the_mode_that_the_process_asks_for(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_atomic(tmp_path / "m.bin", b"x")
+        assert os.umask(0o027) == 0o027  # and the save has not touched it
+    finally:
+        os.umask(before)
+    assert (tmp_path / "m.bin").stat().st_mode & 0o777 == 0o640
+
+
+def save_pair(path: Path, data: bytes) -> None:
+    with companion(path, ".data") as beside:
+        beside.file.write(data)
+        write_atomic(path, beside.seal().encode())
+
+
+def test_a_failing_pair_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    save_pair(path, b"old")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(KeyboardInterrupt), companion(path, ".data") as beside:
+        beside.file.write(b"new")
+        beside.seal()
+        raise KeyboardInterrupt
+    assert sorted(tmp_path.iterdir()) == before
+    assert companion_path(path, path.read_text(), ".data").read_bytes() == b"old"
+
+
+def test_pairs_saved_at_once_always_match(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    over = threading.Event()
+
+    def keep_saving(k: int) -> None:
+        i = 0
+        while not over.is_set():
+            save_pair(path, b"%d" % (10 * i + k))
+            i += 1
+
+    savers = [threading.Thread(target=keep_saving, args=(k,)) for k in range(3)]
+    for saver in savers:
+        saver.start()
+    wrong, read, end = 0, 0, time.monotonic() + 1
+    while time.monotonic() < end:
+        try:
+            digest = path.read_text()
+            data = companion_path(path, digest, ".data").read_bytes()
+        except FileNotFoundError:
+            continue  # replaced between the two reads
+        wrong += digest_of(data) != digest
+        read += 1
+    over.set()
+    for saver in savers:
+        saver.join()
+    assert read and not wrong
+    assert sorted(tmp_path.iterdir()) == [path, companion_path(path, path.read_text(), ".data")]

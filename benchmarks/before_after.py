@@ -3,10 +3,10 @@
     python benchmarks/before_after.py --before ../old/.venv/bin/python
 
 `--before` is an interpreter in whose environment the other version is installed. Each version has
-a process of its own, which prepares the model (float by O2, int8 by `quantize`) and waits; they are
-visited in turn, first one then the other first, a few calls a visit. A ratio is before / after: over
-1 is faster now. The figure is the median of the ratios of neighbouring visits, and beside it the
-ratio of the best times; a model is held to be slower where both are under 1 - tolerance.
+a process of its own, which prepares the model (float by O2, int8 by quantize) and waits; they are
+visited in turn, first one then the other first, a few calls a visit. A ratio is before / after: 1.1
+is faster now. The figure is the median of the ratios of neighbouring visits, beside it the ratio
+of the best times; a model is held to be slower where both are under 1 - tolerance.
 """
 
 from __future__ import annotations

@@ -38,14 +38,13 @@ def transposed_conv(low: Lowering, node: Node) -> bool:
     window = op.transposed_window(sizes, low.shape(weight)[2:])
     out = node.type.static_shape[2:]
     full = tuple((n - 1) * s + e for n, s, e in zip(sizes, window.strides, window.extent))
-    apart = window.strides == window.kernel and not any(window.begin) and full == out
+    apart = window.strides == window.extent == window.kernel and full == out
+    apart = apart and not any(window.begin)
     before = tuple(e - 1 - p for e, p in zip(window.extent, window.begin))
     spread = tuple((n - 1) * s + 1 for n, s in zip(sizes, window.strides))
     after = tuple(o - n - a + e - 1 for o, n, a, e in zip(out, spread, before, window.extent))
     if not apart and _wasteful(low, node, out, sizes) and bias is None:
         return _scattered(low, node, window, sizes, out)
-    if not apart and min(before + after) < 0:
-        return False
     finish = finish_of(low, node)
     if finish is None:
         return False
@@ -62,7 +61,8 @@ def transposed_conv(low: Lowering, node: Node) -> bool:
     else:
         ones = (1,) * len(sizes)
         g = Geometry(window.kernel, ones, window.dilations, before, after, out)
-        halo = Halo(before, after)
+        # Where pads take more than a window's reach away, no window begins at the first elements.
+        halo = Halo(tuple(max(n, 0) for n in before), tuple(max(n, 0) for n in after))
         made = low.new(DType.f32, (*low.shape(x)[:2], *spread), spatial=True, halo=halo)
         low.fill(made, 0.0, (node.name,))
         steps = (*made.strides[:2], *(a * s for a, s in zip(made.strides[2:], window.strides)))

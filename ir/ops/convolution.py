@@ -161,7 +161,9 @@ class ConvTranspose(Windowed):
     weight[c,o,k], plus bias[o]
 
     `output_padding` adds elements at the end; `output_shape` fixes the spatial sizes and lets the
-    pads follow from them.
+    pads follow from them: `pads` then count for nothing. SAME makes size * stride elements (also
+    where onnxruntime stops at the last window). A result larger than stride and kernel make has
+    zeros, and the bias, at its end.
     """
 
     axes = "x[n,i,...] weight[i,o/group,...] bias[o] -> y[n,o,...]"
@@ -224,7 +226,8 @@ class ConvTranspose(Windowed):
         return tuple(out)
 
     def transposed_window(self, sizes: tuple[int, ...], kernel: tuple[int, ...]) -> Window:
-        """The window in numbers; begin may be negative where output_shape asks for more."""
+        """The window in numbers. Pads are never negative: where the result is larger than stride
+        and kernel make, what is more lies at its end."""
         strides, dilations, pads = self.check_window(kernel)
         rank = len(kernel)
         begin, end = pads[:rank], pads[rank:]
@@ -232,11 +235,9 @@ class ConvTranspose(Windowed):
             out = cast(tuple[int, ...], self.transposed_dims(sizes, kernel))
             extra = self.output_padding or (0,) * rank
             total = [
-                (n - 1) * s + (k - 1) * d + 1 + e - o
+                max((n - 1) * s + (k - 1) * d + 1 + e - o, 0)
                 for n, s, k, d, e, o in zip(sizes, strides, kernel, dilations, extra, out)
             ]
-            if self.auto_pad == "NOTSET" or not self.output_shape:
-                total = [max(t, 0) for t in total]
             half, rest = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
             begin, end = (half, rest) if self.auto_pad == "SAME_UPPER" else (rest, half)
         return Window(kernel, strides, dilations, begin, end)
@@ -261,10 +262,9 @@ class ConvTranspose(Windowed):
         made = np.zeros((n, o, *out), x.dtype)
         here, there = [slice(None)] * 2, [slice(None)] * 2
         for size, total, begin in zip(out, whole, w.begin):
-            first, count = max(begin, 0), 0
-            count = max(min(total - first, size + min(begin, 0)), 0)
-            there.append(slice(first, first + count))
-            here.append(slice(first - begin, first - begin + count))
+            count = max(min(total - begin, size), 0)
+            there.append(slice(begin, begin + count))
+            here.append(slice(count))
         made[tuple(here)] = y[tuple(there)]
         return made if bias is None else made + along_channels(bias, x.ndim)
 
@@ -276,15 +276,20 @@ class ConvTranspose(Windowed):
 
     def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
         (x, weight, bias), (g,) = operands, gradients
-        kernel, sizes = _numbers(weight, "the weight's"), None
-        if self.output_shape or self.auto_pad != "NOTSET":
+        kernel = _numbers(weight, "the weight's")
+        rank = len(kernel)
+        if self.output_shape or self.auto_pad.startswith("SAME"):
             sizes = _numbers(x, "the input's")
-        w = self.transposed_window(sizes or (1,) * len(kernel), kernel)
-        extra = self.output_padding or (0,) * len(kernel)
-        pads = [*w.begin, *(e - more for e, more in zip(w.end, extra))]
+            w, out = self.transposed_window(sizes, kernel), self.transposed_dims(sizes, kernel)
+            end = tuple((n - 1) * s + e - b - cast(int, o) for n, s, e, b, o in
+                        zip(sizes, w.strides, w.extent, w.begin, out))  # fmt: skip
+        else:
+            w = self.transposed_window((1,) * rank, kernel)
+            end = tuple(e - more for e, more in zip(w.end, self.output_padding or (0,) * rank))
+        pads = (*w.begin, *end)
         if min(pads) < 0:  # what no element of x reaches
             cut = ints(b, *(min(p, 0) for p in pads))
-            g = b.pad(g, cut, None, ints(b, *range(2, 2 + len(kernel))))
+            g = b.pad(g, cut, None, ints(b, *range(2, 2 + rank)))
         conv = Conv(w.strides, tuple(max(p, 0) for p in pads), w.dilations, group=self.group)
         return (
             shaped(b, b.add_op(conv, g, weight), x) if b.wants(x) else None,

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from ..ir import Array, CompileError, Graph
+from . import shield
 
 GROUP = "taut.backends"
 _MODULES = {"cpu": ".cpu", "reference": ".reference"}
@@ -80,7 +81,8 @@ def targets() -> list[str]:
 def _backend(target: str) -> Callable[..., Program]:
     try:
         if target in _MODULES:
-            module: Any = importlib.import_module(_MODULES[target], __package__)
+            # Cut off in the middle, the import of a compiler would leave its locks taken.
+            module: Any = shield.run(lambda: importlib.import_module(_MODULES[target], __package__))
         else:
             found = [e for e in importlib.metadata.entry_points(group=GROUP) if e.name == target]
             if not found:

@@ -79,6 +79,7 @@ TABLES = {
 }  # fmt: skip
 
 
+@cache
 def host_architecture() -> str:
     """LLVM's name of this process's architecture, `x86_64` or `aarch64` for instance."""
     name = llvm.get_process_triple().split("-")[0]
@@ -128,6 +129,7 @@ class Target:
     features: str
 
     @staticmethod
+    @cache
     def native(table: Isa) -> Target:
         """The host's CPU for its best table; a forced lesser table is compiled for its own CPU."""
         triple = llvm.get_process_triple()

@@ -15,7 +15,6 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -24,13 +23,15 @@ from pathlib import Path
 import llvmlite
 import llvmlite.binding as llvm
 
+from ...ir import CompileError
+from .. import shield
 from . import cache as disk
 from . import objects
 from .isa import Isa, Target
 
 _ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
-_lock = threading.RLock()
 _loaded: dict[str, Loaded] = {}
+_compiling = False  # by the thread that has the shield's turn
 
 # What object code may call outside itself: C's library, all of it free of state that matters.
 _LIBC = frozenset(
@@ -93,12 +94,12 @@ class Loaded:
 
 def load(kernel: Kernel, isa: Isa, store: disk.Cache | None = None) -> Loaded:
     """The kernel as native code: memory, then disk, then the compiler."""
-    key = _key("kernel", kernel.name, repr(kernel.parameters), isa, kernel.build.__module__)
+    key = _kernel_key(kernel, isa)
 
     def text(symbol: str, target: Target) -> str:
         return llvm_ir(kernel.build(isa, **dict(kernel.parameters)), symbol, target)
 
-    return _load(key, text, {}, isa, store)
+    return _loaded.get(key) or shield.run(lambda: _load(key, text, {}, isa, store))
 
 
 def build_entry(
@@ -109,17 +110,20 @@ def build_entry(
     It calls kernels as `name(tid, nt, record)`, by the keys of `kernels`. ValueError for source
     that is not in the language.
     """
-    loaded = {name: load(kernel, isa, store) for name, kernel in kernels.items()}
-    names = "".join(f"{name}={one.symbol};" for name, one in sorted(loaded.items()))
+    symbols = {name: _symbol(_kernel_key(kernel, isa)) for name, kernel in kernels.items()}
+    names = "".join(f"{name}={symbol};" for name, symbol in sorted(symbols.items()))
     key = _key("entry", source, names, isa)
-    symbols = {name: one.symbol for name, one in loaded.items()}
 
     def text(symbol: str, target: Target) -> str:
         from . import entry
 
         return _headed(target, entry.llvm_ir(source, symbols, symbol))
 
-    return _load(key, text, {one.symbol: one.address for one in loaded.values()}, isa, store)
+    def build() -> Loaded:
+        loaded = [load(kernel, isa, store) for kernel in kernels.values()]
+        return _load(key, text, {one.symbol: one.address for one in loaded}, isa, store)
+
+    return _loaded.get(key) or shield.run(build)
 
 
 _FLAGS = {
@@ -213,11 +217,15 @@ def optimise(text: str, symbol: str, target: Target) -> tuple[llvm.ModuleRef, ll
 
 def assembly(kernel: Kernel, isa: Isa, target: Target | None = None) -> str:
     """The kernel's assembly for `target` (the table's own when it cannot run here)."""
-    target = target or Target.native(isa)
-    text = llvm_ir(kernel.build(isa, **dict(kernel.parameters)), "kernel", target)
-    module, machine = optimise(text, "kernel", target)
-    machine.set_asm_verbosity(True)
-    return machine.emit_assembly(module)
+    wanted = target or Target.native(isa)
+
+    def build() -> str:
+        text = llvm_ir(kernel.build(isa, **dict(kernel.parameters)), "kernel", wanted)
+        module, machine = optimise(text, "kernel", wanted)
+        machine.set_asm_verbosity(True)
+        return machine.emit_assembly(module)
+
+    return shield.run(build)
 
 
 def _load(
@@ -227,11 +235,19 @@ def _load(
     isa: Isa,
     store: disk.Cache | None,
 ) -> Loaded:
-    with _lock:
-        if key in _loaded:
-            return _loaded[key]
+    """To be called as a job of the shield: LLVM and Numba would not survive being interrupted."""
+    global _compiling
+    if key in _loaded:
+        return _loaded[key]
+    shield.rest()
+    shield.check()
+    if _compiling:
+        raise CompileError("a finalizer called a program that is not compiled yet, while the "
+                           "compiler was at work on its thread")  # fmt: skip
+    try:
+        _compiling = True
         store = store if store is not None else disk.default()
-        symbol = "taut_" + key[:32]
+        symbol = _symbol(key)
         code = store.get(key)
         cached = code is not None
         if code is None:
@@ -243,6 +259,8 @@ def _load(
         llvm.add_symbol(symbol, address)
         _loaded[key] = Loaded(symbol, address, cached, code)
         return _loaded[key]
+    finally:
+        _compiling = False
 
 
 _engines: list[llvm.ExecutionEngine] = []
@@ -276,6 +294,14 @@ def _in_process(name: str) -> int:
     raise RuntimeError(f"this process has no symbol {name}")
 
 
+def _symbol(key: str) -> str:
+    return "taut_" + key[:32]
+
+
+def _kernel_key(kernel: Kernel, isa: Isa) -> str:
+    return _key("kernel", kernel.name, repr(kernel.parameters), isa, kernel.build.__module__)
+
+
 def _key(kind: str, *parts: object) -> str:
     isa = next(p for p in parts if isinstance(p, Isa))
     text = repr((kind, parts, Target.native(isa), _world()))
@@ -290,9 +316,9 @@ _SOURCES = (
 
 def origins() -> dict[str, int]:
     """How many pieces of machine code this process has compiled, and loaded from disk."""
-    with _lock:
-        cached = sum(one.cached for one in _loaded.values())
-        return {"compiled": len(_loaded) - cached, "from_disk": cached}
+    loaded = list(_loaded.values())
+    cached = sum(one.cached for one in loaded)
+    return {"compiled": len(loaded) - cached, "from_disk": cached}
 
 
 def version(isa: Isa) -> str:

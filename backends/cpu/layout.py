@@ -192,8 +192,12 @@ def reshaped_strides(
 class Constants:
     """Aligned copies of constant arrays, each content once; they live as long as the program."""
 
-    total: int = 0
     buffers: dict[tuple[str, int, bytes], Buffer] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """Bytes of them all."""
+        return sum(b.size for b in list(self.buffers.values()))
 
     def place(self, array: np.ndarray) -> Buffer:
         import hashlib
@@ -206,6 +210,5 @@ class Constants:
         if found is None:
             data = aligned(flat.size + SLACK)
             data[: flat.size] = flat
-            found = self.buffers[key] = Buffer("constant", flat.size, data=data)
-            self.total += flat.size
+            found = self.buffers.setdefault(key, Buffer("constant", flat.size, data=data))
         return found

@@ -35,7 +35,6 @@ from .isa import Isa
 from .kernels import frame
 from .layout import Buffer, Constants, Halo, Ref, Tensor, channels_last, round_up, row_major
 from .steps import AnyStep, PythonStep, Step, Word, record_words
-from .team import aligned
 from .tuning import Schedules
 
 if TYPE_CHECKING:
@@ -98,7 +97,7 @@ class Lowering:
     compile_body: Callable[[Graph], Program] | None = None  # for bodies of branches and loops
     bodies: list[Bodies] = field(default_factory=list)  # of the nodes lowered
     live: set[Node] = field(default_factory=set)
-    faults: list[tuple[str, Array]] = field(default_factory=list)
+    faults: list[tuple[str, Buffer]] = field(default_factory=list)
 
     # ---- reading -------------------------------------------------------------------------------
 
@@ -168,9 +167,9 @@ class Lowering:
     def fault(self, message: str) -> Ref:
         """An int64 that a kernel sets where it meets data that the reference refuses: the call
         then raises FeedError with this message."""
-        word = aligned(8).view(np.int64)
-        self.faults.append((message, word))
-        return Ref(Buffer("constant", 8, data=word.view(np.uint8)))
+        flag = Buffer("constant", 8)  # whose memory is each plan's own
+        self.faults.append((message, flag))
+        return Ref(flag)
 
     def buffer(self) -> Buffer:
         return Buffer("arena", 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import numpy as np
 
 from ...ir import Array, FeedError, Graph, Limits, interpret
 from ..base import KernelTime
-from . import arena, codegen, jit, sync
+from . import arena, codegen, jit, sync, turns
 from .isa import find
 from .layout import SLACK, Buffer, Ref, Tensor
 from .lower import Lowering, check_size
@@ -24,32 +25,59 @@ class Plan:
 
     def __init__(self, lowering: Lowering, workers: Team, limits: Limits) -> None:
         self.team, self.isa = workers, lowering.isa
-        self.lock = threading.Lock()
         self.names = lowering.graph.output_names
         self.segments = schedule(lowering.steps, workers.nt)
         self._fallbacks = [n.name for n in lowering.fallbacks]
         self._bodies = lowering.bodies
         self._outputs = [(t.shape, t.dtype.numpy) for t in lowering.outputs]
         buffers = {b: None for s in lowering.steps for b in (*s.reads, *s.writes)}
-        size = arena.assign(b for b in buffers if b.space == "arena")
-        check_size(size, limits.model_bytes)
-        self._arena = aligned(size + SLACK, 4096)
-        self._sync = aligned(sync.sync_bytes(workers.nt))
-        self._faults = lowering.faults
+        self._size = arena.assign(b for b in buffers if b.space == "arena")
+        check_size(self._size, limits.model_bytes)
+        self._messages = lowering.faults
         self.constants = [b for b in buffers if b.space == "constant"]  # kept alive
-        self._write_table()
+        self._settle()
         for segment in self.segments:
             if segment.python is None:
                 codegen.compile_segment(segment, lowering.isa, workers.nt)
+        self._link()
+
+    def _settle(self) -> None:
+        """Memory of its own: arena, flags of faults, sync block and table."""
+        self.lock, self.busy = threading.Lock(), False
+        self._twin: Plan | None = None
+        self._arena = aligned(self._size + SLACK, 4096)
+        self._sync = aligned(sync.sync_bytes(self.team.nt))
+        self._flags = {buffer: aligned(8) for _, buffer in self._messages}
+        self._faults = [(m, self._flags[b].view(np.int64)) for m, b in self._messages]
+        self._write_table()
+        self._lease = self.team.lend((self._table, self._sync))
+
+    def _link(self) -> None:
+        """What a call goes through, once there is native code."""
         self._calls = [
             (s.address, None) if s.python is None else (0, _Bridge(self, s.python))
             for s in self.segments
         ]
+        turns.watch(self)
+
+    def twin(self) -> Plan:
+        """The same on other memory, for a call within a call."""
+        if self._twin is None:
+            made = copy.copy(self)
+            made._settle()
+            made._link()
+            self._twin = made
+        return self._twin
+
+    def after_fork(self) -> None:
+        """What threads had in hand is gone, so their counters begin again."""
+        self._sync[:] = 0
 
     @property
     def memory(self) -> int:
         inside = sum(b.memory for b in self._bodies)
-        return self._arena.size + self._table.nbytes + inside
+        twin = 0 if self._twin is None else self._twin.memory - inside
+        return self._arena.size + self._table.nbytes + inside + twin
 
     @property
     def fallbacks(self) -> list[str]:
@@ -60,6 +88,7 @@ class Plan:
         steps = [s for seg in self.segments for phase in seg.phases for s in phase.steps]
         at = 1
         heads: list[tuple[int, Task]] = []
+        slots: dict[int, int] = {}  # by the step's place
         for segment in self.segments:
             for phase in segment.phases:
                 for slot, task in enumerate(phase.tasks):
@@ -69,7 +98,7 @@ class Plan:
                         at += HEADER + 1 + 2 * len(task.steps)
                     for step in task.steps:
                         step.at = at
-                        step.words[:2] = self._sync.ctypes.data, 0 if task.alone else slot
+                        slots[at] = 0 if task.alone else slot
                         at += len(step.words)
         raw = aligned(8 * at)
         self._table = raw.view(np.int64)
@@ -79,10 +108,10 @@ class Plan:
             calls = [w for s in task.steps for w in (self._native(s), self._base + 8 * s.at)]
             record = [self._sync.ctypes.data, slot, 1, len(task.steps), *calls]
             self._table[task.at : task.at + len(record)] = record
-        self._keep = (self._table, self._sync)  # what a late thread of the team may still read
         patches: list[tuple[int, Buffer, int]] = []
         for step in steps:
-            for i, word in enumerate(step.words):
+            words = [self._sync.ctypes.data, slots[step.at], *step.words[2:]]
+            for i, word in enumerate(words):
                 if isinstance(word, Ref):
                     if word.buffer.space in ("input", "output"):
                         patches.append((step.at + i, word.buffer, word.offset))
@@ -93,6 +122,8 @@ class Plan:
         self._writes = [(w, b.index, o) for w, b, o in patches if b.space == "output"]
 
     def address(self, buffer: Buffer) -> int:
+        if buffer in self._flags:
+            return self._flags[buffer].ctypes.data
         if buffer.data is not None:
             return buffer.data.ctypes.data
         return self._arena.ctypes.data + buffer.offset
@@ -117,7 +148,9 @@ class Plan:
         self, given: Sequence[Array], out: Sequence[Array | None] | None = None
     ) -> list[Array]:
         """The outputs, new ones but for those given; the table gets the addresses of this call's
-        arrays."""
+        arrays, and no fault is left of one that was cut off."""
+        for _, word in self._faults:
+            word[0] = 0
         made = [_fitting(o, shape, dtype) for o, (shape, dtype) in
                 zip(out or [None] * len(self._outputs), self._outputs)]  # fmt: skip
         table = self._table
@@ -129,50 +162,68 @@ class Plan:
             table[word] = starts[index] + offset
         return made
 
+    @turns.holds
     def run(
         self, given: Sequence[Array], out: Sequence[Array | None] | None = None
     ) -> dict[str, Array]:
         """One call; `given` are contiguous arrays of the plan's sizes in graph order, `out` as in
         Program.run."""
+        if self.busy and turns.is_nested():
+            return self.twin().run(given, out)
+        team = self.team
+        if not team.ready:
+            team.start()
+        call, block = team.call, team.address + sync.LENT
         with self.lock:
-            made = self._open(given, out)
-            for address, bridge in self._calls:
-                if bridge is None:
-                    self.team.run(address, self._base, self._keep)
-                else:
-                    bridge(given, made)
-            self._check_faults()
+            try:
+                held = self.busy = True
+                made = self._open(given, out)
+                for address, bridge in self._calls:
+                    if bridge is None:
+                        call(address, self._base, block)
+                    else:
+                        bridge(given, made)
+                if self._faults:
+                    self._check_faults()
+            finally:
+                held = self.busy = False  # noqa: F841 (read from the stack by `turns`)
         return dict(zip(self.names, made))
 
     def _check_faults(self) -> None:
         """Raise FeedError if a kernel met data that the reference refuses."""
-        found = [message for message, word in self._faults if word[0]]
-        for _, word in self._faults:
-            word[0] = 0
-        if found:
-            raise FeedError(found[0])
+        for message, word in self._faults:
+            if word[0]:
+                raise FeedError(message)
 
+    @turns.holds
     def time(self, given: Sequence[Array]) -> list[KernelTime]:
         """One call, step by step, each timed."""
+        if self.busy and turns.is_nested():
+            return self.twin().time(given)
+        with self.lock:
+            try:
+                held = self.busy = True
+                return self._rows(given, self._open(given))
+            finally:
+                held = self.busy = False  # noqa: F841 (read from the stack by `turns`)
+
+    def _rows(self, given: Sequence[Array], made: Sequence[Array]) -> list[KernelTime]:
         rows = []
         idle = jit.load(sync.BARRIER, find("portable")).address
-        with self.lock:
-            made = self._open(given)
-            empty = min(self._clock(idle, self._sync.ctypes.data) for _ in range(5))
-            for segment, (_, bridge) in zip(self.segments, self._calls):
-                if segment.python is not None and bridge is not None:
-                    start = time.perf_counter()
-                    bridge(given, made)
-                    took = time.perf_counter() - start
-                    rows.append(KernelTime(segment.python.kind, segment.python.nodes, took))
-                for phase in segment.phases:
-                    for step in phase.steps:
-                        address = self._native(step)
-                        took = self._clock(address, self._base + 8 * step.at) - empty
-                        self.team.run(idle, self._sync.ctypes.data)  # resets the work counters
-                        rows.append(
-                            KernelTime(step.kernel.name, step.nodes, max(took, 0.0), step.macs)
-                        )
+        empty = min(self._clock(idle, self._sync.ctypes.data) for _ in range(5))
+        for segment, (_, bridge) in zip(self.segments, self._calls):
+            if segment.python is not None and bridge is not None:
+                start = time.perf_counter()
+                bridge(given, made)
+                took = time.perf_counter() - start
+                rows.append(KernelTime(segment.python.kind, segment.python.nodes, took))
+            for phase in segment.phases:
+                for step in phase.steps:
+                    took = self._clock(self._native(step), self._base + 8 * step.at) - empty
+                    self.team.run(idle, self._sync.ctypes.data)  # resets the work counters
+                    rows.append(
+                        KernelTime(step.kernel.name, step.nodes, max(took, 0.0), step.macs)
+                    )
         return rows
 
     def _native(self, step: Step) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,8 +23,9 @@ from ...ir import (
 )
 from ...ir.bodies import inlined
 from ...ir.interpret import bind_feeds
+from .. import shield
 from ..base import KernelTime
-from . import jit, search
+from . import jit, search, turns
 from . import tuning as records
 from .isa import Isa, find
 from .layout import Constants
@@ -76,8 +76,9 @@ class Program:
         self._team = team(threads)
         self._constants = Constants() if outer is None else outer._constants
         self._kept = PLANS if outer is None else INNER_PLANS
-        self._plans: OrderedDict[Shapes, AnyPlan] = OrderedDict()
-        self._lock = threading.Lock()
+        self._plans: dict[Shapes, AnyPlan] = {}  # the one used last comes last
+        self.lock, self.busy = threading.Lock(), False
+        turns.watch(self)
         self._names = [n.name for n in graph.inputs]
         self._dtypes = [n.type.dtype.numpy for n in graph.inputs]
         self._quick: tuple[Shapes, AnyPlan] | None = None
@@ -129,19 +130,26 @@ class Program:
         given = [np.ascontiguousarray(feeds[n]).reshape(feeds[n].shape) for n in self._names]
         return self._plan(tuple(a.shape for a in given)), given
 
+    @turns.holds
     def _plan(self, shapes: Shapes) -> AnyPlan:
-        with self._lock:
-            found = self._plans.get(shapes)
-            if found is None:
-                found = self._make(shapes)
+        if self.busy and turns.is_nested():  # a call within the planning of another
+            return self._plans.get(shapes) or self._make(shapes, None)
+        with self.lock:
+            try:
+                held = self.busy = True
+                found = self._plans.pop(shapes, None) or self._make(shapes, self._tuner)
                 self._plans[shapes] = found
                 while len(self._plans) > self._kept:
-                    self._plans.popitem(last=False)
-            self._plans.move_to_end(shapes)
-            self._quick = (shapes, found)
-            return found
+                    self._plans.pop(next(iter(self._plans)), None)
+                self._quick = (shapes, found)
+                return found
+            finally:
+                held = self.busy = False  # noqa: F841 (read from the stack by `turns`)
 
-    def _make(self, shapes: Shapes) -> AnyPlan:
+    def after_fork(self) -> None:
+        """All that is kept is whole: plans, constants and bodies are put in when they are made."""
+
+    def _make(self, shapes: Shapes, tuner: search.Tuner | None) -> AnyPlan:
         types = [TensorType(n.type.dtype, s) for n, s in zip(self.graph.inputs, shapes)]
         try:
             bound = bind(self.graph, types)
@@ -155,7 +163,7 @@ class Program:
         bound = inlined(bound, partial(is_nest, bound))
         lowering = self._lower(bound, self.schedules)
         plan = Plan(lowering, self._team, self._limits)
-        return plan if self._tuner is None else self._tune(bound, lowering, plan, self._tuner)
+        return plan if tuner is None else self._tune(bound, lowering, plan, tuner)
 
     def _lower(self, bound: Graph, schedules: Mapping[str, Schedule]) -> Lowering:
         lowering = Lowering(
@@ -218,7 +226,7 @@ class Program:
     @property
     def plan_memory(self) -> int:
         """Bytes of the arenas and tables of the plans kept."""
-        return sum(p.memory for p in self._plans.values())
+        return sum(p.memory for p in list(self._plans.values()))
 
     @property
     def origins(self) -> dict[str, int]:
@@ -244,13 +252,13 @@ class Program:
 
     def llvm(self) -> str:
         """LLVM IR of the kernels, as Numba makes it."""
-        from . import jit as j
+        kernels, target = self._used().kernels(), jit.Target.native(self._isa)
 
-        parts = []
-        for kernel in self._used().kernels():
+        def text(kernel: jit.Kernel) -> str:
             function = kernel.build(self._isa, **dict(kernel.parameters))
-            parts.append(j.llvm_ir(function, kernel.name, j.Target.native(self._isa)))
-        return "\n".join(parts)
+            return jit.llvm_ir(function, kernel.name, target)
+
+        return "\n".join(shield.run(lambda: [text(kernel) for kernel in kernels]))
 
     def assembly(self) -> str:
         """Assembly of the kernels."""

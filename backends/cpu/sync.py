@@ -42,10 +42,14 @@ IDLE_SPINS = 2000
 
 COUNT_BITS = 24
 
-# The team's block: generation, sleepers; then two jobs by the generation's parity (function, base,
-# the op number it begins at); then a line a thread: the generation it has seen, the one it is
-# working on (0: none), who sleeps for that.
-GENERATION, SLEEPERS, JOBS, STOP, LINES = 0, 8, 64, 112, 128
+# The team's block: generation, sleepers; two jobs by the generation's parity (function, base, the
+# op number it begins at); how many threads it is for; whose turn it is (1: somebody's), and who
+# sleeps for that; then a line a thread: the generation it has seen, the one it is working on (0:
+# none), who sleeps for that. Native code alone counts and publishes: whatever interrupts Python
+# finds a call not begun or over.
+GENERATION, SLEEPERS, JOBS, STOP, THREADS, TURN, LINES = 0, 8, 64, 112, 120, 128, 192
+SEEN, WORKING, WAITERS = 0, 8, 16  # in a thread's line
+LENT = 1  # beside the block's address: the job's memory outlives the call
 
 
 def sync_bytes(nt: int) -> int:
@@ -86,9 +90,10 @@ def team_worker(isa: Isa):
     load, store, _ = v.atomics()
     spin, wake = v.waiting(IDLE_SPINS)
     invoke = v.invoke()
+    lines = LINES
 
     def kernel(tid, nt, block):
-        mine = block + 128 + 64 * tid
+        mine = block + lines + 64 * tid
         while True:
             seen = load(mine)
             turns = 0
@@ -105,6 +110,8 @@ def team_worker(isa: Isa):
             base = load(job + 8)
             begin = load(job + 16)
             if load(block + 112) != 0:
+                store(mine + 8, 0)
+                wake(mine + 8, mine + 16)
                 return
             if load(block) == generation:
                 store(mine, generation)
@@ -121,29 +128,38 @@ def team_worker(isa: Isa):
 
 
 def team_run(isa: Isa):
-    """`team_run(wait, nt, block)`: call the job that generation + 1 will name, on every thread.
+    """`team_run(function, base, block)`: one call on every thread of the team, when it is its turn.
 
-    With `wait`, come back when no thread uses the job any more; without, the job's memory must
-    stay until `busy_since` says that no thread can be in it. STOP only tells the others.
+    Unless LENT is added to `block`, come back when no thread uses the job any more; with it, the
+    job's memory must stay until no thread can be in it (`Team.lend`). Threads that do not come
+    are not waited for, so it is right with any number of them, and with none. Without a function
+    it only wakes the others, who then see STOP.
     """
     from . import vector as v
 
     load, store, _ = v.atomics()
+    swap = v.compare_and_swap()
     spin, wake = v.waiting(SPINS)
     invoke = v.invoke()
+    lines, turn = LINES, TURN
 
-    def kernel(wait, nt, block):
+    def kernel(function, base, where):
+        lent = where & 1
+        block = where - lent
+        nt = load(block + 120)
+        turns = 0
+        while swap(block + turn, 0, 1) == 0:
+            turns = spin(block + turn, block + turn + 8, 1, turns)
         generation = load(block) + 1
         job = block + 64 + 24 * (generation & 1)
-        base = load(job + 8)
-        if load(block + 112) == 0:
+        if function != 0:
             sync = load(base)
             if sync == 0:
                 sync = base
             if load(sync + 64) >> 38 != 0:
                 # Before op numbers run out (after months), begin again, with nobody about.
                 for thread in range(1, nt):
-                    line = block + 128 + 64 * thread
+                    line = block + lines + 64 * thread
                     turns = 0
                     while load(line + 8) != 0:
                         turns = spin(line + 8, line + 16, load(line + 8), turns)
@@ -154,17 +170,21 @@ def team_run(isa: Isa):
             store(sync + 64, op)
             store(job + 16, op)
             store(sync + 192 + 32, op)
+        store(job, function)
+        store(job + 8, base)
         store(block, generation)
         wake(block, block + 8)
-        if load(block + 112) == 0:
-            invoke(load(job), 0, nt, base)
-            if wait != 0:
+        if function != 0:
+            invoke(function, 0, nt, base)
+            if lent == 0:
                 store(job, 0)
                 for thread in range(1, nt):
-                    line = block + 128 + 64 * thread
+                    line = block + lines + 64 * thread
                     turns = 0
                     while load(line + 8) == generation:
                         turns = spin(line + 8, line + 16, generation, turns)
+        store(block + turn, 0)
+        wake(block + turn, block + turn + 8)
 
     return kernel
 

@@ -48,7 +48,8 @@ class Arena:
             table.append(self.place(record.pack()))
         entry = jit.build_entry("\n".join(lines), names, isa_table)
         base = self.place(np.array(table, np.int64))
-        team.team(self.threads).run(entry.address, base, self.kept if keep else None)
+        workers = team.team(self.threads)
+        workers.run(entry.address, base, workers.lend(self.kept) if keep else None)
 
 
 def wrap(values: np.ndarray) -> np.ndarray:

@@ -134,10 +134,14 @@ def test_a_late_thread_finds_the_rounds_of_its_own_call(monkeypatch):
     calls = []
 
     class Watched:
-        def run(self, function: int, base: int, keep: object) -> None:
+        def lend(self, memory):
+            self.memory = memory
+            return team(2).lend(memory)
+
+        def run(self, function, base, lease) -> None:
             rounds = ctypes.c_int64.from_address(base + 8)
-            calls.append((rounds, rounds.value, keep))
-            team(2).run(function, base, keep)
+            calls.append((rounds, rounds.value, self.memory))
+            team(2).run(function, base, lease)
 
     monkeypatch.setattr(search, "team", lambda threads: Watched())
     search.Layer(CASES[0], ISA, 2).seconds(Schedule(ISA.tiles[0], 1, 1))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from taut.data import Dataset
-from taut.ir import Array, FeedError, Graph, TautError, TrainingError
+from taut.ir import Array, FeedError, Graph, TrainingError
 from taut.passes.gradient.dropout import dropout_ratios
 from taut.passes.gradient.names import KEEP, MASK, NEXT, RATE, STATE, STEP
 from taut.passes.gradient.statistics import split_statistics
@@ -41,6 +41,15 @@ class Totals:
         return {"loss": self.loss / self.rows, **shares}
 
 
+class _State(NamedTuple):
+    """What training carries from step to step, put in place as one: an exception that a signal
+    handler raises in a step leaves that of before it or that of after it."""
+
+    steps: int
+    arrays: Mapping[str, Array]
+    spare: Mapping[str, Array]  # what was carried a step ago: the next is written there
+
+
 class Trainer:
     """A graph under training, for loops of one's own: `step` and `evaluate` run compiled programs.
 
@@ -64,7 +73,7 @@ class Trainer:
         """Raises FeedError (nothing to train, unknown names), NotDifferentiableError, CompileError.
         """
         self.recipe = recipe if recipe is not None else Recipe()
-        self.seed, self.steps = seed, 0
+        self.seed = seed
         self.model = graph.copy()
         split_statistics(self.model)
         learned = Learned.of(self.model, self.recipe.frozen)
@@ -72,15 +81,15 @@ class Trainer:
         self.step_graph = step_graph(self.model, self.recipe, learned, tuple(self.masks))
         self.evaluation_graph = evaluation_graph(self.model, self.recipe, learned)
         moved = {**learned.parameters, **learned.statistics}
-        self._carried: dict[str, Array] = {k: np.array(a) for k, a in moved.items()}
-        self._spare: dict[str, Array] = {}  # what was carried a step ago: the next is written there
+        carried: dict[str, Array] = {k: np.array(a) for k, a in moved.items()}
         self._names = (tuple(learned.parameters), tuple(learned.statistics))
         for n in self.step_graph.inputs:
             if n.name.startswith(STATE):
-                self._carried[n.name] = np.zeros(n.type.static_shape, n.type.dtype.numpy)
+                carried[n.name] = np.zeros(n.type.static_shape, n.type.dtype.numpy)
+        self._now = _State(0, carried, {})
         self._ratios = dropout_ratios(self.model)
         self._dropped = [n for n in self.step_graph.inputs if n.name.startswith(KEEP)]
-        own = {RATE, STEP, *self._carried, *(f"{MASK}{k}" for k in self.masks),
+        own = {RATE, STEP, *carried, *(f"{MASK}{k}" for k in self.masks),
                *(n.name for n in self._dropped)}  # fmt: skip
         self._feeder = Feeder(self.step_graph, own, self._classes())
         self._options = {} if threads is None or target == "reference" else {"threads": threads}
@@ -99,35 +108,43 @@ class Trainer:
     # ---- what is carried -------------------------------------------------------------------------
 
     @property
+    def steps(self) -> int:
+        """How many have been made."""
+        return self._now.steps
+
+    @property
     def parameters(self) -> dict[str, Array]:
-        return {k: self._carried[k].copy() for k in self._names[0]}
+        arrays = self._now.arrays
+        return {k: arrays[k].copy() for k in self._names[0]}
 
     @property
     def statistics(self) -> dict[str, Array]:
         """Running means and variances of batch normalizations."""
-        return {k: self._carried[k].copy() for k in self._names[1]}
+        arrays = self._now.arrays
+        return {k: arrays[k].copy() for k in self._names[1]}
 
     @property
     def state(self) -> dict[str, Array]:
         """Everything that a step carries to the next, by input name: parameters, statistics and
         the optimizer's state. `load_state` takes it back.
         """
-        return {k: a.copy() for k, a in self._carried.items()}
+        return {k: a.copy() for k, a in self._now.arrays.items()}
 
     def load_state(self, arrays: Mapping[str, Array], steps: int | None = None) -> None:
         """Take arrays over, some or all of those in `state`, and the number of steps made so far.
 
         Raises FeedError for an unknown name, or another type or shape.
         """
+        now = self._now
         for name, array in arrays.items():
-            old = self._carried.get(name)
+            old = now.arrays.get(name)
             if old is None:
                 raise FeedError(f"nothing that training carries is named {name!a}")
             if array.dtype != old.dtype or array.shape != old.shape:
                 raise FeedError(f"wants {old.dtype}{list(old.shape)}, not "
                                 f"{array.dtype}{list(array.shape)}", node=name)  # fmt: skip
-        self._carried.update({k: np.array(a) for k, a in arrays.items()})
-        self.steps = self.steps if steps is None else steps
+        moved = {**now.arrays, **{k: np.array(a) for k, a in arrays.items()}}
+        self._now = _State(now.steps if steps is None else steps, moved, {})
 
     @property
     def graph(self) -> Graph:
@@ -142,8 +159,8 @@ class Trainer:
         """Train on one batch: the loss and the metrics before the update.
 
         A batch is (inputs in order, target), or a dict by name; `trusted` leaves out the look for
-        NaN. Raises FeedError for data that do not fit, TrainingError for a loss that is no number;
-        then nothing has changed.
+        NaN. Raises FeedError for data that do not fit, TrainingError for a loss that is no number,
+        or a step within this one; whatever is raised, all is as before the step or as after it.
         """
         totals = Totals()
         self.run(batch, learning_rate, totals, trusted=trusted)
@@ -156,21 +173,23 @@ class Trainer:
         feeds = self._feeder(batch, trusted=trusted)
         if not np.isfinite(learning_rate):
             raise FeedError(f"the learning rate is {learning_rate}")
-        self.steps += 1
-        try:
-            made = self._call(self.step_graph, {
-                **self._carried, **feeds, **{f"{MASK}{k}": m for k, m in self.masks.items()},
-                **self._kept(feeds), RATE: np.array(learning_rate, np.float32),
-                STEP: np.array(self.steps, np.int64),
-            })  # fmt: skip
-            self._add(made, feeds, totals)
-        except TautError:
-            self.steps -= 1
-            raise
+        now = self._now
+        # A step within this one (of a signal handler) is not to write where this one does.
+        mine = self._now = _State(now.steps, now.arrays, {})
+        steps = now.steps + 1
+        made = self._call(self.step_graph, {
+            **now.arrays, **feeds, **{f"{MASK}{k}": m for k, m in self.masks.items()},
+            **self._kept(feeds, steps), RATE: np.array(learning_rate, np.float32),
+            STEP: np.array(steps, np.int64),
+        }, now.spare)  # fmt: skip
+        self._add(made, feeds, totals)
         cut = len(NEXT)
         taken = {k[cut:]: a for k, a in made.items() if k.startswith(NEXT)}
-        self._spare = {k: self._carried[k] for k in taken}
-        self._carried.update(taken)
+        after = _State(steps, {**now.arrays, **taken}, {k: now.arrays[k] for k in taken})
+        if self._now is not mine:
+            raise TrainingError("another step was made, or another state loaded, during this one",
+                                hint="train in one place at a time")  # fmt: skip
+        self._now = after
 
     def evaluate(self, data: Iterable[Batch] | Dataset, batch_size: int = 256) -> dict[str, float]:
         """The mean loss and metrics of the model at inference. Raises FeedError."""
@@ -178,14 +197,17 @@ class Trainer:
         trusted = isinstance(data, Dataset)
         for batch in data.batches(batch_size) if isinstance(data, Dataset) else data:
             feeds = self._feeder(batch, trusted=trusted)
-            self._add(self._call(self.evaluation_graph, {**self._carried, **feeds}), feeds, totals)
+            arrays = {**self._now.arrays, **feeds}
+            self._add(self._call(self.evaluation_graph, arrays, {}), feeds, totals)
         return totals.means()
 
-    def _call(self, graph: Graph, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def _call(
+        self, graph: Graph, feeds: Mapping[str, Array], spare: Mapping[str, Array]
+    ) -> dict[str, Array]:
         program, arrays = self.program(graph), [feeds[n.name] for n in graph.inputs]
         if self._target != "cpu":
             return program(*arrays)
-        out = [self._spare.get(k.removeprefix(NEXT)) if k.startswith(NEXT) else None
+        out = [spare.get(k.removeprefix(NEXT)) if k.startswith(NEXT) else None
                for k in graph.output_names]  # fmt: skip
         return dict(zip(graph.output_names, program.run(arrays, out)))
 
@@ -215,8 +237,8 @@ class Trainer:
             counts[name] = float(metric(outputs, feeds.get("target", np.empty(0)))) * places
         totals.add(rows, places, loss, counts)
 
-    def _kept(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """What each dropout keeps in this step: drawn by seed, step and place."""
+    def _kept(self, feeds: Mapping[str, Array], steps: int) -> dict[str, Array]:
+        """What each dropout keeps in step `steps`: drawn by seed, step and place."""
         if not self._dropped:
             return {}
         types = {k: n.type for k, n in self._feeder.inputs.items()}
@@ -224,7 +246,7 @@ class Trainer:
         made: dict[str, Array] = {}
         for i, node in enumerate(self._dropped):
             shape = tuple(d if isinstance(d, int) else sizes[d] for d in node.type.shape or ())
-            random = np.random.default_rng([self.seed, self.steps, i])
+            random = np.random.default_rng([self.seed, steps, i])
             made[node.name] = random.random(shape, np.float32) >= self._ratios[node.name]
         return made
 

@@ -60,7 +60,7 @@ def _float_pool(low: Lowering, node: Node, g: Geometry, scale: np.ndarray | None
     target = lift(low.result(node[0], exact=False, granule=LANES))
     values = pool_words(low, source, target, g.lifted())
     if scale is None:
-        kernel = pool.max_kernel(kind)
+        kernel = pool.max_kernel(kind, g.lifted().kernel)
     else:
         kernel = pool.AVERAGE
         values |= scale_words(low, scale.reshape(target.shape[2:]) if scale.size > 1 else scale)
@@ -161,10 +161,15 @@ def add_windows(
         **{f"target{k.removeprefix('source')}": v for k, v in first_tap(target, lifted).items()},
         "target_tap_row": target.strides[2] * lifted.dilations[0],
         "target_tap_pixel": target.strides[3] * lifted.dilations[1],
+        "top": lifted.before[0] * target.strides[2],
+        "below": (lifted.before[0] + target.shape[2]) * target.strides[2],
+        "left": lifted.before[1] * target.strides[3],
+        "beside": (lifted.before[1] + target.shape[3]) * target.strides[3],
         **extra,
     }
     words = record_words(PoolGradientRecord, values)
     reads = [other.buffer, target.buffer, *([source.buffer] if source else [])]
-    low.emit(Step(pool.gradient_kernel(kind), words, reads, [target.buffer], nodes))
+    kernel = pool.gradient_kernel(kind, lifted.kernel)
+    low.emit(Step(kernel, words, reads, [target.buffer], nodes))
     if inside is not result:
         low.copy(inside, result, nodes)

@@ -54,6 +54,7 @@ class Row:
 
     def __init__(self, e: Any, record: type[Header], d: Any, image: Any, row: Any):
         self.e, self.d, self.image, self.row = e, d, image, row
+        self.x: Any = None  # the pixel, within `vectors`
         self.words = {name: i for i, name in enumerate(record.__dataclass_fields__)}
 
     def field(self, name: str, kind: Any = None) -> Any:
@@ -74,6 +75,7 @@ class Row:
         bases = {n: (self.base(n), self.field(f"{n}_pixel")) for n in names}
 
         def pixel(x: Any, _: list[Any]) -> list[Any]:
+            self.x = x
             starts = {n: e.add(base, e.mul(x, stride)) for n, (base, stride) in bases.items()}
 
             def vector(c: Any, _: list[Any]) -> list[Any]:

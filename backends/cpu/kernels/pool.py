@@ -39,29 +39,77 @@ class PoolRecord(GridRecord):
     scale_pixel: int = 0
 
 
-def max_pool(isa: Isa, kind: str):
-    """The largest of each window. kind: 'u8' or 'f32'. Halos must hold 0 (or -inf)."""
-    from ..emit import F32, I8, vec
+UNROLLED = 25  # taps that are written out, at most
+
+
+def max_pool(isa: Isa, kind: str, height: int, width: int):
+    """The largest of each window, NaN where it holds one. kind: 'u8' or 'f32'. Halos must hold 0
+    (or -inf).
+
+    height, width   how many taps are written out at a time: the whole window, one row (height is
+                    1), or one tap
+    """
 
     def emit_row(row: Row) -> None:
-        e, b = row.e, row.e.b
-        element, item = (I8, 1) if kind == "u8" else (F32, 4)
-        lanes = vec(element, LANES)
-
-        def vector(at: Any, c: Any) -> None:
-            start = e.vector(element, 0 if kind == "u8" else float("-inf"))
-
-            def tap(address: Any, best: Any) -> Any:
-                x = e.load(address, lanes)
-                if kind == "u8":
-                    return b.select(b.icmp_unsigned(">", x, best), x, best)
-                return b.select(b.fcmp_unordered(">", x, best), x, best)
-
-            e.store(_window(row, at("source", item), start, tap), at("target", item))
-
-        row.vectors(vector)
+        row.vectors(lambda at, c: row.e.store(
+            _largest_of_window(row, at("source", 1 if kind == "u8" else 4), kind, height, width),
+            at("target", 1 if kind == "u8" else 4),
+        ))  # fmt: skip
 
     return grid(isa, PoolRecord, emit_row)
+
+
+def _largest_of_window(row: Row, start: Any, kind: str, height: int, width: int) -> Any:
+    """The largest of the window at `start`, with height x width taps written out; the rest of the
+    window, if there are more, in loops."""
+    from ..emit import F32, I8, vec
+
+    e, b = row.e, row.e.b
+    lanes = vec(I8 if kind == "u8" else F32, LANES)
+    tap_row, tap_pixel = row.field("tap_row"), row.field("tap_pixel")
+
+    def block(at: Any) -> Any:
+        lines = [e.add(at, e.mul(tap_row, y)) for y in range(height)]
+        return _largest(e, [e.load(e.add(line, e.mul(tap_pixel, x)), lanes)
+                            for line in lines for x in range(width)])  # fmt: skip
+
+    if height > 1:
+        return block(start)
+
+    def more(at: Any, best: Any) -> Any:
+        x = block(at)
+        if kind == "u8":
+            return _larger(e, x, best)
+        # A NaN in `best` is below nothing and stays; one in x is taken.
+        return b.select(b.fcmp_ordered("ord", x, x), _larger(e, x, best), x)
+
+    first = e.vector(lanes.element, 0 if kind == "u8" else float("-inf"))
+    return _window(row, start, first, more, width > 1)
+
+
+def _larger(e: Any, x: Any, y: Any) -> Any:
+    """max(x, y) as one instruction; of floats y where one is NaN."""
+    from ..emit import F32
+
+    above = e.b.fcmp_ordered if x.type.element == F32 else e.b.icmp_unsigned
+    return e.b.select(above(">", x, y), x, y)
+
+
+def _largest(e: Any, taps: list[Any]) -> Any:
+    """The largest of some vectors; NaN in the lanes of floats where one is."""
+    from ..emit import F32
+
+    best, b = taps[0], e.b
+    for x in taps[1:]:
+        best = _larger(e, x, best)
+    if best.type.element != F32 or len(taps) == 1:
+        return best
+    # One comparison sees NaN in either of two taps.
+    known = None
+    for x, y in zip(taps[::2], [*taps[1::2], taps[-1]]):
+        both = b.fcmp_ordered("ord", x, y)
+        known = both if known is None else b.and_(known, both)
+    return b.select(known, best, e.vector(F32, float("nan")))
 
 
 def sum_pool(isa: Isa):
@@ -119,6 +167,8 @@ class PoolGradientRecord(PoolRecord):
 
     target_tap_row, target_tap_pixel   as tap_row and tap_pixel, of the target
     other_tap_row, other_tap_pixel     the same of `other`, where each tap has its own
+    top, below      bytes of the target from where the first window begins to the image's first
+                    row, and to the end of its last one ('max'); left, beside: the same of pixels
     """
 
     other: int
@@ -129,14 +179,19 @@ class PoolGradientRecord(PoolRecord):
     target_tap_pixel: int = 0
     other_tap_row: int = 0
     other_tap_pixel: int = 0
+    top: int = 0
+    below: int = 0
+    left: int = 0
+    beside: int = 0
 
 
-def pool_gradient(isa: Isa, kind: str):
+def pool_gradient(isa: Isa, kind: str, height: int = 1, width: int = 1):
     """float32: to each window of the target add `other`; windows of an image overlap: a chunk is
     an image.
 
     kind   'max': at the first of the window's largest elements in the source; 'mean': everywhere,
            times scale; 'taps': each tap has its own (col2im)
+    height, width   as `max_pool`'s
     """
     from ..emit import F32, F64, I1, vec
 
@@ -148,12 +203,7 @@ def pool_gradient(isa: Isa, kind: str):
             given = e.load(other, lanes)
             source, target, best = at("source", 4), at("target", 4), None
             if kind == "max":
-
-                def most(address: Any, best: Any) -> Any:
-                    x = e.load(address, lanes)
-                    return b.select(b.fcmp_unordered(">", x, best), x, best)
-
-                best = _window(row, source, e.vector(F32, float("-inf")), most)
+                best = _largest_of_window(row, source, "f32", height, width)
             elif kind == "mean":
                 given = b.fmul(given, e.splat(b.fptrunc(e.load(at("scale", 0), F64, 8), F32)))
 
@@ -168,8 +218,12 @@ def pool_gradient(isa: Isa, kind: str):
                 elif kind == "max":
                     here = e.add(source, e.add(e.mul(y, row.field("tap_row")),
                                                e.mul(x, row.field("tap_pixel"))))  # fmt: skip
-                    found = b.fcmp_ordered("==", e.load(here, lanes), best)
+                    value = e.load(here, lanes)
+                    # The largest is NaN where there is one; of several the first counts.
+                    found = b.or_(b.fcmp_ordered("==", value, best),
+                                  b.fcmp_unordered("uno", value, value))  # fmt: skip
                     found = b.and_(found, b.not_(taken))
+                    found = b.and_(found, e.splat(_inside(row, x, y)))
                     taken = b.or_(taken, found)
                     added = b.select(found, given, e.vector(F32, 0.0))
                 e.store(b.fadd(e.load(there, lanes), added), there)
@@ -186,13 +240,31 @@ def pool_gradient(isa: Isa, kind: str):
     return grid(isa, PoolGradientRecord, emit_row)
 
 
-def _window(row: Row, start: Any, first: Any, tap: Any) -> Any:
-    """Fold tap(address, value) over the window that starts at address `start`."""
+def _inside(row: Row, x: Any, y: Any) -> Any:
+    """Whether tap (y, x) of the window is within the image, and not in the border, which may be as
+    large as the image's elements where these are -inf."""
+    e, b = row.e, row.e.b
+    made = None
+    for index, tap, axis, first, end in (
+        (row.row, y, "row", "top", "below"), (row.x, x, "pixel", "left", "beside"),
+    ):  # fmt: skip
+        at = e.add(e.mul(index, row.field(f"target_{axis}")),
+                   e.mul(tap, row.field(f"target_tap_{axis}")))  # fmt: skip
+        within = b.and_(b.icmp_signed(">=", at, row.field(first)),
+                        b.icmp_signed("<", at, row.field(end)))  # fmt: skip
+        made = within if made is None else b.and_(made, within)
+    return made
+
+
+def _window(row: Row, start: Any, first: Any, tap: Any, by_rows: bool = False) -> Any:
+    """Fold tap(address, value) over the taps (or rows) of the window at address `start`."""
     e = row.e
     tap_row, tap_pixel = row.field("tap_row"), row.field("tap_pixel")
 
     def line(y: Any, carried: list[Any]) -> list[Any]:
         base = e.add(start, e.mul(y, tap_row))
+        if by_rows:
+            return [tap(base, carried[0])]
         return e.loop(
             e.i64(0),
             row.field("window"),
@@ -204,15 +276,27 @@ def _window(row: Row, start: Any, first: Any, tap: Any) -> Any:
     return e.loop(e.i64(0), row.field("height"), 1, [first], line)[0]
 
 
-def max_kernel(kind: str = "u8") -> Kernel:
-    """See `max_pool`."""
-    return Kernel.of(max_pool, kind=kind)
+def max_kernel(kind: str, window: tuple[int, ...]) -> Kernel:
+    """See `max_pool`: windows of few taps have kernels of their own."""
+    height, width = written_out(window)
+    return Kernel.of(max_pool, kind=kind, height=height, width=width)
+
+
+def written_out(window: tuple[int, ...]) -> tuple[int, int]:
+    """How many taps of a window are written out at a time (see `max_pool`)."""
+    height, width = window
+    if height * width <= UNROLLED:
+        return height, width
+    return 1, width if width <= UNROLLED else 1
 
 
 SUM = Kernel.of(sum_pool)
 AVERAGE = Kernel.of(average_pool)
 
 
-def gradient_kernel(kind: str) -> Kernel:
+def gradient_kernel(kind: str, window: tuple[int, ...]) -> Kernel:
     """See `pool_gradient`."""
-    return Kernel.of(pool_gradient, kind=kind)
+    if kind != "max":
+        return Kernel.of(pool_gradient, kind=kind)
+    height, width = written_out(window)
+    return Kernel.of(pool_gradient, kind=kind, height=height, width=width)

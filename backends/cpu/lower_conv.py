@@ -21,7 +21,7 @@ from .groups import affordable, merged
 from .images import Geometry, image, lift, node_geometry
 from .kernels import conv as gemm
 from .kernels import depthwise, shuffle
-from .kernels.conv import ConvRecord
+from .kernels.conv import ConvRecord, Owners
 from .kernels.depthwise import DepthwiseRecord
 from .kernels.grid import LANES, share
 from .kernels.shuffle import ShuffleRecord
@@ -47,6 +47,7 @@ class Layer:
     extra: dict[str, Word] = field(default_factory=dict)
     nodes: tuple[str, ...] = ()
     computed: Computed | None = None  # float: weights and bias are places in these
+    owners: Owners | None = None  # float: groups are joined
 
     @property
     def order(self) -> str:
@@ -104,6 +105,7 @@ def emit_layer(low: Lowering, layer: Layer, source: Tensor, target: Tensor, g: G
         dilation=(g.dilations[0], g.dilations[1]),
         groups=groups, out=layer.out, residual=layer.order, threads=low.threads,
         activation=layer.activation, other_scale=layer.other_scale, schedules=low.schedules,
+        owners=layer.owners,
     )  # fmt: skip
     for part in parts:
         weights, bias, tensors = layer.placed(low, part.weights, part.bias)
@@ -117,6 +119,8 @@ def emit_layer(low: Lowering, layer: Layer, source: Tensor, target: Tensor, g: G
             "scale": low.constant(part.scale),
             **layer.extra,
         }
+        if part.owners is not None:
+            values["owners"], values["step_owners"] = map(low.constant, part.owners)
         reads = [source.buffer, *(t.buffer for t in tensors)]
         if layer.residual is not None:
             values |= strides("other", layer.residual, part.channel)
@@ -159,16 +163,24 @@ def merge_groups(layer: Layer, lanes: int) -> Layer:
     blocks = layer.weights.reshape(layer.groups // times, times, per, kh, kw, c)
     for k in range(times):
         made[:, k, :, :, :, k] = blocks[:, k]
+    owners = None
+    if layer.out == "float":
+        rows, channels = (np.repeat(np.arange(times, dtype=np.int32), k) for k in (per, c))
+        owners = Owners(np.tile(rows, layer.groups // times), channels)
     return replace(
-        layer, weights=made.reshape(n, kh, kw, times * c), groups=layer.groups // times
-    )
+        layer, weights=made.reshape(n, kh, kw, times * c), groups=layer.groups // times,
+        owners=owners,
+    )  # fmt: skip
 
 
 def reordered(layer: Layer, order: Array) -> Layer:
     """A dense layer with its output channels in another order."""
     assert layer.groups == 1
     scale = None if layer.scale is None else layer.scale[order]
-    return replace(layer, weights=layer.weights[order], bias=layer.bias[order], scale=scale)
+    owners = layer.owners and layer.owners._replace(rows=layer.owners.rows[order])
+    return replace(
+        layer, weights=layer.weights[order], bias=layer.bias[order], scale=scale, owners=owners
+    )
 
 
 def emit_dealt(

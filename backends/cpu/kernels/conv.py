@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -52,6 +52,8 @@ class ConvRecord(Header):
                 stairs: the value itself, see `stairs`)
     other*      residual operand, its zero point and multiplier * 2^-shift
     table       address of the lut's bytes, hi - lo + 1 of them, or of `staircase`'s
+    owners, step_owners   'joined': addresses of int32s, the group of each output channel (as bias)
+                and of each step of a run
     low, high   parameters of a float result's activation (clamp: the bounds)
     """
 
@@ -91,6 +93,8 @@ class ConvRecord(Header):
     other_zero: int = 0
     other_scale: float = 0.0
     table: int = 0
+    owners: int = 0
+    step_owners: int = 0
     low: float = float("-inf")
     high: float = float("inf")
 
@@ -104,6 +108,7 @@ def conv(
     activation: str,
     bounded: bool,
     ragged: bool,
+    joined: bool,
 ):
     """Build a convolution kernel.
 
@@ -117,12 +122,17 @@ def conv(
     activation of 'float': a name of `emit_math.ACTIVATIONS`; the slopes of 'prelu' are in `scale`
     bounded    'u8': every rescaled sum is known to fit 32 bits (see `is_bounded`)
     ragged     the channels of a group are no whole panels
+    joined     'float': groups are joined with zeros for what they do not share
     """
     from .. import vector as v
+    from .joined import ApartTile, WatchedTile
     from .tile import Tile
 
-    shape = Tile(isa, pixels, vectors, out, residual, activation, bounded, ragged)
-    tile = v.emitted(isa, 7, shape.emit)
+    rest = (vectors, out, residual, activation, bounded, ragged)
+    kind = WatchedTile if joined else Tile
+    tile = v.emitted(isa, 7, kind(isa, pixels, *rest).emit, joined)
+    if joined:
+        tile = _watched(tile, v.emitted(isa, 7, ApartTile(isa, 1, *rest).emit), pixels)
     word, smaller = v.load_i64, v.smaller
     at = {name: 8 * ConvRecord.at(name) for name in ConvRecord.__dataclass_fields__}
     panel_chunks_, pixel_chunks_ = at["panel_chunks"], at["pixel_chunks"]
@@ -158,6 +168,27 @@ def conv(
     return Chunked(body)
 
 
+def _watched(tile: Any, pixel: Any, pixels: int) -> Any:
+    """The tile, and once more pixel by pixel where it found NaN (see `joined`)."""
+    from .. import vector as v
+
+    word, smaller, width_ = v.load_i64, v.smaller, 8 * ConvRecord.at("width")
+
+    @v.inline
+    def watched(d, image, panel, group, y, x, left):
+        if tile(d, image, panel, group, y, x, left) != 0:
+            count = smaller(left, pixels)
+            while count > 0:
+                pixel(d, image, panel, group, y, x, count)
+                count -= 1
+                x += 1
+                if x == word(d + width_):
+                    x = 0
+                    y += 1
+
+    return watched
+
+
 def kernel(
     pixels: int,
     vectors: int,
@@ -166,6 +197,7 @@ def kernel(
     activation: str = "clamp",
     bounded: bool = False,
     ragged: bool = False,
+    joined: bool = False,
 ) -> Kernel:
     """The convolution kernel with this tile and epilogue; see `conv`."""
     return Kernel.of(
@@ -177,6 +209,7 @@ def kernel(
         activation=activation,
         bounded=bounded,
         ragged=ragged,
+        joined=joined,
     )
 
 
@@ -210,6 +243,15 @@ class Part:
     scale: np.ndarray
     taps: np.ndarray
     fields: dict[str, int]
+    owners: Owners | None = None
+
+
+class Owners(NamedTuple):
+    """Which of the groups that are joined has each output channel, and each channel of the input;
+    int32s."""
+
+    rows: np.ndarray
+    channels: np.ndarray
 
 
 def prepare(
@@ -232,6 +274,7 @@ def prepare(
     other_scale: float | None = None,
     schedules: Schedules | None = None,
     schedule: Schedule | None = None,
+    owners: Owners | None = None,
 ) -> list[Part]:
     """Choose tiles, pack weights and split the work of one layer.
 
@@ -242,6 +285,7 @@ def prepare(
     size      output height and width
     other_scale   the record's, if residual; not given, the slower unbounded epilogue is chosen
     schedule      how to cut the layer, or `schedules` where that is looked up; else by heuristics
+    owners        where groups of a float layer are joined
     The result covers N rounded up to whole vectors; with groups N exactly, each of which needs a
     vector's channels at least (see `merge_groups`).
     """
@@ -297,13 +341,17 @@ def prepare(
         }
         parts.append(
             Part(
-                kernel(*shape, out, residual, activation, bounded, share.ragged),
+                kernel(*shape, out, residual, activation, bounded, share.ragged, bool(owners)),
                 share.channel,
                 packed,
                 _padded(bias[rows], panels * wide, np.int32 if item == 1 else np.float32),
                 _padded(factors[rows], panels * wide, real),
                 taps,
                 fields,
+                owners and Owners(
+                    _padded(owners.rows[rows], panels * wide, np.int32),
+                    np.tile(owners.channels, length // item // channels),
+                ),
             )
         )
     return parts

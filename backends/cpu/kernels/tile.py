@@ -34,7 +34,7 @@ class Tile:
 
     weight_align: ClassVar[int] = 0  # 0: whole vectors
 
-    def emit(self, e: Emit, d: Value, image: Value, panel: Value, group: Value, *place: Any):
+    def emit(self, e: Emit, d: Value, image: Value, panel: Value, group: Value, *place: Any) -> Any:
         """Emit the tile at `place` (y, x, left) of `image`, for one panel of output channels.
 
         group: which group of the input's channels the panel reads.
@@ -44,12 +44,18 @@ class Tile:
         addresses = spot.addresses(names)
         first = e.mul(panel, self.vectors * e.n)
         accs = self._dots(e, spot, addresses["source"], panel, self._start(e, spot, first))
+        seen = self._seen(e, accs)
         channels = self._channels(e, spot, panel, first)
         targets, others = (
             [[e.add(at, e.mul(c, BYTES[self.out])) for c in channels] for at in addresses[name]]
             if name in addresses else [] for name in ("target", "other")
         )  # fmt: skip
         self._finish(e, spot, accs, first, targets, others)
+        return seen
+
+    def _seen(self, e: Emit, accs: list[Value]) -> Value | None:
+        """What `emit` returns of the sums (see `joined`)."""
+        return None
 
     def _finish(
         self, e: Emit, spot: Fields, accs: list[Value], first: Value, targets: Grid, others: Grid

@@ -9,6 +9,7 @@ does that many times; the tests run a seeded slice.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from taut.backends.cpu import compile, isa
@@ -115,7 +116,7 @@ def feeds_of(rng: Random, graph: Graph) -> dict[str, Array]:
     return {n.name: numbers(rng, *n.type.static_shape) for n in graph.inputs}
 
 
-def geometry(rng: Random, rank: int) -> dict[str, tuple[int, ...]]:
+def geometry(rng: Random, rank: int) -> dict[str, Any]:
     pads = tuple(int(rng.integers(0, 3)) for _ in range(2 * rank))
     return {
         "strides": tuple(int(rng.choice([1, 1, 2, 3])) for _ in range(rank)),

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from nonfinite import NAMES, check
+from nonfinite import NAMES, check, differences
 from taut.backends.cpu import compile
 from taut.ir import Builder, interpret
 
-SEEDS = {"max_pool": 5, "pool_gradient": 5, "average_pool": 3, "global_pool": 3}
+SEEDS = {
+    "max_pool": 5, "pool_gradient": 5, "average_pool": 3, "global_pool": 3, "grouped_conv": 4,
+    "shuffled_conv": 4, "computed_conv": 4, "depthwise_conv": 3, "plain_conv": 3,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", sorted(SEEDS))
@@ -52,3 +55,20 @@ def test_the_gradient_of_max_pool_goes_to_nan_and_never_to_the_border() -> None:
     np.testing.assert_array_equal(
         compile(graph, threads=1)(**feeds)["y"], interpret(graph, feeds)["y"]
     )
+
+
+@pytest.mark.parametrize("isa", NAMES)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_groups_of_a_convolution_keep_to_themselves(isa: str, value: float) -> None:
+    """Joined groups share registers; a zero among a group's own weights makes NaN of infinity."""
+    b, rng = Builder(), np.random.default_rng(0)
+    w = rng.standard_normal((12, 2, 3, 3)).astype(np.float32)
+    w[0, 0] = 0
+    w[7, 1, 1, 1] = np.nan
+    y = b.conv(b.input("x", "f32", (1, 12, 7, 5)), w, group=6, pads=(1, 1, 1, 1))
+    graph = b.outputs(y=b.relu(y))
+    data = rng.standard_normal((1, 12, 7, 5)).astype(np.float32)
+    data[0, 0, 3, 2] = data[0, 11, 6, 4] = value
+    want = interpret(graph, {"x": data})["y"]
+    assert not np.isnan(want[:, 2:7]).any()
+    assert differences(want, compile(graph, isa=isa, threads=1)(data)["y"]) is None

@@ -60,6 +60,9 @@ class _Job:
             self.done.release()
 
 
+SERVE = _Job.serve.__code__
+
+
 def run(function: Callable[[], Any]) -> Any:
     """What `function()` returns or raises; it is called once and to its end, whatever is raised
     here while it is at work."""

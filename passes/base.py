@@ -201,13 +201,21 @@ def load_plugins() -> None:
     if _plugins_loaded:
         return
     _plugins_loaded = True
-    for point in importlib.metadata.entry_points(group="taut.passes"):
-        try:
-            loaded: Any = point.load()
-            if isinstance(loaded, type) and issubclass(loaded, Pass):
-                register_pass(loaded)
-        except Exception as error:  # a plug-in may raise anything; it must not take us along
-            warnings.warn(f"plug-in {point.name!a} cannot be loaded: {error!r}", stacklevel=2)
+    try:
+        for point in importlib.metadata.entry_points(group="taut.passes"):
+            _load_plugin(point)
+    except BaseException:  # an interrupt: the rest is for the next time
+        _plugins_loaded = False
+        raise
+
+
+def _load_plugin(point: importlib.metadata.EntryPoint) -> None:
+    try:
+        loaded: Any = point.load()
+        if isinstance(loaded, type) and issubclass(loaded, Pass):
+            register_pass(loaded)
+    except Exception as error:  # a plug-in may raise anything; it must not take us along
+        warnings.warn(f"plug-in {point.name!a} cannot be loaded: {error!r}", stacklevel=3)
 
 
 def near(word: str, words: list[str]) -> str:

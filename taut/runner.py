@@ -25,33 +25,34 @@ class CompiledRunner:
 
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads
-        self._key: tuple[Graph, int] | None = None
-        self._program: Any = None
-        self._values: list[Value] = []
+        # Put in place as one: no interrupt leaves the program of one graph with values of another.
+        self._made: tuple[Graph, int, Any, list[Value]] | None = None
 
     def __call__(self, graph: Graph, feeds: Mapping[str, Array], watch: Watch) -> None:
         try:
-            self._compile(graph)
-            shown = self._program(*(feeds[n.name] for n in graph.inputs))
+            program, values = self._compile(graph)
+            shown = program(*(feeds[n.name] for n in graph.inputs))
         except (CompileError, LimitError):
             interpret(graph, feeds, watch=watch)
             return
-        for i, value in enumerate(self._values):
+        for i, value in enumerate(values):
             watch(value, shown[f"v{i}"])
 
-    def _compile(self, graph: Graph) -> None:
+    def _compile(self, graph: Graph) -> tuple[Any, list[Value]]:
         from taut.backends.base import compile
 
-        if self._key is not None and self._key[0] is graph and self._key[1] == graph.version:
-            return
-        self._values = [
+        made = self._made
+        if made is not None and made[0] is graph and made[1] == graph.version:
+            return made[2], made[3]
+        values = [
             node[i]
             for node in graph.nodes()
             if node is not graph.result and not isinstance(node.op, Constant)
             for i in range(len(node.results))
         ]
         twin = graph.copy()
-        twin.set_outputs({f"v{i}": twin[v.node.name][v.index] for i, v in enumerate(self._values)})
+        twin.set_outputs({f"v{i}": twin[v.node.name][v.index] for i, v in enumerate(values)})
         options = {} if self.threads is None else {"threads": self.threads}
-        self._program = compile(twin, "cpu", **options)
-        self._key = (graph, graph.version)
+        program = compile(twin, "cpu", **options)
+        self._made = (graph, graph.version, program, values)
+        return program, values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -150,6 +151,9 @@ class Program:
         """All that is kept is whole: plans, constants and bodies are put in when they are made."""
 
     def _make(self, shapes: Shapes, tuner: search.Tuner | None) -> AnyPlan:
+        if sys.is_finalizing():
+            raise CompileError("nothing can be planned any more: the interpreter is shutting down",
+                               hint="call the program with these sizes once before")  # fmt: skip
         types = [TensorType(n.type.dtype, s) for n, s in zip(self.graph.inputs, shapes)]
         try:
             bound = bind(self.graph, types)

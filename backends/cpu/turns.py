@@ -29,6 +29,8 @@ from types import CodeType
 from typing import Any, Protocol, TypeVar
 from weakref import WeakSet
 
+from .. import shield
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -41,7 +43,8 @@ class Owner(Protocol):
         ...
 
 
-_holders: set[CodeType] = set()
+# Jobs of the shield hold its turn, for which somebody may wait who is inside an owner.
+_holders: set[CodeType] = {shield.SERVE}
 _owners: WeakSet[Any] = WeakSet()
 
 
@@ -58,7 +61,7 @@ def watch(owner: Owner) -> None:
 
 def is_nested() -> bool:
     """Whether the caller runs within a holder that began before it."""
-    frame = sys._getframe(2)
+    frame = sys._getframe(1).f_back
     while frame is not None:
         if frame.f_code in _holders:
             return True

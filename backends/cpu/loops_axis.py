@@ -52,6 +52,8 @@ def arg_kernel(isa: Any, kind: str, largest: bool, last: bool):
 def interpolate_kernel(isa: Any, kind: str, dense: bool):
     """x1[j] = sum over t of w[j, t] * x0[o[j, t]], for blocks of `inner` elements.
 
+    Weights of 0 come last, and their elements, which may be NaN, do not count.
+
     One of the rows' axes is j: its stride in x0 is 0 and the tables give the offsets."""
     from . import numeric
 
@@ -63,10 +65,12 @@ def interpolate_kernel(isa: Any, kind: str, dense: bool):
     lines = [*head, *row]
     lines += ["        a, w = x0 + load_i64(x2, 0), " + f"{kind}(load_f64(x2, 8))"]
     lines += ["        for i in range(inner):"]
-    lines += [f"            store_{kind}(x1, i * {q}, w * load_{kind}(a, i * {p}))"]
+    lines += [f"            v = w * load_{kind}(a, i * {p}) if w != 0 else {kind}(0)"]
+    lines += [f"            store_{kind}(x1, i * {q}, v)"]
     lines += ["        for t in range(1, taps):"]
     lines += ["            a = x0 + load_i64(x2, 16 * t)"]
     lines += [f"            w = {kind}(load_f64(x2, 16 * t + 8))"]
+    lines += ["            if w == 0:", "                break"]
     lines += ["            for i in range(inner):"]
     lines += [f"                v = load_{kind}(x1, i * {q}) + w * load_{kind}(a, i * {p})"]
     lines += [f"                store_{kind}(x1, i * {q}, v)"]

@@ -81,9 +81,7 @@ def arg_extreme(low: Lowering, node: Node) -> bool:
 
 @lowers("resize", "upsample")
 def resize(low: Lowering, node: Node) -> bool:
-    """Each axis by itself: nearest by tables, the others as weighted sums of a few elements.
-
-    The operator along an axis is read off the op's own reference, applied to the identity."""
+    """Each axis by itself: nearest by tables, the others as weighted sums of a few elements."""
     values = [*low.graph.operands(node), None, None, None][:4]
     x_value = values[0]
     assert x_value is not None
@@ -132,12 +130,13 @@ def _interpolate(
     low: Lowering, op: Any, x: Tensor, out: Tensor, axis: int, scale: float, node: Node
 ) -> None:
     n, m = x.shape[axis], out.shape[axis]
-    matrix = op.along(np.eye(n, dtype=x.dtype.numpy), 0, op.coordinates(n, m, scale, None), scale)
-    taps = max(1, int((matrix != 0).sum(1).max()))
-    order = np.argsort(matrix == 0, axis=1, kind="stable")[:, :taps]
+    weights, at = op.taps(n, op.coordinates(n, m, scale, None), scale)
+    weights = weights.astype(x.dtype.numpy).astype(np.float64).T
+    taps = max(1, int((weights != 0).sum(1).max()))
+    order = np.argsort(weights == 0, axis=1, kind="stable")[:, :taps]
     table = np.zeros((m, taps, 2), np.int64)
-    table[..., 0] = order * x.strides[axis]
-    table[..., 1] = np.take_along_axis(matrix, order, 1).astype(np.float64).view(np.int64)
+    table[..., 0] = np.take_along_axis(at.T, order, 1) * x.strides[axis]
+    table[..., 1] = np.take_along_axis(weights, order, 1).view(np.int64)
     ref = low.place(table)
     shape = list(out.shape)
     inner = min(range(len(shape)), key=lambda k: (out.strides[k], -k) if k != axis

@@ -196,6 +196,18 @@ class Resize(Op):
         n = x.shape[axis]
         if self.mode == "nearest":
             return np.take(x, np.clip(self.nearest(u), 0, n - 1), axis=axis)
+        weights, at = self.taps(n, u, scale)
+        place = [-1 if a == axis else 1 for a in range(x.ndim)]
+        made = np.zeros([len(u) if a == axis else d for a, d in enumerate(x.shape)], x.dtype)
+        for w, i in zip(weights.astype(x.dtype), at):
+            w = w.reshape(place)
+            # What has no weight does not count, not even NaN.
+            made += np.where(w == 0, x.dtype.type(0), np.take(x, i, axis=axis) * w)
+        return made
+
+    def taps(self, n: int, u: Array, scale: float) -> tuple[Array, Array]:
+        """(weights, indices into the n elements of an axis), [taps, len(u)], for the coordinates u:
+        what linear and cubic interpolation add up."""
         stretch = min(scale, 1.0) if self.antialias else 1.0
         support = 2 if self.mode == "cubic" else 1
         base = np.ceil(u).astype(np.int64) - 1
@@ -209,11 +221,7 @@ class Resize(Op):
         if self.antialias or self.exclude_outside:
             total = weights.sum(0)
             weights = weights / np.where(total == 0, 1, total)
-        place = [-1 if a == axis else 1 for a in range(x.ndim)]
-        made = np.zeros([len(u) if a == axis else d for a, d in enumerate(x.shape)], x.dtype)
-        for w, i in zip(weights.astype(x.dtype), np.clip(at, 0, n - 1)):
-            made += np.take(x, i, axis=axis) * w.reshape(place)
-        return made
+        return weights, np.clip(at, 0, n - 1)
 
     def nearest(self, u: Array) -> Array:
         match self.nearest_mode:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import llvmlite.ir as ir
+
 from .. import emit_math as m
-from ..emit import F32, F64, I32, Emit, Value, vec
+from ..emit import F32, F64, I1, I32, Emit, Value, vec
 from ..isa import Isa
 from .attention import AttentionRecord, Scratch
 from .tile import Fields
 
+VALUES, MASK = 2, 4  # words of a head's spot
+LEAST = -86.0  # scores so far below the largest one have no weight
 LOWEST = -3.4028234663852886e38  # the start of a maximum: finite, so that differences are numbers
 
 
@@ -170,13 +175,13 @@ class AttentionTile:
         old = e.load(place, F32)
         new = m.larger(e, best, old)
         e.store(new, place)
-        alpha = m.exp_weight(e, b.fsub(old, new))
+        alpha = _weight(e, b.fsub(old, new))
         e.store(alpha, e.add(place, at.alphas - at.tops))
         sums = e.add(scratch, e.add(e.mul(i, 4 * e.n), at.sums))
         total = b.fmul(e.load(sums, vec(F32, e.n), 4 * e.n), e.splat(alpha))
         spread = e.splat(new)
         for j, x in enumerate(values):
-            weight = m.exp_weight(e, b.fsub(x, spread))
+            weight = _weight(e, b.fsub(x, spread))
             total = b.fadd(total, weight)
             e.store(weight, e.add(scores, 4 * e.n * j), 4 * e.n)
         e.store(total, sums, 4 * e.n)
@@ -214,6 +219,7 @@ class AttentionTile:
         def row(i: Value, _: list[Value]) -> list[Value]:
             factor = self._factor(e, place, spot, scratch, i, e.add(row0, i))
             source = e.add(scratch, e.add(e.mul(i, at.wide), at.output))
+            factor = self._unless_hidden(e, place, spot, factor, e.add(row0, i), source)
             out = e.add(target, e.mul(i, step))
 
             def column(k: Value, n: int) -> None:
@@ -243,3 +249,60 @@ class AttentionTile:
         none = b.fcmp_ordered("<", total, m.number(total, 0.5))
         factor = b.fdiv(m.number(total, 1.0), total)
         return b.select(none, m.number(total, 0.0), factor)
+
+    def _unless_hidden(
+        self, e: Emit, place: Place, spot: Value, factor: Value, query: Value, output: Value
+    ) -> Value:  # fmt: skip
+        """A row's factor; 0 where it is NaN, since scores are, but the mask hides every key. The
+        row's O, at `output`, is then made of weights of 0."""
+        if not self.masked:
+            return factor
+        b, kept = e.b, e.stack(8, 8)
+        e.store(factor, kept, 4)
+        with b.if_then(b.fcmp_unordered("uno", factor, factor), likely=False):
+            start = e.add(place.field("mask"), e.load(e.add(spot, 8 * MASK)))
+            start = e.add(start, e.mul(query, place.field("mask_row")))
+            ahead, length = e.add(query, place.field("ahead")), place.field("length")
+            count = b.select(b.icmp_signed("<", ahead, length), ahead, length)
+
+            def key(k: Value, found: list[Value]) -> list[Value]:
+                here = e.load(e.add(start, e.mul(k, 4)), F32)
+                return [b.and_(found[0], b.fcmp_ordered("==", here, F32(-math.inf)))]
+
+            (hidden,) = e.loop(e.i64(0), count, 1, [ir.Constant(I1, 1)], key)
+            with b.if_then(hidden):
+                self._of_nothing(e, place, spot, count, output)
+                e.store(F32(0.0), kept, 4)
+        return e.load(kept, F32, 4)
+
+    def _of_nothing(
+        self, e: Emit, place: Place, spot: Value, count: Value, output: Value
+    ) -> None:
+        """A row of O for weights of 0: NaN where a value is not finite."""
+        at, zero = self.at, e.vector(F32, 0.0)
+        start = e.add(place.field("values"), e.load(e.add(spot, 8 * VALUES)))
+
+        def panel(p: Value, _: list[Value]) -> list[Value]:
+            values = e.add(start, e.mul(p, place.field("value_panel")))
+
+            def key(k: Value, accs: list[Value]) -> list[Value]:
+                here = e.add(values, e.mul(k, at.wide))
+                return [e.fma(e.load(e.add(here, 4 * e.n * j), zero.type, 4), zero, acc)
+                        for j, acc in enumerate(accs)]  # fmt: skip
+
+            row = e.add(output, e.mul(p, self.rows * at.wide))
+            for j, acc in enumerate(e.loop(e.i64(0), count, 1, [zero] * 2, key)):
+                e.store(acc, e.add(row, 4 * e.n * j), 4)
+            return []
+
+        e.loop(e.i64(0), e.i64(self.panels), 1, [], panel)
+
+
+def _weight(e: Emit, x: Value) -> Value:
+    """e^x for x <= 0 as a softmax wants it, and 0 below -86: the relative error is 2 + |x| ulp."""
+    shifted = m.madd(e, x, m.number(x, 1 / math.log(2)), m.number(x, m.ROUNDER))
+    k = e.b.sub(e.b.bitcast(shifted, m.kind_of(x, I32)), m.number(x, m.ROUNDER_BITS, I32))
+    whole = e.b.fsub(shifted, m.number(x, m.ROUNDER))
+    f = m.madd(e, x, m.number(x, 1 / math.log(2)), e.b.fneg(whole))
+    y = e.b.fmul(m.horner(e, f, m.EXP2), m.power_of_two(e, k))
+    return e.b.select(e.b.fcmp_ordered("<", x, m.number(x, LEAST)), m.number(x, 0.0), y)

@@ -130,7 +130,7 @@ class ScaledTile(AttentionTile):
             for j, top in enumerate(best):
                 x = score(e.add(k, e.n * j), cut)
                 e.store(x, e.add(scores, e.mul(e.add(k, e.n * j), 4)), 4 * e.n)
-                made.append(m.larger(e, x, top))
+                made.append(self._larger(e, x, top))
             return made
 
         # Whole groups within the limit, then those that are cut.
@@ -143,18 +143,25 @@ class ScaledTile(AttentionTile):
                 inside = b.block
             best = [_joined(e, [(x, before), (y, inside)]) for x, y in zip(best, made)]
         while len(best) > 1:
-            best = [m.larger(e, x, y) for x, y in zip(best[::2], best[1::2])]
+            best = [self._larger(e, x, y) for x, y in zip(best[::2], best[1::2])]
         found = best[0]
         while found.type.count > 1:
-            found = m.larger(e, e.low(found), e.high(found))
+            found = self._larger(e, e.low(found), e.high(found))
         return b.extract_element(found, I32(0))
+
+    def _larger(self, e: Emit, x: Value, y: Value) -> Value:
+        """The larger of two; NaN where one is, which only a mask brings in."""
+        if not self.masked:
+            return m.larger(e, x, y)
+        more = e.b.select(e.b.fcmp_ordered(">", x, y), x, y)
+        return e.b.select(e.b.fcmp_ordered("ord", x, x), more, x)
 
     def _decay(self, e: Emit, rows: Value) -> None:
         """m and alpha of a vector of rows, whose largest new scores are in alpha's place."""
         at, kind = self.at, vec(F32, e.n)
         tops, alphas = e.add(rows, at.tops), e.add(rows, at.alphas)
         old = e.load(tops, kind)
-        new = m.larger(e, e.load(alphas, kind), old)
+        new = self._larger(e, e.load(alphas, kind), old)
         e.store(new, tops)
         e.store(_power(e, e.b.fsub(old, new), 0), alphas)
 
@@ -165,7 +172,8 @@ class ScaledTile(AttentionTile):
         b, at, kind = e.b, self.at, vec(F32, e.n)
         scores = e.add(scratch, e.mul(i, at.pitch))
         number = e.add(scratch, e.mul(i, 4))
-        spread = e.splat(e.load(e.add(number, at.tops), F32))
+        top = e.load(e.add(number, at.tops), F32)
+        spread = e.splat(top)
 
         def group(k: Value, counts: list[Value]) -> list[Value]:
             made = []
@@ -188,7 +196,8 @@ class ScaledTile(AttentionTile):
         count = b.sub(count, b.mul(b.trunc(stop, I32), I32(m.ROUNDER_BITS)))
         sums, decay = e.add(scratch, e.add(e.mul(i, 4 * e.n), at.sums)), e.add(number, at.alphas)
         total = b.fadd(b.fmul(e.load(sums, F32), e.load(decay, F32)), b.sitofp(count, F32))
-        e.store(total, sums)
+        # Counts are integers, which know no NaN: it comes of a largest score that is not finite.
+        e.store(b.fadd(total, b.fsub(top, top)), sums)
 
     def gather(self, e: Emit, scratch: Value, values: Value, out: Value, count: Value) -> None:
         """O[i, j] = alpha[i] * O[i, j] + f32(sum over k < count of weights[i, k] * values[k, j])"""
@@ -213,6 +222,12 @@ class ScaledTile(AttentionTile):
         total = e.load(e.add(scratch, e.add(e.mul(i, 4 * e.n), self.at.sums)), F32)
         none = b.fcmp_ordered("<", total, F32(1.0))
         return b.select(none, b.fmul(unit, zero), b.fdiv(unit, total))
+
+    def _unless_hidden(
+        self, e: Emit, place: Place, spot: Value, factor: Value, query: Value, output: Value
+    ) -> Value:  # fmt: skip
+        """NaN in a mask or a scale stays."""
+        return factor
 
 
 def _power(e: Emit, x: Value, exponent: int) -> Value:

@@ -19,7 +19,7 @@ import numpy as np
 from .errors import LimitError, TautError, VerifyError
 from .op import Abstract, Array, Op
 from .ops.structure import Constant, Input, Return
-from .types import Shape, TensorType
+from .types import DType, Shape, TensorType
 
 Order = tuple[float, ...]
 Edges = Mapping["Node", Mapping[int, Mapping[str, int]]]
@@ -513,6 +513,8 @@ def infer(op: Op, operands: Sequence[Abstract | None], name: str) -> tuple[Abstr
             made = out[0].type
             if made.dtype.is_integer and made.shape is not None and len(made.shape) <= 1:
                 dims = op.dims(*operands)
+                if dims is not None and not _fit(dims, made.dtype):
+                    dims = None  # it wraps when it runs
                 out = (Abstract(made, None, dims),) if dims is not None else out
         return out
     except TautError as error:
@@ -522,6 +524,11 @@ def infer(op: Op, operands: Sequence[Abstract | None], name: str) -> tuple[Abstr
     except (IndexError, KeyError, ValueError, TypeError, OverflowError, AttributeError) as error:
         what = f"{type(error).__name__}: {error}"
         raise VerifyError(f"types cannot be inferred ({what})", node=name, op=op.name) from error
+
+
+def _fit(dims: Shape, dtype: DType) -> bool:
+    low, high = dtype.bounds
+    return all(not isinstance(d, int) or low <= d <= high for d in dims)
 
 
 def _check_operands(op: Op, operands: Sequence[Abstract | None]) -> None:

@@ -136,6 +136,13 @@ class Pass:
     nested: ClassVar[bool] = False
     """Whether the manager runs it on the bodies of branches and loops too, each a graph of its own
     (inputs and outputs by position, nothing known of what calls it)."""
+    narrows: ClassVar[bool] = False
+    """Whether inputs of other sizes no longer fit: symbols have become numbers."""
+    seeds: ClassVar[tuple[str, ...]] = ()
+    """Graphs as text to which the pass applies: the fuzzer grows more around them. (Rewrites need
+    none, their patterns serve.)"""
+    families: ClassVar[tuple[str, ...]] = ()
+    """Families of `taut.testing` of which the fuzzer draws more, as the pass applies to them."""
     open_options: ClassVar[str] = ""
     """The field, a tuple of (name, value) pairs, that takes options of any name."""
 

@@ -92,6 +92,7 @@ class Context:
     `runner(graph, feeds, watch)` runs a graph faster than the reference and hands `watch` every
     result, as `interpret` does (calibration uses it; passes import no backend). `teacher`: whom
     distillation passes let a student learn from, a Graph or `passes.distill.Recorded`.
+    `rewrites`: every rule that was offered to the driver, by `who/rule`, applied or not.
     """
 
     data: Any = None
@@ -105,6 +106,7 @@ class Context:
     runner: Callable[[Graph, Mapping[str, Array], Watch], Any] | None = None
     teacher: Any = None
     analyses: Analyses = field(default_factory=Analyses)
+    rewrites: dict[str, Any] = field(default_factory=dict)
     rng: np.random.Generator = field(init=False)
     started: float = field(init=False)
 

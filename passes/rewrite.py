@@ -193,6 +193,7 @@ class _Driver:
         for rule in rules:
             pattern = build(rule.pattern)
             names = frozenset(variables(pattern))
+            context.rewrites.setdefault(f"{who}/{rule.name}", rule)
             self.reach = max(self.reach, depth(pattern))
             for cls in roots(pattern):
                 made = _Rule(rule, at_root(pattern, cls), names)

@@ -21,6 +21,7 @@ from ..context import Context
 from ..pattern import Pattern, PatternBuilder
 from ..rewrite import Failure, Match, Rewrite, RewriteBuilder, apply_rewrites
 from ..simplify.reshaping import same_shape
+from . import seeds
 from .extents import Extents
 from .products import PRODUCTS
 from .scores import Mask, Turned, Unfit, Written, read_weights
@@ -175,6 +176,8 @@ class TakeHeads(Rewrite):
             return m.fail("the attention shows more than its result", m.inner)
         if sizes is None:
             return m.fail("the number of heads or their size is not known", m.inner)
+        if any(0 in x.shape for x in (m.q, m.k, m.v)):
+            return m.fail("there are no elements to share out", m.inner)
         b, length = m.q.shape[:2]
         if not same_shape((b, length, sizes[0] * sizes[2]), m.root.type.shape):
             return m.fail(f"the heads are not joined to {m.root.type}")
@@ -205,6 +208,8 @@ class FuseAttentionPass(Pass):
 
     name = "fuse-attention"
     bound = Within(rtol=2e-4, atol=1e-5)
+    seeds = (seeds.WRITTEN_ATTENTION, seeds.ADDED_MASK, seeds.CAUSAL)
+    families = ("transformer",)
     heads: bool = True
 
     def run(self, graph: Graph, context: Context) -> Outcome:

@@ -14,7 +14,7 @@ from ...ir.ops.fusion import Fusion
 from ...ir.ops.structure import Constant, Input
 from ..base import Exact, Outcome, Pass, register_pass
 from ..context import Context
-from . import cost
+from . import cost, seeds
 from .clusters import Clusters
 from .extents import Extents
 
@@ -39,6 +39,7 @@ class FuseAuto(Pass):
 
     name = "fuse-auto"
     bound = Exact()
+    families = ("fusible",)
     largest: int = 40
 
     def run(self, graph: Graph, context: Context) -> Outcome:
@@ -64,6 +65,7 @@ class InlineFusions(Pass):
 
     name = "inline-fusions"
     bound = Exact()
+    seeds = (seeds.GROUP,)
 
     def run(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()

@@ -16,7 +16,7 @@ from ..context import Context
 from ..pattern import Pattern, PatternBuilder
 from ..rewrite import Failure, Match, Rewrite, RewriteBuilder, apply_rewrites
 from ..simplify.windows import nonnegative
-from . import affine, order
+from . import affine, order, seeds
 from .affine import channel_vector
 from .extents import Extents
 
@@ -223,6 +223,8 @@ class FuseConv(Pass):
 
     name = "fuse-conv"
     bound = Within(rtol=1e-4, atol=1e-5)
+    seeds = (seeds.CONV_POOL,)
+    families = ("cnn",)
     nested = True
     activation: bool = True
     residual: bool = True

@@ -34,18 +34,28 @@ def again(b: RewriteBuilder, m: Match, x: Value) -> Value:
     return b.node(m.op, x, *m.graph.operands(m.root)[1:])
 
 
+def known_empty(m: Match) -> bool:
+    """Whether there is nothing to reduce: then the result is infinite, not a function of it."""
+    return 0 in (m.x.shape or ())
+
+
 class ExtremeOfRising(Rewrite):
     """max(f(x)) -> f(max(x)); min(f(x)) -> f(min(x))"""
 
     def pattern(self, p: PatternBuilder, x: Any, axes: Any) -> Pattern:
         return extreme(p, p.op(*RISING)(x, into="f"), axes)
 
+    def applies(self, m: Match) -> bool:
+        return not known_empty(m)
+
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
         return b.node(m.f.op, again(b, m, m.x))
 
 
 class ExtremeOfSum(Rewrite):
-    """max(x + c) -> max(x) + c where the constant c is the same for all that is reduced"""
+    """max(x + c) -> max(x) + c where the constant c is the same for all that is reduced; floats
+    only, as the sum of integers may wrap
+    """
 
     def pattern(self, p: PatternBuilder, x: Any, c: Any, axes: Any) -> Pattern:
         return extreme(p, p.op("add", "sub")(x, p.const(c), into="f"), axes)
@@ -53,7 +63,9 @@ class ExtremeOfSum(Rewrite):
     def applies(self, m: Match) -> bool:
         shape, c = m.x.shape, m.c.array.shape
         over = _reduced_axes(m)
-        if shape is None or shape != m.f.type.shape or over is None:
+        if shape is None or shape != m.f.type.shape or over is None or known_empty(m):
+            return False
+        if not m.x.type.dtype.is_float:
             return False
         lead = len(shape) - len(c)
         return all(axis < lead or c[axis - lead] == 1 for axis in over)
@@ -80,7 +92,8 @@ class MaxOfTurning(Rewrite):
         return p.any_of(p.reduce_max(f, p.optional(axes)), p.global_max_pool(f))
 
     def applies(self, m: Match) -> bool:
-        return _turns(m.f.op) and m.x.type.dtype.is_float and m.x.shape is not None
+        known = m.x.shape is not None and not known_empty(m)
+        return _turns(m.f.op) and m.x.type.dtype.is_float and known
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
         high = b.node(m.f.op, again(b, m, m.x))

@@ -19,6 +19,7 @@ from ..base import Outcome, Pass, Within, register_pass
 from ..context import Context
 from ..pattern import Pattern, PatternBuilder
 from ..rewrite import Failure, Match, Rewrite, RewriteBuilder, apply_rewrites
+from . import seeds
 from .affine import channel_vector, finite
 from .conv import ACTIVATIONS
 from .products import PRODUCTS, opened
@@ -161,6 +162,8 @@ class FuseLinear(Pass):
 
     name = "fuse-linear"
     bound = Within(rtol=1e-4, atol=1e-4)
+    seeds = (seeds.LINEAR,)
+    families = ("mlp",)
 
     def run(self, graph: Graph, context: Context) -> Outcome:
         return apply_rewrites(graph, [MultiplyWeights()], context, who=self.name)

@@ -21,6 +21,7 @@ from ..context import Context
 from ..pattern import Pattern, PatternBuilder
 from ..rewrite import Failure, Match, Rewrite, RewriteBuilder, apply_rewrites
 from ..simplify.unary import operand_kinds
+from . import seeds
 
 MOST = 1 << 22  # elements of a table that is made
 
@@ -37,9 +38,9 @@ class OneHotProduct(Rewrite):
     def applies(self, m: Match) -> bool:
         classes, w, shape = m.classes.array, m.w.array, m.x.shape
         n = w.shape[0]
-        counts = classes.size == n == classes.shape[-1] and w.ndim == 2
+        counts = classes.ndim > 0 and classes.size == n == classes.shape[-1]
         return (
-            counts
+            counts and w.ndim == 2
             and m.root.type.dtype is DType.f32
             and m.x.type.dtype in (DType.i32, DType.i64)
             and np.array_equal(classes.reshape(-1), np.arange(n))
@@ -137,6 +138,7 @@ class FuseLookup(Pass):
 
     name = "fuse-lookup"
     bound = Within(rtol=1e-6, atol=1e-7)
+    seeds = (seeds.ONE_HOT, seeds.ROWS)
 
     def run(self, graph: Graph, context: Context) -> Outcome:
         rules = [OneHotProduct(), FunctionOfRows()]

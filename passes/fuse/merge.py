@@ -21,6 +21,7 @@ from ...ir.ops.fused_convolution import FusedConv
 from ...ir.ops.linear import FusedMatMul, MatMul
 from ..base import Outcome, Pass, Within, register_pass
 from ..context import Context
+from . import seeds
 from .products import PRODUCTS, opened
 
 
@@ -104,6 +105,8 @@ class MergeMatMuls(Pass):
 
     name = "merge-matmuls"
     bound = Within(rtol=1e-5, atol=1e-6)
+    seeds = (seeds.SIBLINGS, seeds.MORE_SIBLINGS)
+    families = ("transformer",)
     convolutions: bool = True
 
     def run(self, graph: Graph, context: Context) -> Outcome:

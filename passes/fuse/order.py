@@ -24,7 +24,8 @@ from ..rewrite import Failure, Match, Rewrite, RewriteBuilder
 from .affine import LAYERS, channel_vector, layer_of
 
 HOMOGENEOUS = ("relu", "leaky_relu", "prelu")
-MONOTONE = ("relu", "sigmoid", "hard_sigmoid", "tanh", "softplus", "softsign", "exp", "sqrt")
+MONOTONE = ("relu", "sigmoid", "hard_sigmoid", "tanh", "softplus", "softsign", "exp")
+# No square root: it makes NaN of what is below zero, which a maximum would have passed over.
 CONVS = ("conv", "conv_transpose")
 
 

@@ -16,6 +16,7 @@ from ..base import Outcome, Pass, Within, register_pass
 from ..context import Context
 from ..pattern import Pattern, PatternBuilder
 from ..rewrite import Match, Rewrite, RewriteBuilder, apply_rewrites
+from . import seeds
 
 
 def close(a: float | None, b: float, rtol: float = 1e-4) -> bool:
@@ -93,7 +94,7 @@ class HardSwishFromClip(Rewrite):
     def applies(self, m: Match) -> bool:
         q, low = m.number(m.q), m.number(m.low)
         return low == 0 and close(q, 6.0 if m.by.op.name == "div" else 1 / 6) \
-            and same_type(m, m.x)  # fmt: skip
+            and same_type(m, m.x) and m.root.type.dtype.is_float  # fmt: skip
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
         return b.hard_swish(m.x)
@@ -212,7 +213,8 @@ def last_axes(m: Match, *reductions: Node) -> int | None:
         if x is None or x.shape is None or not node.op.keepdims:  # type: ignore[attr-defined]
             return None
         given = () if axes is None else axes.abstract.as_ints()
-        if given is None:
+        nothing = not given and node.op.noop_with_empty_axes  # type: ignore[attr-defined]
+        if given is None or nothing:
             return None
         rank = len(x.shape)
         over = sorted(a % rank for a in given) if given else list(range(rank))
@@ -366,6 +368,7 @@ class Recognize(Pass):
 
     name = "recognize"
     bound = Within(rtol=2e-4, atol=1e-5)
+    seeds = (seeds.HARD, seeds.NORMS)
     nested = True
 
     def run(self, graph: Graph, context: Context) -> Outcome:

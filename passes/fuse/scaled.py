@@ -11,6 +11,7 @@ from ..base import Outcome, Pass, Within, register_pass
 from ..context import Context
 from ..pattern import Pattern, PatternBuilder
 from ..rewrite import Failure, Match, Rewrite, RewriteBuilder, apply_rewrites
+from . import seeds
 from .conv import ACTIVATIONS, all_float, given_floats
 
 
@@ -98,6 +99,7 @@ class FuseScaled(Pass):
 
     name = "fuse-scaled"
     bound = Within(rtol=1e-5, atol=1e-6)
+    seeds = (seeds.DYNAMIC_PRODUCT,)
 
     def run(self, graph: Graph, context: Context) -> Outcome:
         rules = [ScaleOfProduct(), BiasOfScaled(), ActivationOfScaled()]

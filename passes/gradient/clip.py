@@ -10,6 +10,15 @@ from ...ir.ops.adjoint import in_type_of
 from ..base import Changes, Outcome, Pass, register_pass
 from ..context import Context
 
+GRADIENTS = """
+graph @gradients(%w: f32[2,3], %g: f32[2,3], %h: f64[3]) -> (%y: f32[2,3], %grad.w: f32[2,3], %grad.v: f64[3]) {
+  %y = relu(%w) : f32[2,3]
+  %1 = mul(%w, %g) : f32[2,3]
+  %2 = neg(%h) : f64[3]
+  return %y, %1, %2
+}
+"""  # noqa: E501
+
 
 @register_pass
 @dataclass(frozen=True)
@@ -23,6 +32,7 @@ class ClipGradients(Pass):
 
     name = "clip-gradients"
     bound = Changes()
+    seeds = (GRADIENTS,)
     norm: float = 0.0
     value: float = 0.0
 

@@ -59,6 +59,7 @@ class LowerInteger(Pass):
 
     name = "lower-integer"
     bound = Changes()
+    families = ("quantized",)
     multipliers: Literal["any", "power-of-two"] = "any"
 
     def run(self, graph: Graph, context: Context) -> Outcome:

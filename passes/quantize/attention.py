@@ -38,6 +38,7 @@ class QuantizeAttention(Pass):
 
     name = "quantize-attention"
     bound = Changes()
+    families = ("transformer",)
     skip: tuple[str, ...] = ()
 
     def run(self, graph: Graph, context: Context) -> Outcome:

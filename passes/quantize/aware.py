@@ -146,6 +146,29 @@ class QuantizeAware(Pass):
                                estimate="mse", least=least).scale  # fmt: skip
 
 
+TRAINED = """
+graph @trained(%x: f32[n,4]) -> (%y: f32[n,3]) {
+  %w = constant [1.0, -2.0, 3.0, 4.0, 5.0, -6.0, -7.0, 8.0, 9.0, 1.0, 2.0, 3.0] : f32[4,3]
+  %log = constant -3.5 : f32[]
+  %step = exp(%log) : f32[]
+  %zero = constant 0 : u8[]
+  %most = constant 255.0 : f32[]
+  %none = constant 0.0 : f32[]
+  %low = mul(%step, %none) : f32[]
+  %high = mul(%step, %most) : f32[]
+  %clipped = clip(%x, %low, %high) : f32[n,4]
+  %q = quantize_linear(%clipped, %step, %zero) : u8[n,4]
+  %d = dequantize_linear(%q, %step, %zero) : f32[n,4]
+  %steps = constant [0.07, 0.05, 0.06] : f32[3]
+  %wq = quantize_linear(%w, %steps) {output_dtype=i8} : i8[4,3]
+  %wd = dequantize_linear(%wq, %steps) : f32[4,3]
+  %1 = mat_mul(%d, %wd) : f32[n,3]
+  %y = relu(%1) : f32[n,3]
+  return %y
+}
+"""
+
+
 @register_pass
 @dataclass(frozen=True)
 class FinalizeQuantization(Pass):
@@ -165,6 +188,7 @@ class FinalizeQuantization(Pass):
 
     name = "finalize-quantization"
     bound = Changes()
+    seeds = (TRAINED,)
 
     def run(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()

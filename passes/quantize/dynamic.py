@@ -53,6 +53,7 @@ class QuantizeDynamic(Pass):
 
     name = "quantize-dynamic"
     bound = Changes()
+    families = ("mlp", "transformer")
     bits: int = 8
     weight_scales: Estimate = "mse"
     symmetric: bool = False

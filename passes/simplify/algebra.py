@@ -235,10 +235,14 @@ class Idempotent(Algebra):
 
 
 class AbsNeg(Algebra):
-    """|-x| -> |x|"""
+    """|-x| -> |x|, not for unsigned integers, of which -x wraps and || changes nothing"""
 
     def pattern(self, p: PatternBuilder, x: Any) -> Pattern:
         return p.abs(p.neg(x))
+
+    def applies(self, m: Match) -> bool:
+        dtype = m.root.type.dtype
+        return dtype.is_float or dtype.is_signed
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
         return b.abs(m.x)

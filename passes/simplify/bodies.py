@@ -16,6 +16,7 @@ from ..base import Exact, Outcome, Pass, register_pass
 from ..context import Context
 from ..pattern import Pattern, PatternBuilder
 from ..rewrite import Match, Rewrite, RewriteBuilder, erase_dead
+from . import seeds
 
 
 class KnownBranch(Rewrite):
@@ -134,6 +135,8 @@ class Unroll(Pass):
 
     name = "unroll"
     bound = Exact()
+    seeds = (seeds.LOOP,)
+    families = ("control",)
     nested = True
     trips: int = 4
     nodes: int = 1000

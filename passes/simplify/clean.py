@@ -11,6 +11,7 @@ from ...ir.ops.control import ControlFlow
 from ..base import Exact, Outcome, Pass, register_pass
 from ..context import Context
 from ..rewrite import erase_dead
+from . import seeds
 from .bodies import trim
 
 
@@ -24,6 +25,8 @@ class DeadCode(Pass):
 
     name = "dce"
     bound = Exact()
+    seeds = (seeds.DEAD_PARTS,)
+    families = ("control",)
     nested = True
 
     def run(self, graph: Graph, context: Context) -> Outcome:
@@ -47,6 +50,7 @@ class CommonSubexpressions(Pass):
 
     name = "cse"
     bound = Exact()
+    seeds = (seeds.EQUAL,)
     nested = True
     constants: bool = True
 

@@ -23,6 +23,7 @@ class Decompose(Pass):
 
     name = "decompose"
     bound = Within(1e-4, 1e-5)
+    families = ("cnn",)
     ops: tuple[str, ...] = ("batch_normalization", "round_bias")
 
     def run(self, graph: Graph, context: Context) -> Outcome:

@@ -14,6 +14,7 @@ from ...ir.ops.structure import Constant
 from ..base import Exact, Outcome, Pass, register_pass
 from ..context import Context
 from ..rewrite import erase_dead
+from . import seeds
 
 KEEP = frozenset({"dequantize_linear"})
 """Say where precision is lost; folding one away would forget that a weight is quantized."""
@@ -32,6 +33,7 @@ class Fold(Pass):
 
     name = "fold"
     bound = Exact()
+    seeds = (seeds.SHAPES,)
     nested = True
     bytes: int = 64 << 20
     growth: float = 16.0

@@ -9,6 +9,7 @@ from ...ir import FeedError, Graph, TensorType
 from ...ir.ops.control import ControlFlow
 from ..base import Exact, Outcome, Pass, near, register_pass
 from ..context import Context
+from . import seeds
 
 
 @register_pass
@@ -19,6 +20,8 @@ class Infer(Pass):
 
     name = "infer"
     bound = Exact()
+    seeds = (seeds.LOOSE,)
+    families = ("control",)
     nested = True
 
     def run(self, graph: Graph, context: Context) -> Outcome:
@@ -45,6 +48,8 @@ class Bind(Pass):
 
     name = "bind"
     bound = Exact()
+    narrows = True
+    seeds = (seeds.SIZES,)
     open_options = "sizes"
     sizes: tuple[tuple[str, Any], ...] = ()
 

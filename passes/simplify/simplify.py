@@ -8,7 +8,7 @@ from ...ir import Graph
 from ..base import Bound, Exact, Outcome, Pass, Within, register_pass
 from ..context import Context
 from ..rewrite import apply_rewrites
-from . import algebra, bodies, clips, reshaping, windows
+from . import algebra, bodies, clips, reshaping, seeds, windows
 from .layout import move_transposes
 
 ROUNDS = 8
@@ -28,6 +28,7 @@ class Simplify(Pass):
 
     name = "simplify"
     bound = Exact()
+    seeds = (seeds.BRANCH,)
     nested = True
     fast: bool = False
 
@@ -51,6 +52,7 @@ class Motion(Pass):
 
     name = "motion"
     bound = Exact()
+    seeds = (seeds.TURNED, seeds.TURNED_TWICE)
     nested = True
     regions: bool = True
 

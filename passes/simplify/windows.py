@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...ir import Graph, UnsupportedError, Value, VerifyError
+from ...ir import DType, Graph, UnsupportedError, Value, VerifyError
 from ...ir.ops.integer import ConvInteger, SumPoolInteger
 from ...ir.ops.pooling import AveragePool, MaxPool
 from ..pattern import Pattern, PatternBuilder
@@ -150,7 +150,9 @@ class UpsampleToResize(Algebra):
 
 
 class MatMulToGemm(Algebra):
-    """a @ b + c -> gemm(a, b, c), and gemm(a, b) + c, for matrices"""
+    """a @ b + c -> gemm(a, b, c), and gemm(a, b) + c, for matrices; in half precision not, where
+    the product is rounded before the sum
+    """
 
     def pattern(self, p: PatternBuilder, x: Any, w: Any, c: Any) -> Pattern:
         return p.any_of(
@@ -163,8 +165,9 @@ class MatMulToGemm(Algebra):
         if shape is None or len(shape) != 2 or c is None or len(c) > 2:
             return False
         tail = shape[2 - len(c) :]
-        return all(d == 1 or (d is not None and d == t) for d, t in zip(c, tail)) \
-            and m.x.shape is not None and len(m.x.shape) == 2  # fmt: skip
+        fits = all(d == 1 or (d is not None and d == t) for d, t in zip(c, tail))
+        half = m.root.type.dtype in (DType.f16, DType.bf16)
+        return fits and not half and m.x.shape is not None and len(m.x.shape) == 2
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
         if m.product.op.name == "gemm":

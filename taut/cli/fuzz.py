@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import common
 from .app import app
 from .common import AsJson
+
+if TYPE_CHECKING:
+    from taut.testing import FuzzReport
 
 
 @app.command()
@@ -21,8 +24,8 @@ def fuzz(
     target: Annotated[str | None, typer.Option("--target", help="A backend instead.")] = None,
     family: Annotated[
         list[str] | None,
-        typer.Option("--family", help="One of mlp, cnn, dag, fusible, quantized, integer, control, "
-                                      "recurrent, transformer; may be given again."),
+        typer.Option("--family", help="One of grown, mlp, cnn, dag, fusible, quantized, integer, "
+                                      "control, recurrent, transformer; may be given again."),
     ] = None,
     examples: Annotated[int, typer.Option(min=1, help="Graphs to draw.")] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Another seed draws other graphs.")] = 0,
@@ -36,7 +39,8 @@ def fuzz(
 ) -> None:
     """Draw graphs and check a pass or a backend on each; print the smallest failing graph.
 
-    Exit code 1 when one fails. Needs hypothesis (the `test` extra).
+    Half of the graphs for a pass are grown from its own patterns and seeds. Exit code 1 when one
+    fails, and when a pass applied to none of them. Needs hypothesis (the `test` extra).
     """
     from taut.ir import UnsupportedError
 
@@ -47,27 +51,57 @@ def fuzz(
     except ModuleNotFoundError as error:
         hint = "install it with: pip install 'taut[test]'"
         raise UnsupportedError(f"fuzzing needs {error.name}", hint=hint) from error
-    strange = sorted(set(family or ()) - set(testing.FAMILIES))
+    known = {*testing.FAMILIES, *([testing.GROWN] if name is not None else [])}
+    strange = sorted(set(family or ()) - known)
     if strange:
-        raise typer.BadParameter(f"no family {strange}; there are {sorted(testing.FAMILIES)}")
+        raise typer.BadParameter(f"no family {strange}; there are {sorted(known)}")
     families = tuple(family or ())
     start = time.perf_counter()
+    facts: dict[str, Any] = {"checked": name or target, "failed": False, "examples": examples,
+                             "seed": seed}  # fmt: skip
     try:
         if name is not None:
-            testing.check_pipeline(name, families=families, examples=examples, seed=seed,
-                                   awkward=awkward)  # fmt: skip
-        else:
-            testing.check_backend(target or "", families=families, examples=examples, seed=seed,
-                                  awkward=bool(awkward))  # fmt: skip
+            report = testing.check_pipeline(name, families=families, examples=examples, seed=seed,
+                                            awkward=awkward)  # fmt: skip
+            _tell(report, seed, json)
+            return
+        testing.check_backend(target or "", families=families, examples=examples, seed=seed,
+                              awkward=bool(awkward))  # fmt: skip
     except testing.CheckFailure as failure:
         _report(failure, name or target or "", seed, output, json)
         raise typer.Exit(1) from None
+    except testing.NeverApplied as vacuous:
+        if json:
+            reason = str(vacuous)
+            common.show_json(vacuous.report.to_json() | {"failed": True, "seed": seed,
+                                                         "reason": reason})  # fmt: skip
+        print(f"taut: {common.safe(str(vacuous))}", file=sys.stderr)
+        raise typer.Exit(1) from None
     seconds = time.perf_counter() - start
     if json:
-        common.show_json({"checked": name or target, "failed": False, "examples": examples,
-                          "seed": seed, "seconds": seconds})  # fmt: skip
+        common.show_json(facts | {"seconds": seconds})
     else:
         common.show(common.safe(f"{name or target}: {examples} graphs, all good ({seconds:.1f} s)"))
+
+
+def _tell(report: FuzzReport, seed: int, json: bool) -> None:
+    """What was checked: to how many graphs the pass applied, and each of its rewrites."""
+    if json:
+        common.show_json(report.to_json() | {"failed": False, "seed": seed})
+        return
+    common.show(common.safe(f"{report}, all good ({report.seconds:.1f} s)"))
+    if len(report.rewrites) > 1:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None)
+        table.add_column("rewrite")
+        table.add_column("graphs", justify="right")
+        for name, count in report.rewrites.items():
+            table.add_row(Text(name), str(count))
+        common.show(table)
+    if report.unexercised:
+        common.show(common.safe(f"not exercised: {', '.join(report.unexercised)}"))
 
 
 def _report(failure: object, name: str, seed: int, output: str | None, json: bool) -> None:

@@ -10,14 +10,7 @@ transform or compile them and hold the result against the NumPy reference. Needs
 `test` extra).
 """
 
-from .checks import (
-    CheckFailure,
-    check_backend,
-    check_pass,
-    check_pipeline,
-    check_pipelines,
-    difference,
-)  # fmt: skip
+from .checks import check_backend, check_pass, check_pipeline, check_pipelines, difference
 from .control import controls
 from .dags import dags
 from .families import cnns, integers, mlps, quantized
@@ -25,12 +18,14 @@ from .fusible import fusibles
 from .gradients import check_gradient, in_double
 from .graphs import FAMILIES, graphs
 from .recurrents import recurrents
+from .search import GROWN, CheckFailure
+from .tally import FuzzReport, NeverApplied
 from .transformers import transformers
 from .values import AWKWARD, arrays, feeds, shapes, tensor_types
 
 __all__ = [
-    "AWKWARD", "FAMILIES", "CheckFailure", "arrays", "check_backend", "check_gradient",
-    "check_pass", "check_pipeline", "check_pipelines", "cnns", "controls", "dags", "difference",
-    "feeds", "fusibles", "graphs", "in_double", "integers", "mlps", "quantized", "recurrents",
-    "shapes", "tensor_types", "transformers",
+    "AWKWARD", "FAMILIES", "GROWN", "CheckFailure", "FuzzReport", "NeverApplied", "arrays",
+    "check_backend", "check_gradient", "check_pass", "check_pipeline", "check_pipelines", "cnns",
+    "controls", "dags", "difference", "feeds", "fusibles", "graphs", "in_double", "integers",
+    "mlps", "quantized", "recurrents", "shapes", "tensor_types", "transformers",
 ]  # fmt: skip

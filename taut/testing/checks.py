@@ -1,46 +1,29 @@
 """Property checks over drawn graphs: passes keep their promise, backends give the reference's bits.
 
-Each check runs Hypothesis itself and raises CheckFailure with the smallest failing graph.
+Each check draws graphs (see `search`) and raises CheckFailure with the smallest that fails.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, Phase, given, reject, settings
-from hypothesis import seed as seeded
-from hypothesis import strategies as st
 
 import taut
-from taut.ir import FeedError, Graph, TautError, interpret, parse, print_graph, verify
+from taut.ir import DType, FeedError, Graph, interpret, parse, print_graph, verify
+from taut.ir.interpret import bind_feeds
 from taut.ir.op import Array
+from taut.passes.instrument import HALVES
 
-from .graphs import graphs
-from .values import AWKWARD, feeds
+from .growth import Growth
+from .search import Feeds, search
+from .tally import FuzzReport, Tally
+from .values import AWKWARD
 
 RTOL, ATOL = 1e-4, 1e-5
 """What a float backend may differ by: other orders of summation over short sums."""
-
-Feeds = Mapping[str, Array]
-
-_SLOW = [
-    HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example,
-    HealthCheck.filter_too_much, HealthCheck.function_scoped_fixture,
-]  # fmt: skip
-
-
-class CheckFailure(AssertionError):
-    """The smallest graph found that fails, as text in `.text`; `.feeds` were its inputs."""
-
-    def __init__(self, reason: str, graph: Graph, inputs: Feeds) -> None:
-        self.reason, self.graph, self.feeds = reason, graph, dict(inputs)
-        self.text = print_graph(graph)
-        lines = [f"  {k} = {v.dtype}{list(v.shape)} {v.reshape(-1)[:8].tolist()}"
-                 for k, v in self.feeds.items()]  # fmt: skip
-        parts = [reason, self.text.rstrip(), "inputs (first elements):", *lines]
-        super().__init__("\n".join(parts))
 
 
 def check_pass(
@@ -50,18 +33,21 @@ def check_pass(
     examples: int = 50,
     seed: int | None = None,
     awkward: bool | None = None,
-) -> None:
+) -> FuzzReport:
     """Draw graphs, run the pass `name` (registered name, pipeline text or a Pass), and require:
 
     * the result verifies, prints, parses and prints the same, and keeps the graph's signature;
     * outputs stay within the pass's own bound of the reference before it;
     * a second run from the same graph gives the same text.
 
-    Weights and inputs hold awkward values (NaN, infinities, denormals, extremes) by default where
-    the bound is exact. Raises CheckFailure, and FeedError for a pass that declares that it
-    does not keep the signature.
+    Half of the graphs are grown from the pass's own patterns and seeds, half drawn from all
+    families; with `families` all are of these ("grown" is one of them). Weights and inputs hold
+    awkward values (NaN, infinities, denormals, extremes) by default where the bound is exact.
+
+    Returns to how many graphs the pass applied. Raises CheckFailure, NeverApplied where that is
+    none, and FeedError for a pass that declares that it does not keep the signature.
     """
-    check_pipeline(name, families=families, examples=examples, seed=seed, awkward=awkward)
+    return check_pipeline(name, families=families, examples=examples, seed=seed, awkward=awkward)
 
 
 def check_pipeline(
@@ -71,9 +57,10 @@ def check_pipeline(
     examples: int = 50,
     seed: int | None = None,
     awkward: bool | None = None,
-) -> None:
+) -> FuzzReport:
     """`check_pass` for several passes in a row: the loosest of their bounds holds."""
-    check_pipelines([pipeline], families=families, examples=examples, seed=seed, awkward=awkward)
+    return check_pipelines([pipeline], families=families, examples=examples, seed=seed,
+                           awkward=awkward)[0]  # fmt: skip
 
 
 def check_pipelines(
@@ -83,57 +70,76 @@ def check_pipelines(
     examples: int = 50,
     seed: int | None = None,
     awkward: bool | None = None,
-) -> None:
+    shrink: bool = True,
+) -> list[FuzzReport]:
     """`check_pipeline` for each of several, over the same graphs: half of the work is to draw them
-    and to run the reference. Weights and inputs are awkward if all bounds are exact.
+    and to run the reference. Weights and inputs are awkward if all bounds are exact. Without
+    `shrink` the first failing graph is raised as it was drawn.
     """
     from taut.passes import Pipeline
 
-    pipelines = list(pipelines)
-    changing = [p.name for one in pipelines for p in Pipeline.of(one) if not p.keeps_signature]
+    given = list(pipelines)
+    pipes = [Pipeline.of(one) for one in given]
+    changing = [p.name for pipe in pipes for p in pipe if not p.keeps_signature]
     if changing:
         raise FeedError(f"{changing} change what a graph takes or gives, so nothing is compared",
                         hint="check what they make by check_gradient or check_backend")  # fmt: skip
-    promises = [(p, [one.promise for one in Pipeline.of(p)]) for p in pipelines]
+    promises = [(one, [p.promise for p in pipe]) for one, pipe in zip(given, pipes)]
     if awkward is None:
         every = [bound for _, bounds in promises for bound in bounds]
         awkward = all(type(bound).__name__ == "Exact" for bound in every)
+    kinds = AWKWARD if awkward else ()
+    tallies = [Tally(str(one)) for one in given]
+    growth = Growth.of(pipes, kinds, seed or 0)
+    for pipe, tally in zip(pipes, tallies):
+        tally.offered(growth.offered(pipe))
 
-    def check(graph: Graph, inputs: Feeds, want: Feeds) -> None:
+    def check(graph: Graph, inputs: Feeds, want: Feeds, grown: bool) -> None:
         before = print_graph(graph)
-        for pipeline, bounds in promises:
+        for (pipeline, bounds), tally in zip(promises, tallies):
             try:
-                _keeps(pipeline, bounds, graph, before, inputs, want)
+                did = _keeps(pipeline, bounds, graph, before, inputs, want)
             except FeedError:
-                raise
+                if len(promises) == 1:
+                    raise
             except Exception as error:
                 if len(promises) == 1:
                     raise
                 raise AssertionError(f"{pipeline}: {type(error).__name__}: {error}") from error
+            else:
+                tally.add(*did, grown)
 
-    _search(check, families, examples, seed, AWKWARD if awkward else ())
+    started = time.perf_counter()
+    search(check, growth, families, examples, seed, kinds, shrink)
+    seconds = time.perf_counter() - started
+    return [tally.report(seconds) for tally in tallies]
 
 
 def _keeps(
     pipeline: Any, bounds: Iterable[Any], graph: Graph, before: str, inputs: Feeds, want: Feeds
-) -> None:
+) -> tuple[bool, set[str]]:
     """What `check_pass` requires of one graph, whose text is `before` and whose outputs are
-    `want`; AssertionError says what does not hold."""
-    from taut.passes import Context, PassManager
+    `want`; AssertionError says what does not hold. Returns whether the pass did anything, and the
+    rewrites that it applied."""
+    from taut.passes import Context, PassManager, Pipeline
 
-    context = Context(data=[inputs], seed=0)
-    results = [PassManager(pipeline).run(graph, context).graph for _ in range(2)]
+    rewrites: set[str] = set()
+    context = Context(data=[inputs], seed=0, watch=lambda rule, node: rewrites.add(rule))
+    reports = [PassManager(pipeline).run(graph, context) for _ in range(2)]
     _require(print_graph(graph) == before, "the graph handed in changed too")
-    after = results[0]
+    after = reports[0].graph
     verify(after)
     text = print_graph(after)
-    _require(text == print_graph(results[1]), "a second run gives another graph")
+    _require(text == print_graph(reports[1].graph), "a second run gives another graph")
     _require(print_graph(parse(text)) == text, "the result does not print as it parses")
     _require(_boundary(after) == _boundary(graph), "the signature changed")
+    if any(p.narrows for p in Pipeline.of(pipeline)):
+        bind_feeds(after, (), inputs)  # raises FeedError where the sizes are others
     got = interpret(after, inputs)
     for name, array in want.items():
         reason = _outside(array, got[name], bounds)
         _require(reason is None, f"output {name!a}: {reason}")
+    return any(p.changed or p.counts for p in reports[0].passes), rewrites
 
 
 def check_backend(
@@ -151,7 +157,7 @@ def check_backend(
     integers, floats within the tolerance. Each program is called twice. Raises CheckFailure.
     """
 
-    def check(graph: Graph, inputs: Feeds, want: Feeds) -> None:
+    def check(graph: Graph, inputs: Feeds, want: Feeds, grown: bool) -> None:
         program = taut.compile(graph, target, **options)
         for call in ("first", "second"):
             got = program(*(inputs[n.name] for n in graph.inputs))
@@ -160,7 +166,7 @@ def check_backend(
                 reason = difference(array, got[name], rtol, atol)
                 _require(reason is None, f"output {name!a} of the {call} call: {reason}")
 
-    _search(check, families, examples, seed, AWKWARD if awkward else ())
+    search(check, None, families, examples, seed, AWKWARD if awkward else ())
 
 
 def difference(want: Array, got: Array, rtol: float = 0.0, atol: float = 0.0) -> str | None:
@@ -197,6 +203,8 @@ def _outside(want: Array, got: Array, bounds: Iterable[Any]) -> str | None:
             return None
         if kind != "Exact":
             rtol, atol = rtol + bound.rtol, atol + bound.atol
+    if rtol:
+        rtol = max(rtol, HALVES.get(DType.of(want), 0.0))
     return difference(want, got, rtol, atol)
 
 
@@ -210,40 +218,3 @@ def _boundary(graph: Graph) -> tuple[list[str], list[str]]:
 def _require(holds: bool, reason: str) -> None:
     if not holds:
         raise AssertionError(reason)
-
-
-def _search(
-    check: Callable[[Graph, Feeds, Feeds], None],
-    families: Iterable[str],
-    examples: int,
-    seed: int | None,
-    awkward: Iterable[str],
-) -> None:
-    """Run `check(graph, inputs, the reference's outputs)` over drawn graphs; raise CheckFailure for
-    the smallest that fails."""
-    kinds = tuple(awkward)
-
-    @settings(
-        max_examples=examples, deadline=None, database=None, derandomize=seed is None,
-        suppress_health_check=_SLOW, print_blob=False,
-        phases=(Phase.generate, Phase.shrink),
-    )  # fmt: skip
-    @given(st.data())
-    def run(data: st.DataObject) -> None:
-        graph = data.draw(graphs(*families, awkward=kinds))
-        inputs = data.draw(feeds(graph, kinds))
-        try:
-            want = interpret(graph, inputs)
-        except TautError:
-            reject()  # an index or axis out of range, say: not the graph's to take
-        try:
-            check(graph, inputs, want)
-        except FeedError:
-            reject()  # a pass that reads data may refuse some, NaN say
-        except (AssertionError, TautError) as error:
-            raise CheckFailure(str(error) or type(error).__name__, graph, inputs) from error
-        except Exception as error:
-            what = f"{type(error).__name__}: {error}"
-            raise CheckFailure(f"a fault, not a TautError: {what}", graph, inputs) from error
-
-    (run if seed is None else seeded(seed)(run))()

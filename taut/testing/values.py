@@ -54,24 +54,55 @@ def arrays(
     `awkward` names kinds out of AWKWARD of which up to three elements are put in. `low` and
     `high` bound integers. A few drawn numbers make the whole array, so that it shrinks fast.
     """
-    shape, dtype = type.static_shape, type.dtype
     seed = draw(st.integers(0, 1 << 16))
+    kinds = tuple(awkward) if type.dtype.is_float else ()
+    array = _plain(type, seed, scale, low, high, bool(tuple(awkward)))
+    if kinds and array.size:
+        places = st.tuples(st.integers(0, array.size - 1), st.sampled_from(_in_order(kinds)))
+        _put(array, draw(st.lists(places, max_size=3)), type.dtype)
+    return array
+
+
+def filled(
+    type: TensorType, random: np.random.Generator, awkward: Iterable[str] = (),
+    low: int | None = None, high: int | None = None,
+) -> Array:  # fmt: skip
+    """An array as `arrays` draws it, by NumPy's generator."""
+    kinds = _in_order(awkward) if type.dtype.is_float else []
+    seed = 0 if random.random() < 0.1 else int(random.integers(1, 1 << 16))
+    array = _plain(type, seed, 1.0, low, high, bool(tuple(awkward)) and random.random() < 0.5)
+    if kinds and array.size and random.random() < 0.5:
+        count = int(random.integers(1, 4))
+        places = [(int(random.integers(array.size)), kinds[int(random.integers(len(kinds)))])
+                  for _ in range(count)]  # fmt: skip
+        _put(array, places, type.dtype)
+    return array
+
+
+def _in_order(awkward: Iterable[str]) -> list[str]:
+    return [k for k in AWKWARD if k in tuple(awkward)]
+
+
+def _put(array: Array, places: Iterable[tuple[int, str]], dtype: DType) -> None:
+    flat = array.reshape(-1)
+    for place, kind in places:
+        flat[place] = _awkward(kind, dtype)
+
+
+def _plain(
+    type: TensorType, seed: int, scale: float, low: int | None, high: int | None, extremes: bool
+) -> Array:
+    """The array that a seed stands for; that of 0 is -1, 0, 1, ..."""
+    shape, dtype = type.static_shape, type.dtype
     random = np.random.default_rng(seed)
     if dtype is DType.bool:
         plain = np.arange(type.size).reshape(shape) % 2 == 0
         return plain if seed == 0 else random.random(shape) < 0.5
     if dtype.is_integer:
-        return _integers(type, seed, random, low, high, bool(tuple(awkward)))
+        return _integers(type, seed, random, low, high, extremes)
     ramp = (np.arange(type.size, dtype=np.float64).reshape(shape) % 3 - 1) * scale
     values = ramp if seed == 0 else random.standard_normal(shape) * scale
-    array = values.astype(dtype.numpy)
-    kinds = [k for k in AWKWARD if k in tuple(awkward)]
-    if kinds and array.size:
-        places = st.tuples(st.integers(0, array.size - 1), st.sampled_from(kinds))
-        flat = array.reshape(-1)
-        for place, kind in draw(st.lists(places, max_size=3)):
-            flat[place] = _awkward(kind, dtype)
-    return array
+    return np.asarray(values.astype(dtype.numpy))
 
 
 def _integers(

@@ -269,8 +269,26 @@ def test_fuzz_reports_the_smallest_graph(registered, capsys: pytest.CaptureFixtu
 
 
 def test_fuzz_says_when_all_is_good(capsys: pytest.CaptureFixture[str]):
-    assert main(["fuzz", "--pass", "dce", "--examples", "5", "--family", "mlp"]) == 0
-    assert "all good" in capsys.readouterr().out
+    assert main(["fuzz", "--pass", "motion", "--examples", "10"]) == 0
+    out = capsys.readouterr().out
+    assert "motion: applied to " in out and " of 10 graphs, all good" in out
+    assert "motion/transpose-twice" in out
+    assert main(["fuzz", "--pass", "motion", "--examples", "10", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert 0 < facts["applied"] <= facts["examples"] == 10 and not facts["failed"]
+    assert facts["rewrites"]["motion/transpose-twice"] and facts["seed"] == 0
+
+
+def test_a_pass_that_never_applies_fails(capsys: pytest.CaptureFixture[str]):
+    command = ["fuzz", "--pass", "dce", "--examples", "5", "--family", "mlp"]
+    assert main(command) == 1
+    out, err = capsys.readouterr()
+    assert "dce: applied to 0 of 5 graphs" in err and "seeds" in err and not out
+    assert main([*command, "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["failed"]
+    with pytest.raises(testing.NeverApplied) as vacuous:
+        testing.check_pass("dce", families=["mlp"], examples=5)
+    assert (vacuous.value.report.applied, vacuous.value.report.examples) == (0, 5)
 
 
 @pytest.mark.parametrize("name", [p.name for p in taut.passes.all_passes() if p.keeps_signature])

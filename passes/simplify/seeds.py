@@ -1,0 +1,166 @@
+"""Graphs as text to which the passes of this folder apply; the fuzzer grows more around them."""
+
+BRANCH = """
+graph @branch(%x: f32[n,3]) -> (%y: f32[n,3], %z: f32[n,3]) {
+  %true = constant true : bool[]
+  %false = constant false : bool[]
+  %w = constant [1.0, 2.0, 3.0] : f32[3]
+  %y = if(%true, %x, %w) {then_branch=graph @main(%a: f32[n,3], %w: f32[3]) -> (%out: f32[n,3]) {
+  %r = sub(%a, %w) : f32[n,3]
+  return %r
+} else_branch=graph @main(%a: f32[n,3], %w: f32[3]) -> (%out: f32[n,3]) {
+  %r = mul(%a, %w) : f32[n,3]
+  return %r
+}} : f32[n,3]
+  %z = if(%false, %x, %w) {then_branch=graph @main(%a: f32[n,3], %w: f32[3]) -> (%out: f32[n,3]) {
+  %r = sub(%a, %w) : f32[n,3]
+  return %r
+} else_branch=graph @main(%a: f32[n,3], %w: f32[3]) -> (%out: f32[n,3]) {
+  %r = mul(%a, %w) : f32[n,3]
+  return %r
+}} : f32[n,3]
+  return %y, %z
+}
+"""
+
+LOOP = """
+graph @loop(%x: f32[2,3]) -> (%y: f32[2,3], %z: f32[3,3]) {
+  %trips = constant 3 : i64[]
+  %w = constant [1.0, -2.0, 3.0] : f32[3]
+  %l:2 = loop(%trips, none, %x, %w) {carried=1 body=graph @main(%i: i64[], %cond: bool[], %v: f32[2,3], %w: f32[3]) -> (%cond: bool[], %v: f32[2,3], %r: f32[3]) {
+  %m = sub(%v, %w) : f32[2,3]
+  %f = cast(%i) {to=f32} : f32[]
+  %a = add(%m, %f) : f32[2,3]
+  %axis = constant [0] : i64[1]
+  %s = reduce_max(%a, %axis) {keepdims=false} : f32[3]
+  %c = identity(%cond) : bool[]
+  return %c, %a, %s
+}} : f32[2,3], f32[3,3]
+  return %l#0, %l#1
+}
+"""  # noqa: E501
+
+DEAD_PARTS = """
+graph @dead(%x: f32[2,3], %c: bool[], %t: i64[]) -> (%y: f32[2,3], %w: f32[2,3], %s: f32[n,3]) {
+  %e = exp(%x) : f32[2,3]
+  %never = relu(%e) : f32[2,3]
+  %p:2 = if(%c, %x, %e) {then_branch=graph @main(%a: f32[2,3], %b: f32[2,3]) -> (%r: f32[2,3], %no: f32[2,3]) {
+  %r = neg(%a) : f32[2,3]
+  %n = abs(%b) : f32[2,3]
+  return %r, %n
+} else_branch=graph @main(%a: f32[2,3], %b: f32[2,3]) -> (%r: f32[2,3], %no: f32[2,3]) {
+  %r = abs(%a) : f32[2,3]
+  return %r, %b
+}} : f32[2,3], f32[2,3]
+  %l:4 = loop(%t, none, %x, %x, %e) {carried=3 body=graph @main(%i: i64[], %cond: bool[], %v: f32[2,3], %w: f32[2,3], %d: f32[2,3]) -> (%cond: bool[], %v: f32[2,3], %w: f32[2,3], %d: f32[2,3], %s: f32[3]) {
+  %axis = constant [0] : i64[1]
+  %s = reduce_max(%v, %axis) {keepdims=false} : f32[3]
+  %m = sub(%w, %s) : f32[2,3]
+  %h = neg(%v) : f32[2,3]
+  %q = abs(%d) : f32[2,3]
+  return %cond, %h, %m, %q, %s
+}} : f32[2,3], f32[2,3], f32[2,3], f32[n,3]
+  return %p#0, %l#1, %l#3
+}
+"""  # noqa: E501
+
+EQUAL = """
+graph @equal(%x: f32[n,4]) -> (%y: f32[n,4], %z: f32[n,4], %i: i64[n,1]) {
+  %a = constant 2.0 : f32[]
+  %b = constant 2.0 : f32[]
+  %c = constant -0.0 : f32[]
+  %d = constant 0.0 : f32[]
+  %1 = mul(%x, %a) : f32[n,4]
+  %2 = mul(%x, %b) : f32[n,4]
+  %3 = leaky_relu(%1) {alpha=0.1} : f32[n,4]
+  %4 = leaky_relu(%2) {alpha=0.1} : f32[n,4]
+  %5 = leaky_relu(%2) {alpha=0.2} : f32[n,4]
+  %6 = sub(%3, %5) : f32[n,4]
+  %7 = sub(%5, %4) : f32[n,4]
+  %8 = div(%6, %c) : f32[n,4]
+  %y = div(%7, %d) : f32[n,4]
+  %z = add(%8, %6) : f32[n,4]
+  %one = constant [1] : i64[1]
+  %t:2 = top_k(%1, %one) : f32[n,1], i64[n,1]
+  %u:2 = top_k(%2, %one) : f32[n,1], i64[n,1]
+  %i = add(%t#1, %u#1) : i64[n,1]
+  return %y, %z, %i
+}
+"""
+
+SHAPES = """
+graph @shapes(%x: f32[n,3,4]) -> (%y: f32[n,12], %z: f32[9], %k: f32[2,3], %q: f32[2], %t: f32[2]) {
+  %s = shape(%x) : i64[3]
+  %one = constant [1] : i64[1]
+  %two = constant [2] : i64[1]
+  %c = gather(%s, %one) : i64[1]
+  %d = gather(%s, %two) : i64[1]
+  %p = mul(%c, %d) : i64[1]
+  %rest = constant [-1] : i64[1]
+  %to = concat(%rest, %p) {axis=0} : i64[2]
+  %y = reshape(%x, %to) : f32[n,12]
+  %nine = constant [9] : i64[1]
+  %z = constant_of_shape(%nine) : f32[9]
+  %w = constant [1.0, -2.0, 3.0, 0.5, 0.0, 4.0] : f32[2,3]
+  %v = constant [2.0, 3.0, 5.0] : f32[3]
+  %m = sub(%w, %v) : f32[2,3]
+  %r = exp(%m) : f32[2,3]
+  %k = div(%r, %v) : f32[2,3]
+  %b = constant [3, -7] : i8[2]
+  %scale = constant 0.5 : f32[]
+  %q = dequantize_linear(%b, %scale) : f32[2]
+  %two_of:2 = top_k(%v, %two) : f32[2], i64[2]
+  return %y, %z, %k, %q, %two_of#0
+}
+"""
+
+LOOSE = """
+graph @loose(%x: f32[2,3], %c: bool[]) -> (%y: f32[?,3]) {
+  %y = if(%c, %x) {then_branch=graph @main(%a: f32[?,3]) -> (%r: f32[?,3]) {
+  %r = relu(%a) : f32[?,3]
+  return %r
+} else_branch=graph @main(%a: f32[?,3]) -> (%r: f32[?,3]) {
+  %r = neg(%a) : f32[?,3]
+  return %r
+}} : f32[?,3]
+  return %y
+}
+"""
+
+SIZES = """
+graph @sizes(%x: f32[n,3], %z: f32[n,m]) -> (%y: f32[n,3], %s: i64[2]) {
+  %y = relu(%x) : f32[n,3]
+  %s = shape(%z) : i64[2]
+  return %y, %s
+}
+"""
+
+TURNED = """
+graph @turned(%x: f32[n,2,3,4], %r: f32[n,3,4,2]) -> (%y: f32[n,4,3,4], %z: f32[n,3,4,2]) {
+  %c = constant [1.0, 2.0] : f32[2]
+  %1 = transpose(%x) {perm=[0,2,3,1]} : f32[n,3,4,2]
+  %2 = add(%1, %c) : f32[n,3,4,2]
+  %3 = sigmoid(%2) : f32[n,3,4,2]
+  %4 = sub(%2, %3) : f32[n,3,4,2]
+  %5 = concat(%4, %2) {axis=3} : f32[n,3,4,4]
+  %y = transpose(%5) {perm=[0,3,1,2]} : f32[n,4,3,4]
+  %z = relu(%r) : f32[n,3,4,2]
+  return %y, %z
+}
+"""
+
+TURNED_TWICE = """
+graph @twice(%x: f32[2,3,4], %w: f32[2,4,3]) -> (%y: f32[4,2,3], %z: f32[3,4,2], %v: f32[3,2,4]) {
+  %1 = transpose(%x) {perm=[2,0,1]} : f32[4,2,3]
+  %2 = transpose(%w) {perm=[1,0,2]} : f32[4,2,3]
+  %half = constant 0.5 : f32[]
+  %3 = mul(%1, %half) : f32[4,2,3]
+  %4 = sub(%3, %2) : f32[4,2,3]
+  %5 = abs(%4) : f32[4,2,3]
+  %y = neg(%5) : f32[4,2,3]
+  %z = transpose(%4) {perm=[2,0,1]} : f32[3,4,2]
+  %6 = max(%5, %1) : f32[4,2,3]
+  %v = transpose(%6) {perm=[2,1,0]} : f32[3,2,4]
+  return %y, %z, %v
+}
+"""

@@ -1,0 +1,348 @@
+"""Graphs to which a pass applies: grown around matches of its rewrites, and around its seeds.
+
+A graph holds several matches side by side, each with other values in front of it, readers behind
+it and, now and then, readers of what is inside it. Which of a rule's draws are taken is steered by
+what its guards say, so that it fires often and is refused for every reason that can be met.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import math
+import re
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from random import Random
+from types import CodeType, FunctionType
+from typing import Any
+
+import numpy as np
+
+from taut.ir import Graph, Node, Op, TautError, TensorType, Value, op_class, parse
+from taut.ir.op import Array
+from taut.ir.ops.structure import Constant, Input
+from taut.passes import Context, Pass, PassManager, Rewrite
+from taut.passes.pattern import Operands, build, solutions, variables
+from taut.passes.rewrite import Match as Found
+
+from .fits import op_of
+from .plants import Match, Plant, Unfit, Want
+
+MATCHES = 16  # of each rule, in all graphs together, at least
+MOST_IN_ONE = 12
+TRIES = 20
+FIRES = 0.6  # the share of draws that are to pass the guards
+MOST_HINTS = 12
+
+BARE = "graph @main(%x: f32[n,2]) -> (%y: f32[n,2]) {\n  %y = relu(%x) : f32[n,2]\n  return %y\n}\n"
+
+
+class Growth:
+    """Draws graphs for some passes; the same seed gives the same graphs."""
+
+    def __init__(
+        self, rules: Mapping[str, Rewrite], seeds: Sequence[str], families: Iterable[str],
+        awkward: Iterable[str], seed: int,
+    ) -> None:  # fmt: skip
+        self.rules, self.seeds = dict(rules), [parse(text) for text in seeds]
+        self.families = tuple(dict.fromkeys(families))
+        self.awkward = tuple(awkward)
+        self.random = Random(seed)
+        self.turn: deque[str | int] = deque()
+        self.met: dict[str, Counter[str]] = {name: Counter() for name in rules}
+        self.by_pipe: dict[int, list[str]] = {}
+
+    @classmethod
+    def of(cls, pipes: Sequence[Any], awkward: Iterable[str], seed: int) -> Growth:
+        """For pipelines: the rules that their passes offer to the driver, and what they declare."""
+        offered = [offered_rules(pipe) for pipe in pipes]
+        passes = [p for pipe in pipes for p in pipe]
+        seeds = dict.fromkeys(text for p in passes for text in p.seeds)
+        families = [f for p in passes for f in p.families]
+        rules = {name: rule for one in offered for name, rule in one.items()}
+        growth = cls(rules, list(seeds), families, awkward, seed)
+        growth.by_pipe = {id(pipe): list(one) for pipe, one in zip(pipes, offered)}
+        return growth
+
+    def offered(self, pipe: Any) -> list[str]:
+        """Names of the rules that a pipeline offers, by `pass/rule`."""
+        return self.by_pipe.get(id(pipe), [])
+
+    @property
+    def possible(self) -> bool:
+        return bool(self.rules or self.seeds)
+
+    def draw(self, examples: int) -> tuple[Graph, dict[str, Array]]:
+        """A graph with several matches, and its inputs; one of about `examples`."""
+        plant = Plant(Random(self.random.getrandbits(64)), self.awkward)
+        count = math.ceil(MATCHES * (len(self.rules) + len(self.seeds)) / examples)
+        outputs: dict[str, Value] = {}
+        for _ in range(min(max(count, 2), MOST_IN_ONE)):
+            for name, value in self.planted(plant, self.next()):
+                named = name if "." in name and name not in outputs else f"y{len(outputs)}"
+                outputs[named] = value
+        graph = plant.graph
+        if not outputs:
+            outputs["y0"] = plant.leaf(Want(shape=(2,)))
+        graph.set_outputs(outputs)
+        unread = [v for v in graph.inputs if not graph.nx.succ[v]]
+        for node in unread[: len(graph.inputs) - 1]:
+            graph.erase(node)
+        return graph, {n.name: plant.feeds[n.name] for n in graph.inputs}
+
+    def next(self) -> str | int:
+        """Whose turn it is: each rule and seed comes as often as the others."""
+        if not self.turn:
+            every: list[str | int] = [*self.rules, *range(len(self.seeds))]
+            self.random.shuffle(every)
+            self.turn.extend(every)
+        return self.turn.popleft()
+
+    def planted(self, plant: Plant, what: str | int) -> list[tuple[str, Value]]:
+        """Values to show of one more match; none where no draw went together."""
+        for left in range(TRIES)[::-1]:
+            mark = plant.mark()
+            try:
+                if isinstance(what, int):
+                    return regrown(plant, self.seeds[what])
+                return [("", v) for v in self.matched(plant, what, last=not left)]
+            except Unfit:
+                plant.back(mark)
+        return []
+
+    def matched(self, plant: Plant, name: str, last: bool) -> list[Value]:
+        """One match of a rule. Raises Unfit where another draw is wanted rather."""
+        rule = self.rules[name]
+        plant.numbers.clear()
+        plant.hints, plant.words, plant.makers = literals(type(rule))
+        plant.related = plant.chance(0.5)
+        match = Match(plant)
+        pattern = build(rule.pattern)
+        root = match.make(pattern)
+        if root is None:
+            raise Unfit("the pattern is left out")
+        met = verdict(rule, plant.graph, root.node)
+        plant.makers = ()
+        seen = self.met[name]
+        if not last and not self.wanted(seen, met):
+            raise Unfit("enough of these")
+        seen[met] += 1
+        return around(plant, match, root)
+
+    def wanted(self, seen: Counter[str], met: str) -> bool:
+        total = sum(seen.values())
+        if met in ("fires", "unknown"):
+            return seen[met] <= FIRES * total + 1
+        refused = total - seen["fires"]
+        return seen[met] <= 2 or seen[met] * len(seen) <= refused or self.random.random() < 0.25
+
+
+def offered_rules(pipe: Iterable[Pass]) -> dict[str, Rewrite]:
+    """Every rule that the passes offer to the driver, on a graph with nothing to do."""
+    found: dict[str, Rewrite] = {}
+    for one in pipe:
+        context = Context(data=[{"x": np.ones((1, 2), np.float32)}])
+        try:
+            PassManager([one]).run(parse(BARE), context)
+        except TautError:
+            continue  # what is offered before that counts all the same
+        finally:
+            found |= context.rewrites
+    return found
+
+
+def verdict(rule: Rewrite, graph: Graph, root: Node) -> str:
+    """What the rule's guards say at a node: fires, or why not."""
+    pattern = build(rule.pattern)
+    names = frozenset(variables(pattern))
+    answer = "no match"
+    try:
+        rule = acquainted(rule, graph)
+        for bound, _ in solutions(Operands(graph), pattern, root):
+            m = Found(graph, root, bound, names)
+            if not rule.applies(m):
+                answer = "does not apply"
+                continue
+            failure = rule.check(m)
+            if failure is None:
+                return "fires"
+            answer = _PLACES.sub("", failure.reason)
+    except Exception:  # a rule may ask what is not known here; then nothing is known of it
+        return "unknown"
+    return answer
+
+
+_PLACES = re.compile(r"\b\w*\d\w*\b|\[[^\]]*\]")
+
+
+def acquainted(rule: Rewrite, graph: Graph) -> Rewrite:
+    """The rule with what it knows about a graph (an analysis of it) made anew for this one."""
+    twin = copy.copy(rule)
+    for name, known in vars(rule).items():
+        if isinstance(getattr(known, "graph", None), Graph):
+            setattr(twin, name, type(known)(graph))
+    return twin
+
+
+@functools.cache
+def literals(
+    cls: type,
+) -> tuple[tuple[float, ...], tuple[str, ...], tuple[type[Op], ...]]:
+    """Numbers, words and ops that stand in the code of a rule's methods and of what they call."""
+    numbers: dict[float, None] = {}
+    words: dict[str, None] = {}
+    makers: dict[type[Op], None] = {}
+    for code, names in _codes(cls):
+        for item in _flat((*code.co_consts, *names)):
+            if isinstance(item, int | float) and not isinstance(item, bool) and abs(item) <= 64:
+                numbers[float(item)] = None
+            elif isinstance(item, type) and issubclass(item, Op) and item.operands:
+                makers[item] = None
+            elif isinstance(item, str) and item.isidentifier() and len(item) < 24:
+                words[item] = None
+                with contextlib.suppress(TautError):
+                    makers[op_class(item)] = None
+    usable = [m for m in makers if drawable(m)]
+    return tuple(numbers)[:MOST_HINTS], tuple(words)[:MOST_HINTS], tuple(usable)
+
+
+def drawable(cls: type[Op]) -> bool:
+    """Whether it is an op as registered (no base of some), and one without a body."""
+    with contextlib.suppress(TautError):
+        return op_class(cls.name) is cls and cls.name not in ("return", "fusion") and bool(
+            cls.operands) and all(a.kind != "graph" for a in cls.attributes)  # fmt: skip
+    return False
+
+
+def _codes(cls: type) -> Iterator[tuple[CodeType, list[Any]]]:
+    """The code of a rule's methods and of the functions that they call, with what else their names
+    stand for."""
+    seen: set[CodeType] = set()
+    stack: list[tuple[CodeType, dict[str, Any]]] = []
+    for base in cls.__mro__:
+        if base not in (Rewrite, object):
+            made = [f.fget if isinstance(f, property) else f for f in vars(base).values()]
+            stack += [(f.__code__, f.__globals__) for f in made if isinstance(f, FunctionType)]
+    while stack and len(seen) < 64:
+        code, scope = stack.pop()
+        if code in seen:
+            continue
+        seen.add(code)
+        known = [scope[n] for n in code.co_names if n in scope]
+        stack += [(c, scope) for c in code.co_consts if isinstance(c, CodeType)]
+        stack += [(f.__code__, f.__globals__) for f in known if isinstance(f, FunctionType)
+                  and not f.__module__.startswith(("taut.ir.", "numpy"))]  # fmt: skip
+        yield code, [k for k in known if isinstance(k, tuple | frozenset | type | int | float)]
+
+
+def _flat(items: Iterable[Any]) -> Iterator[Any]:
+    for item in items:
+        if isinstance(item, tuple | frozenset):
+            yield from _flat(sorted(item, key=str) if isinstance(item, frozenset) else item)
+        else:
+            yield item
+
+
+# ---- around a match ------------------------------------------------------------------------------
+
+
+def around(plant: Plant, match: Match, root: Value) -> list[Value]:
+    """Readers of the match, and what to show of it."""
+    shown = [behind(plant, root)]
+    if plant.chance(0.12) and shown[0] != root:
+        shown.append(root)
+    inner = [n for n in match.inner if n is not root.node and n in plant.graph.nx]
+    if inner and plant.chance(0.25):
+        read = Value(plant.pick(*inner), 0)
+        shown.append(read if plant.chance(0.5) else behind(plant, read, always=True))
+    keep = plant.chance(0.9) or not plant.awkward
+    for node in match.inner:
+        if keep:
+            plant.protected.add(node)
+    return shown
+
+
+def behind(plant: Plant, x: Value, always: bool = False) -> Value:
+    """x, or what some reader makes of it. Where numbers may be rounded, readers that keep errors
+    as small as they are."""
+    if not always and plant.chance(0.6):
+        return x
+    floats = x.type.dtype.is_float
+    calm: list[Callable[[], Value]] = [
+        lambda: plant.add(op_of("identity"), x),
+        lambda: plant.add(op_of("concat", axis=0), x, x),
+        lambda: plant.add(op_of("transpose"), x),
+    ]
+    if floats:
+        calm += [
+            lambda: plant.add(op_of("relu"), x), lambda: plant.add(op_of("tanh"), x),
+            lambda: plant.add(op_of("add"), x, plant.leaf(Want(x.type.dtype, like=x.shape))),
+            lambda: plant.add(op_of("mul"), x, plant.constant(np.asarray(0.5, x.type.dtype.numpy))),
+            lambda: plant.add(op_of("reduce_max"), x),
+        ]  # fmt: skip
+    elif x.type.dtype.is_integer:
+        calm += [lambda: plant.add(op_of("add"), x, x), lambda: plant.add(op_of("mul"), x, x)]
+    if plant.awkward and floats:
+        name = plant.pick("neg", "floor", "abs", "exp")
+        calm += [lambda: plant.add(op_of(name), x)] * 4
+    for _ in range(2):
+        try:
+            made = plant.pick(*calm)()
+        except Unfit:
+            continue
+        plant.protected.add(made.node)
+        return made
+    return x
+
+
+# ---- around a seed -------------------------------------------------------------------------------
+
+
+def regrown(plant: Plant, seed: Graph) -> list[tuple[str, Value]]:
+    """A seed's nodes once more, on other numbers and values, some of them changed a little; and
+    what to show of them, with its name in the seed."""
+    here: dict[Value, Value] = {}
+    inner: list[Node] = []
+    for node in seed.nodes():
+        if node is seed.result:
+            break
+        if isinstance(node.op, Input):
+            here[Value(node)] = plant.leaf(Want(node.type.dtype, known_shape(plant, node)))
+        elif isinstance(node.op, Constant):
+            here[Value(node)] = plant.constant(varied(plant, node.op.value), node.name)
+        else:
+            operands = [None if v is None else here[v] for v in seed.operands(node)]
+            made = plant.add(node.op, *operands).node
+            inner.append(made)
+            here |= {Value(node, i): Value(made, i) for i in range(len(node.results))}
+    shown = [(k, behind(plant, here[v])) for k, v in zip(seed.output_names, seed.outputs)]
+    plant.protected.update(inner)
+    if len(inner) > 1 and plant.chance(0.3):
+        shown.append(("", Value(plant.pick(*inner), 0)))
+    return shown
+
+
+def known_shape(plant: Plant, node: Node) -> tuple[Any, ...]:
+    """An input's shape; symbols are the plant's own."""
+    names = iter(("n", "m", "n", "m"))
+    mine: dict[str, str] = {}
+    shape = node.type.shape
+    if shape is None:
+        raise Unfit("of unknown rank")
+    return tuple(mine.setdefault(d, next(names)) if isinstance(d, str) else d for d in shape)
+
+
+def varied(plant: Plant, array: Array) -> Array:
+    """A constant as it is, drawn anew (floats that say no more than numbers), or a bit off."""
+    if array.dtype.kind != "f" or array.size < 2:
+        if array.size and plant.nearly():
+            other = array.copy()
+            other.reshape(-1)[plant.random.randrange(array.size)] += np.asarray(1, array.dtype)
+            return other
+        return array
+    return array if plant.chance(0.5) else plant.dense(TensorType.of(array), Want())
+
+
+__all__ = ["Growth", "literals", "offered_rules", "regrown", "verdict"]

@@ -14,7 +14,8 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +49,26 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # equal graphs give equal files
 def save_container(graph: Graph, path: str | os.PathLike[str]) -> None:
     """Write a `.taut` file, whole or not at all. Raises StorageError."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
+    with writing_zip(buffer) as archive:
         meta = {"format": FORMAT, "metadata": graph.metadata}
         _add(archive, _META, json.dumps(meta, sort_keys=True).encode(), zipfile.ZIP_DEFLATED)
         text = print_graph(graph, resources="none").encode()
         _add(archive, _TEXT, text, zipfile.ZIP_DEFLATED)
         _add(archive, _TENSORS, pack_tensors(dict(constants(graph))), zipfile.ZIP_STORED)
     write_atomic(path, buffer.getvalue())
+
+
+@contextmanager
+def writing_zip(buffer: io.BytesIO) -> Iterator[zipfile.ZipFile]:
+    """A new archive in memory. Where it is given up in the middle it is not closed, which would
+    hide an interrupt behind an error of its own."""
+    archive = zipfile.ZipFile(buffer, "w")
+    try:
+        yield archive
+    except BaseException:
+        archive.fp = None
+        raise
+    archive.close()
 
 
 def load_container(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> Graph:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...ir import DType
-from .jit import Kernel
+from .jit import Kernel, exact
 from .layout import Tensor
 from .loops import OPERAND, OUTER, map_kernel
 from .steps import Step, Word
@@ -70,7 +70,7 @@ def map_step(
 
 def kernel_of(build, name: str, **parameters: object) -> Kernel:
     """A kernel whose name is `name` and a digest of its parameters."""
-    digest = hashlib.sha256(repr(sorted(parameters.items())).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(exact(sorted(parameters.items())).encode()).hexdigest()[:8]
     return Kernel(f"{name}_{digest}", build, tuple(parameters.items()))
 
 

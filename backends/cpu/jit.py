@@ -16,7 +16,7 @@ import ctypes
 import hashlib
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 
@@ -299,13 +299,25 @@ def _symbol(key: str) -> str:
 
 
 def _kernel_key(kernel: Kernel, isa: Isa) -> str:
-    return _key("kernel", kernel.name, repr(kernel.parameters), isa, kernel.build.__module__)
+    return _key("kernel", kernel.name, exact(kernel.parameters), isa, kernel.build.__module__)
 
 
 def _key(kind: str, *parts: object) -> str:
     isa = next(p for p in parts if isinstance(p, Isa))
-    text = repr((kind, parts, Target.native(isa), _world()))
+    text = exact((kind, parts, Target.native(isa), _world()))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def exact(value: object) -> str:
+    """`value` with all of its fields, as text: what names and keys are made of. A dataclass's own
+    `repr` will not do, since it notes whom it is at work on: one that an interrupt cut off says
+    "..." for that place in memory from then on, whatever stands there."""
+    if is_dataclass(value):
+        inside = [exact(getattr(value, f.name)) for f in fields(value)]
+        return f"{type(value).__name__}({', '.join(inside)})"
+    if isinstance(value, tuple | list):
+        return f"({', '.join(map(exact, value))},)"
+    return repr(value)
 
 
 _SOURCES = (

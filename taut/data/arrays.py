@@ -30,6 +30,7 @@ from taut.ir import (
     TautError,
     TensorType,
 )
+from taut.ir.container import writing_zip
 from taut.ir.files import read_bounded, write_atomic
 from taut.ir.op import Array
 
@@ -101,7 +102,7 @@ def write_arrays(arrays: Mapping[str, Array], path: str | os.PathLike[str]) -> N
     if suffix == ".npy" and len(arrays) == 1:
         np.save(buffer, next(iter(arrays.values())), allow_pickle=False)
     elif suffix == ".npz":
-        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        with writing_zip(buffer) as archive:
             for name, array in arrays.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)

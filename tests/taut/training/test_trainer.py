@@ -209,6 +209,60 @@ def test_bad_batches_are_refused_and_change_nothing(mlp: Graph, batch: Any, mess
 
 
 @pytest.mark.parametrize("target", ["reference", "cpu"])
+def test_a_step_that_is_cut_off_changes_nothing(
+    mlp: Graph, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever: before the program runs, behind it, or while the new state is put together."""
+    trainers = [Trainer(mlp, Recipe(optimizer="adam"), target=target) for _ in range(2)]
+    for trainer in trainers:
+        for _ in range(2):  # so that arrays are written again
+            trainer.step((X, Y), 0.1)
+    cut, quiet = trainers
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    call = cut._call
+
+    def late(*arguments: Any) -> Any:
+        call(*arguments)
+        raise KeyboardInterrupt
+
+    for name, stop in (("_call", fail), ("_call", late), ("_add", fail), ("_kept", fail)):
+        before = cut.state
+        with monkeypatch.context() as patch:
+            patch.setattr(cut, name, stop)
+            with pytest.raises(KeyboardInterrupt):
+                cut.step((X, Y), 0.1)
+        assert equal(before, cut.state) and cut.steps == quiet.steps
+        cut.step((X, Y), 0.1)
+        quiet.step((X, Y), 0.1)
+        assert equal(quiet.state, cut.state) and cut.steps == quiet.steps
+
+
+@pytest.mark.parametrize("target", ["reference", "cpu"])
+def test_a_step_within_a_step_is_made_and_the_outer_one_says_so(mlp: Graph, target: str) -> None:
+    inner: list[Any] = []
+
+    def metric(outputs: Any, labels: Any) -> float:
+        if len(inner) == 2:
+            inner.append(None)
+            trainer.step((X[:2], Y[:2]), 0.1)
+        return 0.0
+
+    trainer = Trainer(mlp, Recipe(metrics=(metric,)), target=target)
+    quiet = Trainer(mlp, target=target)
+    for _ in range(2):
+        trainer.step((X, Y), 0.1)
+        quiet.step((X, Y), 0.1)
+        inner.append(None)
+    with pytest.raises(TrainingError, match="another step"):
+        trainer.step((X, Y), 0.1)
+    quiet.step((X[:2], Y[:2]), 0.1)
+    assert equal(quiet.state, trainer.state) and trainer.steps == 3
+
+
+@pytest.mark.parametrize("target", ["reference", "cpu"])
 def test_a_loss_that_is_no_number_stops_and_changes_nothing(mlp: Graph, target: str) -> None:
     trainer = Trainer(mlp, target=target)
     x = X + 1

@@ -45,6 +45,9 @@ def transposed_conv(low: Lowering, node: Node) -> bool:
     after = tuple(o - n - a + e - 1 for o, n, a, e in zip(out, spread, before, window.extent))
     if not apart and _wasteful(low, node, out, sizes) and bias is None:
         return _scattered(low, node, window, sizes, out)
+    known = low.array(weight)
+    if not apart and known is not None and not np.isfinite(known).all():
+        return False  # times the zeros between elements they would be NaN
     finish = finish_of(low, node)
     if finish is None:
         return False

@@ -2,16 +2,21 @@
 
 `FAMILIES` draw a graph of one kernel family with random geometry from a NumPy generator. `check`
 puts special numbers into its inputs and weights, at borders and tails more often than elsewhere,
-and compares where results are NaN or infinite exactly, and the rest within a tolerance. `search`
-does that many times; the tests run a seeded slice.
+and compares where results are NaN or infinite exactly, and the rest within a tolerance; then it
+calls the program on poisoned memory. `search` does that many times, the tests run a seeded slice:
+
+    .venv/bin/python tests/backends/cpu/nonfinite.py 0 1000 max_pool attention
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import poison
 from taut.backends.cpu import compile, isa
 from taut.ir import Array, Builder, Graph, interpret
 from taut.ir.ops.convolution import ConvWeightGradient
@@ -182,6 +187,7 @@ def computed_conv(rng: Random) -> Drawn:
 
 @family
 def transposed_conv(rng: Random) -> Drawn:
+    """In Python where weights are not finite, which the zeros between elements must not meet."""
     rank = int(rng.choice([1, 2, 2]))
     group = int(rng.choice([1, 1, 2, 4]))
     per_in, per_out = int(rng.choice([1, 3, 8])), int(rng.choice([1, 3, 17]))
@@ -195,7 +201,8 @@ def transposed_conv(rng: Random) -> Drawn:
     y = b.conv_transpose(x, w, group=group, strides=strides, dilations=dilations, pads=pads * 2)
     y = ending(rng, b, y, y.type.shape, rank)
     graph = b.outputs(y=y)
-    return Drawn(graph, feeds_of(rng, graph))
+    slow = () if np.isfinite(w).all() else ("conv_transpose", "fused_conv_transpose")
+    return Drawn(graph, feeds_of(rng, graph), slow)
 
 
 @family
@@ -533,9 +540,9 @@ def rows_of_bytes(rng: Random) -> Drawn:
     b = Builder()
     x = b.input("x", "f32", (m, k))
     if rng.random() < 0.5:
-        made = b.dynamic_quantize_linear(x)
+        made = b.dynamic_quantize_linear(x)  # refuses what is not finite
         graph = b.outputs(**{f"y{i}": y for i, y in enumerate(made)})
-        return Drawn(graph, feeds_of(rng, graph))
+        return Drawn(graph, feeds_of(rng, graph), calm=("x",))
     q, scale, zero = b.quantize_rows(x, symmetric=bool(rng.integers(2)))
     w = rng.integers(-127, 128, (k, n)).astype(np.int8)
     y = b.scaled_mat_mul(q, w, scale, np.full(1, 0.01, np.float32), zero)
@@ -575,10 +582,27 @@ def check(name: str, seed: int) -> str | None:
         reason = differences(array, got[key])
         if reason is not None:
             return f"{name} {seed} {options}: {key} {reason}"
-    return None
+    reason = poison.check(program, feeds)
+    return None if reason is None else f"{name} {seed} {options}: {reason}"
 
 
-def search(seeds: range, names: list[str] | None = None) -> list[str]:
-    """All differences found: a long search is `search(range(10000))`."""
-    found = [check(name, seed) for seed in seeds for name in names or sorted(FAMILIES)]
-    return [f for f in found if f is not None]
+def search(seeds: range, names: Sequence[str] = ()) -> list[str]:
+    """What differs over all seeds and families (or these), said as it is found."""
+    found = []
+    for name in names or sorted(FAMILIES):
+        before, failures = time.perf_counter(), 0
+        for seed in seeds:
+            reason = check(name, seed)
+            if reason is not None:
+                failures += 1
+                found.append(reason)
+                print(reason, flush=True)
+        took = time.perf_counter() - before
+        print(f"{name}: {len(seeds)} drawn, {failures} differ, {took:.0f} s", flush=True)
+    return found
+
+
+if __name__ == "__main__":
+    first, last, *chosen = sys.argv[1:]
+    with np.errstate(all="ignore"):
+        sys.exit(bool(search(range(int(first), int(last)), chosen)))

@@ -1,0 +1,89 @@
+"""Where a peer itself is known to differ from the standard, or where the standard says nothing.
+
+Each row is narrow (op, peer, condition) and has its reason, which is printed whenever it is hit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from taut.ir.op import Array
+
+from .draw import Case
+
+Condition = Callable[["Look"], bool]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a condition may look at: the case, and both results."""
+
+    case: Case
+    reason: str
+    want: Sequence[Array]
+    got: Sequence[Array]
+
+    def nodes(self, op: str) -> list[onnx.NodeProto]:
+        return [] if self.case.model is None else [
+            n for n in self.case.model.graph.node if n.op_type == op
+        ]  # fmt: skip
+
+    def attribute(self, op: str, name: str, default: Any = None) -> Any:
+        """The attribute of the first such node."""
+        for node in self.nodes(op):
+            for a in node.attribute:
+                if a.name == name:
+                    value = onnx.helper.get_attribute_value(a)
+                    return value.decode() if isinstance(value, bytes) else value
+        return default
+
+    @property
+    def arrays(self) -> dict[str, Array]:
+        """Contents of inputs and initializers by name."""
+        found = dict(self.case.feeds)
+        if self.case.model is not None:
+            for t in self.case.model.graph.initializer:
+                found[t.name] = onnx.numpy_helper.to_array(t)
+        return found
+
+    def operand(self, op: str, place: int) -> Array | None:
+        for node in self.nodes(op):
+            if place < len(node.input):
+                return self.arrays.get(node.input[place])
+        return None
+
+    def special(self) -> bool:
+        """Whether any float operand holds NaN or an infinity."""
+        return any(
+            a.dtype.kind not in "iub" and not np.isfinite(a.astype(np.float64)).all()
+            for a in self.arrays.values()
+        )
+
+
+@dataclass(frozen=True)
+class Known:
+    """`ops` are ONNX names; any node of one in the model counts."""
+
+    peer: str
+    ops: tuple[str, ...]
+    why: str
+    when: Condition = lambda look: True
+
+
+KNOWN: tuple[Known, ...] = ()
+
+
+def known_reason(
+    case: Case, peer: str, stage: str, reason: str, want: Mapping[str, Array], got: Sequence[Array]
+) -> str | None:
+    """Why this difference says nothing about Taut, or None."""
+    look = Look(case, reason, list(want.values()), got)
+    for row in KNOWN:
+        if row.peer == peer and any(look.nodes(op) for op in row.ops) and row.when(look):
+            return f"{peer}, {'/'.join(row.ops[:3])}: {row.why}"
+    return None

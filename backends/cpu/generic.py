@@ -11,9 +11,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...ir import DType
 from .jit import Kernel, exact
-from .layout import Tensor
+from .layout import KERNEL_TYPES, Tensor
 from .loops import OPERAND, OUTER, map_kernel
 from .steps import Step, Word
 
@@ -105,7 +104,4 @@ def fits(out: Tensor, leaves: Sequence[Leaf]) -> bool:
     return len(collapse(out.shape, strides)[0]) <= OUTER + 1
 
 
-SUPPORTED = frozenset(
-    (DType.f32, DType.f64, DType.i64, DType.i32, DType.i16, DType.i8, DType.u64, DType.u32,
-     DType.u16, DType.u8, DType.bool)
-)  # fmt: skip
+SUPPORTED = KERNEL_TYPES

@@ -17,6 +17,12 @@ from ...ir import DType
 
 SLACK = 256  # readable bytes after every buffer: kernels may load whole vectors
 
+KERNEL_TYPES = frozenset(
+    (DType.f32, DType.f64, DType.i64, DType.i32, DType.i16, DType.i8, DType.u64, DType.u32,
+     DType.u16, DType.u8, DType.bool)
+)  # fmt: skip
+"""Element types that generated loops compute in."""
+
 
 @dataclass(eq=False, slots=True)
 class Buffer:
@@ -107,6 +113,13 @@ class Tensor:
             self, shape=shape, offset=self.offset + start * self.strides[axis], halo=keeps,
             room=room if axis == 1 else 0,
         )  # fmt: skip
+
+    def words(self) -> Tensor:
+        """The same bytes as unsigned integers, where kernels have no such element type: enough to
+        move them."""
+        if self.dtype in KERNEL_TYPES:
+            return self
+        return replace(self, dtype=DType.u16 if self.item == 2 else DType.u8, halo=None)
 
     def permute(self, order: Sequence[int]) -> Tensor:
         return self.view([self.shape[i] for i in order], [self.strides[i] for i in order])

@@ -142,8 +142,8 @@ class Lowering:
     def fill(self, out: Tensor, value: float, nodes: tuple[str, ...] = ()) -> None:
         """Set every element of a view."""
         if out.size:
-            leaf = self.scalar(value, out.dtype)
-            self.emit(generic.map_step("a0", "fill", out, [leaf], self.threads, nodes))
+            leaf = Leaf(self.scalar(value, out.dtype).tensor.words())
+            self.emit(generic.map_step("a0", "fill", out.words(), [leaf], self.threads, nodes))
 
     def copy(
         self, source: Tensor, out: Tensor, nodes: tuple[str, ...] = (), *, over: bool = False
@@ -151,7 +151,8 @@ class Lowering:
         """Copy elements between views of one shape and type; `over` what an earlier step wrote
         there, which the copy then waits for."""
         if out.size:
-            step = generic.map_step("a0", "copy", out, [Leaf(source)], self.threads, nodes)
+            leaf = Leaf(source.words())
+            step = generic.map_step("a0", "copy", out.words(), [leaf], self.threads, nodes)
             if over:
                 step.reads.append(out.buffer)
             self.emit(step)

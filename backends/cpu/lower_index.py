@@ -11,7 +11,6 @@ from .layout import Tensor
 from .loops import gather_kernel
 from .loops_scatter import ADDED, scatter_elements_kernel, scatter_nd_kernel
 from .lower import Lowering, lowers
-from .lower_shape import movable
 from .steps import Step, Word
 
 COLUMNS = 64  # of a scatter's rows, the fewest that are worth a chunk
@@ -23,7 +22,7 @@ def gather(low: Lowering, node: Node) -> bool:
     """Rows of x, wherever the indices come from."""
     x, at = low.graph.operands(node)[:2]
     assert x is not None and at is not None
-    if not movable(node) or at.type.dtype not in (DType.i32, DType.i64):
+    if at.type.dtype not in (DType.i32, DType.i64):
         return False
     if not node.type.size or not x.type.size:
         return False
@@ -39,7 +38,7 @@ def gather(low: Lowering, node: Node) -> bool:
     words: list[Word] = [0, 0, -(-rows // per), rows, per, source.ref, index.ref, target.ref, fault,
                          shape[axis], index.size, inner]  # fmt: skip
     kernel = generic.kernel_of(
-        gather_kernel, "gather", kind=out.dtype.value, index=index.dtype.value
+        gather_kernel, "gather", kind=out.words().dtype.value, index=index.dtype.value
     )
     reads = [source.buffer, index.buffer]
     low.emit(Step(kernel, words, reads, [target.buffer], (node.name,)))
@@ -92,7 +91,7 @@ def _scatters(low: Lowering, node: Node) -> bool:
     assert x is not None and at is not None and updates is not None
     added = op.reduction == "none" or (op.reduction == "add" and x.type.dtype.value in ADDED)
     sizes = x.type.size and at.type.size and updates.type.size
-    return bool(added and sizes and movable(node) and at.type.dtype in (DType.i32, DType.i64))
+    return bool(added and sizes and at.type.dtype in (DType.i32, DType.i64))
 
 
 def _copied(low: Lowering, node: Node) -> Tensor:
@@ -111,7 +110,7 @@ def _scatter(
 ) -> None:  # fmt: skip
     op: Any = node.op
     index, updates = (low.dense(low.tensor(v)) for v in low.graph.operands(node)[1:] if v)
-    kernel = generic.kernel_of(make, op.name, kind=target.dtype.value, index=index.dtype.value,
+    kernel = generic.kernel_of(make, op.name, kind=target.words().dtype.value, index=index.dtype.value,
                                add=op.reduction == "add", **options)  # fmt: skip
     fault = low.fault(f"node {node.name!r}: an index is out of range")
     words: list[Word] = [0, 0, chunks, *sizes, index.ref, updates.ref, target.ref, fault, *places]

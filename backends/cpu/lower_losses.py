@@ -8,11 +8,10 @@ import numpy as np
 
 from ...ir import Builder, DType, Node, Value
 from . import generic
-from .layout import Tensor
+from .layout import KERNEL_TYPES, Tensor
 from .loops import within_kernel
 from .lower import Lowering, lowers
 from .lower_fusion import emit_body
-from .lower_shape import movable
 from .steps import Step, Word
 
 INTEGERS = (DType.i32, DType.i64)
@@ -23,9 +22,9 @@ def one_hot(low: Lowering, node: Node) -> bool:
     """Labels against the places of the axis, where the depth is known."""
     at, depth, values = low.graph.operands(node)
     assert at is not None and values is not None
-    if low.array(depth) is None or at.type.dtype not in INTEGERS or not movable(node):
+    if low.array(depth) is None or at.type.dtype not in INTEGERS:
         return False
-    if node.type.size == 0:
+    if node.type.size == 0 or node.type.dtype not in KERNEL_TYPES:
         return False
     op: Any = node.op
     axis = op.axis % node.type.rank

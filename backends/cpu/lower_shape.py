@@ -10,7 +10,7 @@ from ...ir import Array, Node, Value
 from ...ir.op import Abstract
 from ...ir.types import TensorType
 from . import generic
-from .generic import SUPPORTED, Leaf
+from .generic import Leaf
 from .layout import Ref, Tensor, row_major
 from .loops import take_kernel
 from .lower import Lowering, lowers
@@ -22,7 +22,7 @@ def give(low: Lowering, value: Value, view: Tensor | None, nodes: tuple[str, ...
     if view is None:
         return False
     leaves_program = low.graph.is_output(value) or view.buffer.space == "output"
-    if value in low.homes or (leaves_program and value.type.dtype in SUPPORTED):
+    if value in low.homes or leaves_program:
         out = low.result(value, exact=True)
         if not generic.fits(out, [Leaf(view)]):
             return False
@@ -39,7 +39,7 @@ def give(low: Lowering, value: Value, view: Tensor | None, nodes: tuple[str, ...
 def views(low: Lowering, node: Node) -> bool:
     """One operand seen in another way; the other operands are known."""
     operands = low.graph.operands(node)
-    if not movable(node) or len(node.results) > 1:
+    if len(node.results) > 1:
         return False
     assert operands[0] is not None
     rest = [low.array(v) for v in operands[1:]]
@@ -47,10 +47,6 @@ def views(low: Lowering, node: Node) -> bool:
         return False
     x = low.tensor(operands[0])
     return give(low, node[0], _view(node, x, rest), (node.name,))
-
-
-def movable(node: Node) -> bool:
-    return node.type.dtype in SUPPORTED
 
 
 def _view(node: Node, x: Tensor, rest: list[Array | None]) -> Tensor | None:
@@ -96,8 +92,6 @@ def reshape(low: Lowering, node: Node) -> bool:
     """A view, or a copy into a result that is seen in the operand's shape."""
     value = low.graph.operand(node, 0)
     assert value is not None
-    if not movable(node):
-        return False
     x = low.tensor(value)
     shape = node.type.static_shape
     view = x.reshape(shape)
@@ -120,7 +114,7 @@ def reshape(low: Lowering, node: Node) -> bool:
 def split(low: Lowering, node: Node) -> bool:
     """Each result is a slice."""
     operands = low.graph.operands(node)
-    if not movable(node) or (len(operands) > 1 and low.array(operands[1]) is None):
+    if len(operands) > 1 and low.array(operands[1]) is None:
         return False
     assert operands[0] is not None
     x, op, at = low.tensor(operands[0]), node.op, 0
@@ -136,8 +130,6 @@ def split(low: Lowering, node: Node) -> bool:
 @lowers("concat")
 def concat(low: Lowering, node: Node) -> bool:
     """Operands made in their place are there already; the others are copied to it."""
-    if not movable(node):
-        return False
     value = node[0]
     out = low.tensors.get(value)
     if out is None:
@@ -181,7 +173,7 @@ def take(
                          * x.strides[k])  # fmt: skip
         words += [out.shape[k], low.constant(table), out.strides[k]]
     kernel = generic.kernel_of(
-        take_kernel, "take", kind=out.dtype.value, rank=len(order), filled=filled and not dense,
+        take_kernel, "take", kind=out.words().dtype.value, rank=len(order), filled=filled and not dense,
         dense=dense,
     )
     low.emit(Step(kernel, words, [x.buffer], [out.buffer], nodes))
@@ -191,9 +183,7 @@ def take(
 def pad(low: Lowering, node: Node) -> bool:
     """Fill and copy, or by tables for the modes that repeat x."""
     operands = [*low.graph.operands(node), None, None, None][:4]
-    if not movable(node) or any(
-        v is not None and low.array(v) is None for v in operands[1:]
-    ):
+    if any(v is not None and low.array(v) is None for v in operands[1:]):
         return False
     assert operands[0] is not None
     x, op = low.tensor(operands[0]), node.op
@@ -236,7 +226,7 @@ def blocks(low: Lowering, node: Node) -> bool:
     """Both sides seen with an axis for each factor; one copy."""
     value = low.graph.operand(node, 0)
     op: Any = node.op
-    if not movable(node) or node.type.size == 0:
+    if node.type.size == 0:
         return False
     assert value is not None
     b, x = op.blocksize, low.tensor(value)
@@ -261,7 +251,7 @@ def blocks(low: Lowering, node: Node) -> bool:
 def tile(low: Lowering, node: Node) -> bool:
     """x repeated along each axis."""
     x, repeats = low.graph.operands(node)[:2]
-    if not movable(node) or low.array(repeats) is None:
+    if low.array(repeats) is None:
         return False
     assert x is not None
     source, out = low.tensor(x), low.result(node[0], exact=True)
@@ -275,7 +265,7 @@ def gather(low: Lowering, node: Node) -> bool:
     """Slices at known indices (others: see `lower_index`)."""
     x, at = low.graph.operands(node)[:2]
     known = low.array(at)
-    if known is None or not movable(node) or known.ndim > 1:
+    if known is None or known.ndim > 1:
         return False
     assert x is not None
     source, op = low.tensor(x), node.op

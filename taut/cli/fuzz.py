@@ -22,6 +22,18 @@ def fuzz(
         str | None, typer.Option("--pass", help="A pass, or a whole pipeline text.")
     ] = None,
     target: Annotated[str | None, typer.Option("--target", help="A backend instead.")] = None,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", help="Whole ONNX models against onnxruntime, torch or reference "
+                                       "instead."),
+    ] = None,
+    ops: Annotated[
+        list[str] | None,
+        typer.Option("--op", help="Of --against: only models of this op; may be given again."),
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=0, help="Of --against: stop after this long.")
+    ] = None,
     family: Annotated[
         list[str] | None,
         typer.Option("--family", help="One of grown, mlp, cnn, dag, fusible, quantized, integer, "
@@ -33,7 +45,9 @@ def fuzz(
         bool | None, typer.Option("--awkward/--tame", help="NaN, infinities, extremes in weights.")
     ] = None,
     output: Annotated[
-        str | None, typer.Option("-o", "--output", help="Write the failing graph's text IR here.")
+        str | None,
+        typer.Option("-o", "--output", help="Write the failing graph's text IR here; of --against: "
+                                            "the folder for failing models."),
     ] = None,
     json: AsJson = False,
 ) -> None:
@@ -44,13 +58,17 @@ def fuzz(
     """
     from taut.ir import UnsupportedError
 
-    if (name is None) == (target is None):
-        raise typer.BadParameter("give one of --pass NAME and --target NAME")
+    if sum(given is not None for given in (name, target, against)) != 1:
+        raise typer.BadParameter("give one of --pass NAME, --target NAME and --against PEER")
     try:
         from taut import testing
     except ModuleNotFoundError as error:
         hint = "install it with: pip install 'taut[test]'"
         raise UnsupportedError(f"fuzzing needs {error.name}", hint=hint) from error
+    if against is not None:
+        from .differential import fuzz_against
+
+        return fuzz_against(against, ops, examples, seed, seconds, output, json)
     known = {*testing.FAMILIES, *([testing.GROWN] if name is not None else [])}
     strange = sorted(set(family or ()) - known)
     if strange:
@@ -77,11 +95,11 @@ def fuzz(
                                                          "reason": reason})  # fmt: skip
         print(f"taut: {common.safe(str(vacuous))}", file=sys.stderr)
         raise typer.Exit(1) from None
-    seconds = time.perf_counter() - start
+    took = time.perf_counter() - start
     if json:
-        common.show_json(facts | {"seconds": seconds})
+        common.show_json(facts | {"seconds": took})
     else:
-        common.show(common.safe(f"{name or target}: {examples} graphs, all good ({seconds:.1f} s)"))
+        common.show(common.safe(f"{name or target}: {examples} graphs, all good ({took:.1f} s)"))
 
 
 def _tell(report: FuzzReport, seed: int, json: bool) -> None:

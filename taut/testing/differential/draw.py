@@ -11,7 +11,7 @@ import onnx
 from onnx import ModelProto, helper, numpy_helper
 
 from taut.ir import Builder, Graph, TautError, Value, all_ops, op_class, print_graph
-from taut.ir.op import Array, Op
+from taut.ir.op import Array, Op, op_for_onnx
 from taut.ir.standard import ONNX_TYPES, dtype_of, schema
 
 from .choices import Choices
@@ -55,8 +55,10 @@ Spans = Mapping[str, Sequence[tuple[int, int]]]
 
 
 def draw(op: str, seed: int = 0, replay: Sequence[int] | None = None, chains: bool = True,
-         ones: Spans | None = None) -> Case:  # fmt: skip
+         ones: Spans | None = None, drop: Iterable[int] = ()) -> Case:  # fmt: skip
     """A model around the op with this text name; `replay` makes again what another draw made.
+    `ones` and `drop` simplify it: elements set to 1, and nodes left out (by their place), whose
+    results become inputs.
 
     Raises Misfit where replayed numbers make no model.
     """
@@ -65,7 +67,7 @@ def draw(op: str, seed: int = 0, replay: Sequence[int] | None = None, chains: bo
         choices = Choices(seed * 1000003 + attempt, replay)
         try:
             if cls.onnx:
-                return _model(choices, cls, chains, ones or {})
+                return _model(choices, cls, chains, ones or {}, drop)
             return _graph(choices, cls, ones or {})
         except Misfit:
             continue
@@ -96,7 +98,8 @@ def _has(op: str, opset: int) -> bool:
 _versions: dict[str, list[int]] = {}
 
 
-def _model(choices: Choices, cls: type[Op], chains: bool, ones: Spans) -> Case:
+def _model(choices: Choices, cls: type[Op], chains: bool, ones: Spans,
+           drop: Iterable[int]) -> Case:  # fmt: skip
     assert cls.onnx is not None
     options = _versions.setdefault(cls.onnx, versions(cls.onnx))
     if not options:
@@ -107,15 +110,14 @@ def _model(choices: Choices, cls: type[Op], chains: bool, ones: Spans) -> Case:
     others = [c for c in drawable() if c.onnx and _has(c.onnx, sketch.opset)]
     chosen = [choices.one(others) for _ in range(before)] + [cls]
     chosen += [choices.one(others) for _ in range(after)]
-    names = []
     for one in chosen:
-        if _node(sketch, one, required=one is cls):
-            names.append(one.name)
+        _node(sketch, one, required=one is cls)
+    _drop(sketch, set(drop))
     _set_ones(sketch, ones)
-    return _finish(sketch, names)
+    return _finish(sketch)
 
 
-def _node(sketch: Sketch, cls: type[Op], required: bool) -> bool:
+def _node(sketch: Sketch, cls: type[Op], required: bool) -> None:
     """Draw one node and learn its results' types; others than the op in question may misfit."""
     assert cls.onnx is not None
     kept = len(sketch.refs)
@@ -126,9 +128,8 @@ def _node(sketch: Sketch, cls: type[Op], required: bool) -> bool:
         if required:
             raise
         del sketch.refs[kept:]
-        return False
+        return
     sketch.results += _inferred(sketch)
-    return True
 
 
 def _inferred(sketch: Sketch) -> list[Ref]:
@@ -170,7 +171,34 @@ def _small(dims: Sequence[int | None]) -> bool:
     return len(known) == len(dims) and int(np.prod(known, dtype=np.int64)) <= 4 * MOST
 
 
-def _finish(sketch: Sketch, names: Iterable[str]) -> Case:
+def _drop(sketch: Sketch, places: set[int]) -> None:
+    """Leave nodes out; what others read of them becomes an operand."""
+    if not places:
+        return
+    gone = {r for i, c in enumerate(sketch.calls) if i in places for r in c.results}
+    calls = [c for i, c in enumerate(sketch.calls) if i not in places]
+    known = {r.name: r for r in sketch.results}
+    made: dict[str, Ref] = {}
+    for call in calls:
+        for k, operand in enumerate(call.operands):
+            if operand is None or operand.name not in gone:
+                continue
+            if operand.name not in made:
+                ref = known.get(operand.name, operand)
+                ramp = np.arange(int(np.prod(ref.shape))).reshape(ref.shape) % 3
+                made[operand.name] = Ref(ref.name, ref.dtype, ref.shape,
+                                         ramp.astype(ref.dtype.numpy))  # fmt: skip
+            call.operands[k] = made[operand.name]
+    sketch.calls = calls
+    wanted = {r.name for c in calls for r in c.operands if r is not None}
+    bodies = any(isinstance(v, onnx.GraphProto) for c in calls for v in c.attributes.values())
+    kept = [r for r in sketch.refs if bodies or r.name in wanted]
+    sketch.refs = kept + list(made.values())
+    if not calls:
+        raise Misfit("no node is left")
+
+
+def _finish(sketch: Sketch) -> Case:
     used = {r.name for c in sketch.calls for r in c.operands if r is not None}
     outputs = [name for call in sketch.calls for name in call.results
                if name not in used or call is sketch.calls[-1]]  # fmt: skip
@@ -180,7 +208,8 @@ def _finish(sketch: Sketch, names: Iterable[str]) -> Case:
     model = _proto(sketch, list(dict.fromkeys(outputs)), dims)
     feeds = {r.name: r.array for r in sketch.refs if not r.constant and r.array is not None}
     attributes = {(c.op, a) for c in sketch.calls for a in c.attributes}
-    return Case(tuple(names), feeds, sketch.choices.made, model, attributes=attributes,
+    names = tuple(found.name for c in sketch.calls if (found := op_for_onnx(c.op)) is not None)
+    return Case(names, feeds, sketch.choices.made, model, attributes=attributes,
                 sizes=_sizes(sketch))  # fmt: skip
 
 

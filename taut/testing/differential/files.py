@@ -17,7 +17,8 @@ from .search import Finding
 def drawn(finding: Finding) -> Case:
     """The finding's model, drawn again."""
     r = finding.request
-    return draw(r["op"], r["seed"], r.get("made"), r.get("chains", True), r.get("ones"))
+    return draw(r["op"], r["seed"], r.get("made"), r.get("chains", True), r.get("ones"),
+                r.get("drop", ()))  # fmt: skip
 
 
 def page(finding: Finding, case: Case) -> str:

@@ -51,6 +51,11 @@ class Look:
                 found[t.name] = onnx.numpy_helper.to_array(t)
         return found
 
+    @property
+    def opset(self) -> int:
+        assert self.case.model is not None
+        return next(o.version for o in self.case.model.opset_import if not o.domain)
+
     def operand(self, op: str, place: int) -> Array | None:
         for node in self.nodes(op):
             if place < len(node.input):
@@ -75,7 +80,22 @@ class Known:
     when: Condition = lambda look: True
 
 
-KNOWN: tuple[Known, ...] = ()
+def _low_precision(look: Look) -> bool:
+    return any(a.dtype.name in ("float16", "bfloat16") for a in (*look.want, *look.got))
+
+
+KNOWN: tuple[Known, ...] = (
+    Known("evaluator", ("Softmax", "LogSoftmax", "Hardmax"),
+          "gives models of opsets before 13 the meaning that the op has had since",
+          lambda look: look.opset < 13),
+    Known("evaluator", ("GRU", "LSTM", "RNN"), "leaves `clip` and `direction` out of account",
+          lambda look: any(look.attribute(op, "clip") or look.attribute(op, "direction")
+                           for op in ("GRU", "LSTM", "RNN"))),
+    Known("evaluator", ("Gelu", "Selu", "Elu", "Mish", "Swish", "HardSwish", "Celu", "Softplus"),
+          "computes in f16 and bf16 step by step, where Taut rounds once", _low_precision),
+    Known("evaluator", ("HardSwish",), "takes 1/6 as an f32 in f64 as well",
+          lambda look: any(a.dtype == np.float64 for a in look.got)),
+)  # fmt: skip
 
 
 def known_reason(

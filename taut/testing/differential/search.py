@@ -208,6 +208,11 @@ def shrink(run: Ask, request: Request, answer: Answer, tries: int = TRIES) -> Fi
         same = _fault(got)[0] == stage and _words(_fault(got)[1]) == words
         return got if same else None
 
+    for place in range(len(answer.get("ops", ())) - 1, -1, -1):
+        candidate = {**best[0], "drop": [*best[0].get("drop", ()), place]}
+        got = worse(candidate)
+        if got is not None:
+            best = (candidate, got)
     left, going = tries, True
     while left > 0 and going:
         going = False

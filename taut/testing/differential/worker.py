@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 Request = dict[str, Any]
@@ -46,10 +47,14 @@ def here(request: Request) -> Answer:
 
 
 class Worker:
-    """A child that answers requests; started when it is first asked, and again when it died."""
+    """A child that answers requests; started when it is first asked, and again when it died.
 
-    def __init__(self, limit: float = 60.0) -> None:
+    `command` makes the child (`serve` of this module unless given); `limit` is the time for an
+    answer in seconds."""
+
+    def __init__(self, limit: float = 60.0, command: Sequence[str] = ()) -> None:
         self.limit = limit
+        self.command = list(command) or [sys.executable, "-m", __name__]
         self.child: subprocess.Popen[bytes] | None = None
         self.rest = b""
 
@@ -73,7 +78,7 @@ class Worker:
         if self.child is None:
             self.rest = b""
             self.child = subprocess.Popen(
-                [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
             )  # fmt: skip
         return self.child
@@ -113,19 +118,20 @@ class Worker:
             self.child = None
 
 
-def serve() -> None:
-    """Answer requests until the pipe closes. What libraries print does not reach the answers."""
+def serve(answer: Callable[[Request], Answer] = here, memory: int = MEMORY) -> None:
+    """Answer requests until the pipe closes. What libraries print does not reach the answers.
+    `memory` bounds the address space in bytes."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     try:
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     except (ImportError, ValueError, OSError):
         pass  # not on this system: the watcher's time limit is left
     for line in sys.stdin:
-        answers.write(json.dumps(here(json.loads(line))) + "\n")
+        answers.write(json.dumps(answer(json.loads(line))) + "\n")
         answers.flush()
 
 

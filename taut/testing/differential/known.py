@@ -70,6 +70,13 @@ class Look:
         )
 
 
+    def largest(self) -> float:
+        """The largest finite magnitude among float operands."""
+        found = [a.astype(np.float64) for a in self.arrays.values() if a.dtype.kind not in "iub"]
+        each = [float(np.abs(a[np.isfinite(a)]).max(initial=0)) for a in found]
+        return max(each, default=0.0)
+
+
 @dataclass(frozen=True)
 class Known:
     """`ops` are ONNX names; any node of one in the model counts."""
@@ -95,6 +102,8 @@ KNOWN: tuple[Known, ...] = (
           "computes in f16 and bf16 step by step, where Taut rounds once", _low_precision),
     Known("evaluator", ("HardSwish",), "takes 1/6 as an f32 in f64 as well",
           lambda look: any(a.dtype == np.float64 for a in look.got)),
+    Known("torch", ("HardSwish",), "multiplies before it divides by 6, which overflows sooner",
+          lambda look: look.largest() > 5e37),
 )  # fmt: skip
 
 

@@ -297,4 +297,6 @@ def div(g: dict[str, Any], a: T, b: T) -> T:
 
 @row("PRelu")
 def prelu(g: dict[str, Any], x: T, slope: T) -> T:
-    return (x.clamp(min=0) + slope * x.clamp(max=0)).to(x.dtype)
+    import torch
+
+    return torch.where(x < 0, x * slope, x)

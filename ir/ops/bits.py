@@ -80,7 +80,8 @@ class BitShift(Binary):
         out = (b < 0) | (b >= bits)
         by = np.where(out, 0, b).astype(a.dtype)
         if self.direction == "RIGHT":
-            return np.where(out, np.where(a < 0, -1, 0), np.right_shift(a, by)).astype(a.dtype)
+            beyond = np.where(a < 0, -1, 0).astype(a.dtype)  # u64 beside i64 would be a float
+            return np.where(out, beyond, np.right_shift(a, by))
         return np.where(out, np.zeros((), a.dtype), np.left_shift(a, by))
 
 

@@ -91,6 +91,22 @@ def _low_precision(look: Look) -> bool:
     return any(a.dtype.name in ("float16", "bfloat16") for a in (*look.want, *look.got))
 
 
+def _near(look: Look, atol: float) -> bool:
+    """Whether all outputs agree to `atol`, absolutely."""
+    with np.errstate(all="ignore"):
+        return all(
+            a.shape == b.shape
+            and np.allclose(a.astype(np.float64), b.astype(np.float64), 1e-4, atol, equal_nan=True)
+            for a, b in zip(look.want, look.got)
+        )
+
+
+def _far_end(look: Look) -> bool:
+    ends, steps = look.operand("Slice", 2), look.operand("Slice", 4)
+    return (ends is not None and steps is not None
+            and bool((steps < 0).any()) and bool((ends >= 2**31 - 1).any()))  # fmt: skip
+
+
 KNOWN: tuple[Known, ...] = (
     Known("evaluator", ("Softmax", "LogSoftmax", "Hardmax"),
           "gives models of opsets before 13 the meaning that the op has had since",
@@ -102,8 +118,29 @@ KNOWN: tuple[Known, ...] = (
           "computes in f16 and bf16 step by step, where Taut rounds once", _low_precision),
     Known("evaluator", ("HardSwish",), "takes 1/6 as an f32 in f64 as well",
           lambda look: any(a.dtype == np.float64 for a in look.got)),
+    Known("evaluator", ("LRN",), "normalizes only as many channels as there are images"),
     Known("torch", ("HardSwish",), "multiplies before it divides by 6, which overflows sooner",
           lambda look: look.largest() > 5e37),
+    Known("onnxruntime", ("Loop",),
+          "stops by the body's condition where the loop has no condition operand, which then is "
+          "ignored by the standard",
+          lambda look: any(len(n.input) > 1 and not n.input[1] for n in look.nodes("Loop"))),
+    Known("onnxruntime", ("Elu", "Selu", "Celu"), "subtracts 1 from exp(x), which cancels near 0",
+          lambda look: _near(look, 1e-6)),
+    Known("onnxruntime", ("Swish", "Sigmoid", "Tanh", "Gelu", "Mish", "Erf"),
+          "takes a fraction of two polynomials, right to 1e-6 absolutely",
+          lambda look: _near(look, 2e-6)),
+    Known("onnxruntime", ("Slice",),
+          "takes an end of 2^31-1 with a negative step for the axis' beginning", _far_end),
+    Known("onnxruntime", ("Col2Im",), "loses blocks where three axes have dilations",
+          lambda look: bool(look.attribute("Col2Im", "dilations"))
+          and len(look.attribute("Col2Im", "dilations")) > 2),
+    Known("onnxruntime", ("NonZero",), "gives a scalar one index, where the standard says none",
+          lambda look: any(w.shape[:1] == (0,) for w in look.want)),
+    Known("onnxruntime", ("Resize",),
+          "rounds a coordinate before it asks whether it lies outside",
+          lambda look: look.attribute("Resize", "coordinate_transformation_mode")
+          == "tf_crop_and_resize" and look.attribute("Resize", "mode", "nearest") == "nearest"),
 )  # fmt: skip
 
 

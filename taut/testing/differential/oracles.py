@@ -15,6 +15,7 @@ from onnx import ModelProto
 
 from taut.ir import UnsupportedError
 from taut.ir.op import Array
+from taut.ir.standard import DTYPES
 
 Feeds = Mapping[str, Array]
 Oracle = Callable[[ModelProto, Feeds], list[Array]]
@@ -52,7 +53,12 @@ def evaluator(model: ModelProto, feeds: Feeds) -> list[Array]:
             made = ReferenceEvaluator(model).run(None, dict(feeds))
     except Exception as error:  # whatever its ops raise
         raise Refused(f"{type(error).__name__}: {error}"[:200]) from error
-    return _arrays(made)
+    arrays = _arrays(made)
+    for info, array in zip(model.graph.output, arrays):
+        stated = DTYPES.get(info.type.tensor_type.elem_type)
+        if stated is not None and array.dtype != stated.numpy:
+            raise Refused(f"breaks its own schema: {array.dtype} where {stated} is stated")
+    return arrays
 
 
 def torch(model: ModelProto, feeds: Feeds) -> list[Array]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import taut
 from taut.ir import Builder, DType, Shape, TensorType, Value, verify
 
 
@@ -50,6 +51,19 @@ def test_integer_division_and_products() -> None:
     assert dims(b.reduce_prod(b.slice(shape, i(0), i(2)), keepdims=False)) == (18,)
     assert dims(b.reduce_prod(shape)) is None
     assert dims(b.neg(shape)) == (-2, -9, None)
+
+
+def test_numbers_beyond_their_type_are_not_shape_arithmetic() -> None:
+    b = Builder()
+    narrow = b.constant(np.array([-128, 1], np.int8), "narrow")
+    assert dims(b.neg(narrow)) is None
+    assert dims(b.add(narrow, narrow)) is None
+    large = b.constant(i(1 << 40), "large")
+    assert dims(b.cast(large, to=DType.i32)) is None
+    y = b.outputs(y=b.neg(narrow), z=b.cast(b.mul(large, large), to=DType.i32))
+    got, want = taut.compile(y, threads=1)(), taut.reference(y)
+    assert got["y"].tolist() == want["y"].tolist() == [-128, -1]
+    assert got["z"].tolist() == want["z"].tolist() == [0]
 
 
 def test_expand_as_torch_exports_it() -> None:

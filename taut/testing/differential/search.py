@@ -119,7 +119,7 @@ def fuzz(
             turn = turn or order.shuffled(chosen)
             request = {"op": turn.pop(), "seed": seed * 1_000_003 + n, "against": against,
                        "stages": stages, "chains": chains}  # fmt: skip
-            answer = run(request)
+            answer = _settled(run, request, run(request))
             _count(report, request["op"], answer)
             if answer["status"] in _BAD:
                 _found(report, kinds, run, request, answer, tries)
@@ -132,6 +132,17 @@ def fuzz(
             worker.close()
     report.seconds = time.monotonic() - start
     return report
+
+
+def _settled(run: Ask, request: Request, answer: Answer) -> Answer:
+    """Whether a crash or a hang was the peer's own: without it there is none."""
+    if answer["status"] not in ("crash", "hang"):
+        return answer
+    alone = run({**request, "peers": False})
+    if alone["status"] in _BAD:
+        return answer
+    what = f"{request['against']}, {request['op']}: a {answer['status']} of its own"
+    return {**alone, "known": [*alone.get("known", ()), what], "peer": request["against"]}
 
 
 def _count(report: Report, op: str, answer: Answer) -> None:
@@ -202,7 +213,7 @@ def shrink(run: Ask, request: Request, answer: Answer, tries: int = TRIES) -> Fi
     best: tuple[Request, Answer] = ({**request, "made": answer["made"]}, answer)
 
     def worse(candidate: Request) -> Answer | None:
-        got = run(candidate)
+        got = _settled(run, candidate, run(candidate))
         if got["status"] not in _BAD:
             return None
         same = _fault(got)[0] == stage and _words(_fault(got)[1]) == words

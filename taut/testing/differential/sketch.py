@@ -80,8 +80,9 @@ class Sketch:
         spec = self.schema.inputs[min(place, len(self.schema.inputs) - 1)]
         return _dtypes(spec.types)
 
-    def dtype(self, place: int, among: Iterable[DType] | None = None) -> DType:
-        """The element type of operand `place`, drawn if nothing says it yet."""
+    def dtype(self, place: int, among: Iterable[DType] | None = None, usual: int = 45) -> DType:
+        """The element type of operand `place`, drawn if nothing says it yet: in `usual` percent of
+        draws f32, where it may be."""
         spec = self.schema.inputs[min(place, len(self.schema.inputs) - 1)]
         found = self.bound.get(spec.type_str)
         if found is None:
@@ -90,7 +91,7 @@ class Sketch:
                 options = [d for d in options if d in set(among)]
             if not options:
                 raise Misfit(f"{self.op}: no element type for operand {place}")
-            first = options[0] is DType.f32 and not self.choices.flag(55)
+            first = options[0] is DType.f32 and not self.choices.flag(100 - usual)
             found = DType.f32 if first else self.choices.one(options)
             self.bound[spec.type_str] = found
         return found
@@ -138,7 +139,7 @@ class Sketch:
         return self.given(self.dtype(place), tuple(shape), level, constant, scale)
 
     def given(self, dtype: DType, shape: tuple[int, ...], level: str = "wild",
-              constant: int = 25, scale: float = 1.0) -> Ref:  # fmt: skip
+              constant: int = 35, scale: float = 1.0) -> Ref:  # fmt: skip
         return self.put(array(self.choices, dtype, shape, level, scale), constant)
 
     def put(self, contents: Any, constant: int = 50) -> Ref:

@@ -16,7 +16,7 @@ LEVELS = ("tame", "mild", "wild")
 """What a tensor may hold besides ordinary numbers. `mild`: NaN, infinities, zeros of both signs,
 denormals. `wild`: the largest numbers too, whose sums overflow in one order and not in another."""
 
-_CHANCE = {"tame": 0, "mild": 25, "wild": 30}
+_CHANCE = {"tame": 0, "mild": 35, "wild": 40}
 
 
 def array(choices: Choices, dtype: DType, shape: tuple[int, ...], level: str = "wild",
@@ -62,8 +62,8 @@ def _integers(
     made = generator.integers(low, high, shape, endpoint=True,
                               dtype=np.int64 if low < 0 else np.uint64)  # fmt: skip
     made = made.astype(dtype.numpy)
-    if level == "wild" and made.size and choices.flag(40):
+    if level == "wild" and made.size and choices.flag(60):
         flat, ends = made.reshape(-1), dtype.bounds
         for _ in range(choices.between(1, 2)):
-            flat[choices.below(made.size)] = choices.one([0, *ends])
+            flat[choices.below(made.size)] = choices.one([ends[0], 0, ends[1]])
     return made

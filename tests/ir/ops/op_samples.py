@@ -129,7 +129,8 @@ def _elementwise() -> None:
     for direction in ("LEFT", "RIGHT"):
         add("bit_shift", words(np.uint8, 5), np.arange(5, dtype=np.uint8), direction=direction)
         add("bit_shift", i(5, -5, 5, -5), i(1, 1, 99, -1), direction=direction, peer="ref")
-        add("bit_shift", words(np.uint64, 5), np.arange(5, dtype=np.uint64), direction=direction)
+        add("bit_shift", np.array([2**64 - 3, 2**58 + 1, 5], np.uint64),
+            np.arange(3, dtype=np.uint64), direction=direction)  # fmt: skip
     add("optimization_barrier", f(3, 4), peer="")  # Taut's own
     add("round_bias", f(5), scalar(0.125), peer="")
     variances = np.abs(f(5)) + np.float32(0.1)

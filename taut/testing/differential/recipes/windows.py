@@ -27,7 +27,8 @@ def layout(d: Sketch, kernel: tuple[int, ...], pads_below: bool = False) -> dict
     n = len(kernel)
     given: dict[str, Any] = {}
     if d.maybe(55):
-        given["strides"] = tuple(d.choices.one((1, 2, 3)) for _ in kernel)
+        tiled = d.maybe(20)  # windows side by side
+        given["strides"] = kernel if tiled else tuple(d.choices.one((1, 2, 3)) for _ in kernel)
     if d.maybe(35) and (d.schema is None or d.has("dilations")):
         given["dilations"] = tuple(d.choices.one((1, 2, 3)) for _ in kernel)
     kind = d.choices.one((0, 1, 1, 2))
@@ -68,6 +69,7 @@ def image(d: Sketch, level: str = "mild", place: int = 0) -> tuple[Ref, int, int
         return x, groups, x.shape[1] // groups, out
     rank = d.choices.one(_RANKS)
     shape = (batch(d), groups * each, *space_of(d, rank))
+    d.dtype(place, usual=75)
     return d.operand(place, shape, level, constant=5), groups, each, out
 
 
@@ -106,10 +108,10 @@ def outer_size(
     more: dict[str, Any] = {}
     if d.maybe(40):
         more["output_padding"] = tuple(d.choices.below(max(s, e)) for s, e in zip(strides, dilations))
-    if d.maybe(25):
+    if d.maybe(35):
         full = [s * (n - 1) + e * (k - 1) + 1
                 for n, k, s, e in zip(space, kernel, strides, dilations)]  # fmt: skip
-        more["output_shape"] = tuple(max(f + d.choices.one((0, -1, 1, -2, 2)), 1) for f in full)
+        more["output_shape"] = tuple(max(f + d.choices.one((0, 1, 2, -1, 3, -2)), 1) for f in full)
     return more
 
 

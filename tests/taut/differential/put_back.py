@@ -1,0 +1,87 @@
+"""Faults that Taut once had, put back into the functions that were mended.
+
+Run as a program with a fault's name it answers a search as its child, with the fault put back.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Any
+
+import pytest
+from taut.backends.cpu import jit, lower_conv, lower_transposed
+from taut.backends.cpu.kernels import pool
+from taut.backends.cpu.layout import Tensor
+from taut.ir import graph
+from taut.ir.ops import bits, convolution
+from taut.testing.differential.worker import serve
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`changes` are (new text, old text) within the source of `function`; `stages` are the ones
+    that can see it, the first of which `found` says unless it is a crash."""
+
+    name: str
+    op: str
+    function: Any
+    changes: Sequence[tuple[str, str]]
+    stages: tuple[str, ...]
+    seed: int = 0
+    crashes: bool = False
+
+    @property
+    def slug(self) -> str:
+        return self.name.replace(" ", "-")
+
+
+def put_back(monkeypatch: pytest.MonkeyPatch, fault: Fault) -> None:
+    """Give a function the code that it had, and keep what is compiled now apart from the cache."""
+    function: FunctionType = inspect.unwrap(fault.function)
+    lines = textwrap.dedent(inspect.getsource(function)).splitlines(keepends=True)
+    while not lines[0].startswith("def "):
+        del lines[0]  # decorators have done their work
+    source = "".join(lines)
+    for new, old in fault.changes:
+        assert source.count(new) == 1, f"{new!r} is in {function.__qualname__} no more"
+        source = source.replace(new, old)
+    scope: dict[str, Any] = {}
+    exec(compile("from __future__ import annotations\n" + source, "<put back>", "exec"),
+         function.__globals__ | {}, scope)  # fmt: skip
+    made = scope[function.__name__]
+    monkeypatch.setattr(function, "__code__", made.__code__)
+    monkeypatch.setattr(jit, "_world", lambda: ("put back", fault.name))
+    monkeypatch.setenv("TAUT_CACHE", "0")
+
+
+FAULTS = [
+    Fault("a stated output shape makes pads negative", "conv_transpose",
+          convolution.ConvTranspose.transposed_window,
+          [("max((n - 1) * s + (k - 1) * d + 1 + e - o, 0)",
+            "(n - 1) * s + (k - 1) * d + 1 + e - o")], ("compiled",), crashes=True),
+    Fault("windows with holes are taken for neighbours", "conv_transpose",
+          lower_transposed.transposed_conv,
+          [("window.strides == window.extent == window.kernel", "window.strides == window.kernel")],
+          ("compiled",)),
+    Fault("the largest of a window leaves NaN out", "max_pool", pool._largest,
+          [("best.type.element != F32 or len(taps) == 1", "True")], ("compiled",)),
+    Fault("NaN spreads over joined groups", "conv", lower_conv.merge_groups,
+          [("        owners=owners,\n", "")], ("compiled",)),
+    Fault("shape arithmetic beyond its type", "neg", graph._fits,
+          [("all(low <= d <= high for d in dims if isinstance(d, int))", "True")], ("compiled",)),
+    Fault("unsigned shifts through floats", "bit_shift", bits.BitShift.reference,
+          [("np.where(a < 0, -1, 0).astype(a.dtype)", "np.where(a < 0, -1, 0)"),
+           ("np.right_shift(a, by))", "np.right_shift(a, by)).astype(a.dtype)")], ("peer",)),
+    Fault("element types without kernels are copied by kernels", "reshape", Tensor.words,
+          [("self.dtype in KERNEL_TYPES", "True")], ("compiled",)),
+]  # fmt: skip
+
+
+if __name__ == "__main__":
+    put_back(pytest.MonkeyPatch(), next(f for f in FAULTS if f.slug == sys.argv[1]))
+    serve()

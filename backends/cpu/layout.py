@@ -31,7 +31,7 @@ class Buffer:
     `first` and `last` are the phases between which an arena buffer is alive; `offset` is its place.
     """
 
-    space: str  # arena, constant, input, output
+    space: str  # arena, constant, input, output, or fault (a word: see Lowering.fault)
     size: int
     index: int = 0
     data: np.ndarray | None = None

@@ -5,10 +5,13 @@ These make machine code, so what they are made of is part of every cached object
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Any
 
 from ...ir import DType
 from .isa import Isa
+from .reach import Reach, item_of, reaches
 
 OUTER = 5  # axes outside the inner loop of a map
 OPERAND = 2 + OUTER  # words of an operand: address, outer strides, inner stride
@@ -168,3 +171,84 @@ def bounds(kind: str) -> tuple[str, str]:
         return f"{kind}(-np.inf)", f"{kind}(np.inf)"
     low, high = DType(kind).bounds
     return f"{kind}({low})", f"{kind}({high})"
+
+
+# ---- what they reach ---------------------------------------------------------------------------
+
+
+@reaches(map_kernel)
+def _reach_map(r: Reach, text: str, types: tuple[str, ...], kinds: str) -> None:
+    rows, width, tail = r[3], r[5], r[6]
+    sizes = [r[7 + k] for k in range(OUTER - 1)]
+    r.needs(min(sizes) > 0, "loops go round")
+    sizes.insert(0, -(-rows // math.prod(sizes)))
+    # The last row has `tail` elements: it is one piece of a long row, or all rows are alike.
+    r.needs(tail == width or rows == sizes[-1], "only a long row has a tail")
+    for j, (kind, kind_of) in enumerate(zip(kinds, types)):
+        at = _FIXED + OPERAND * j
+        if kind == "p":
+            r.reads(at, _clamped(r, text, j - 1))
+            continue
+        item, access = item_of(kind_of), r.reads if j else r.writes
+        step = {"c": item, "s": 0}.get(kind, r[at + 1 + OUTER] if kind == "g" else 0)
+        strides = [r[at + 1 + k] for k in range(OUTER)]
+        if tail == width:
+            access(at, item, *zip(sizes, strides), (width, step))
+            continue
+        last = (rows - 1) * strides[-1]
+        access(at, item, (rows - 1, strides[-1]), (width, step))
+        access(at, item, (tail, step), start=(last, last))
+
+
+def _clamped(r: Reach, text: str, operand: int) -> int:
+    """Bytes of a table whose only use is at an index that is clamped to a constant."""
+    uses = re.findall(rf"\ba{operand}\b", text)
+    found = re.search(
+        rf"load_(\w+)\(a{operand}, clamp\((?:(?!clamp|load).)*, i64\(0\), a(\d+)\) \* (\d+)\)", text
+    )
+    r.needs(len(uses) == 1 and found is not None, "an index of a table is clamped")
+    assert found is not None
+    last = r.table(_FIXED + OPERAND * (int(found[2]) + 1), 1)
+    return (int(last[0]) + 1) * int(found[3])
+
+
+@reaches(take_kernel)
+def _reach_take(r: Reach, kind: str, rank: int, filled: bool, dense: bool) -> None:
+    item, low, high = item_of(kind), 0, 0
+    places = []
+    rows = math.prod(r[8 + 3 * k] for k in range(rank - 1))
+    r.needs(r[3] <= rows, "rows are those of the tables")
+    for k in range(rank):
+        count = r[8 + 3 * k]
+        places.append((count, r[10 + 3 * k]))
+        if dense and k == rank - 1:
+            high += (count - 1) * item
+            continue
+        table = r.table(9 + 3 * k, count)
+        if filled or dense:  # a negative entry stands for the fill, whatever the others are
+            table = table[table >= 0]
+        if not table.size:
+            high = -item  # nothing is read
+            break
+        low, high = low + int(table.min()), high + int(table.max())
+    if dense:
+        places[-1] = (places[-1][0], item)
+    r.reads(5, item if high >= low else 0, start=(low, high))
+    r.writes(6, item, *places)
+    r.reads(7, item)
+
+
+@reaches(gather_kernel)
+def _reach_gather(r: Reach, kind: str, index: str) -> None:
+    rows, n, count, size = r[3], r[9], r[10], r[11] * item_of(kind)
+    r.needs(n > 0 and count > 0, "an index can be clamped")
+    r.reads(5, -(-rows // count) * n * size)  # any row: see the clamp
+    r.reads(6, min(count, rows) * item_of(index))
+    r.writes(7, rows * size)
+    r.writes(8, 8)
+
+
+@reaches(within_kernel)
+def _reach_within(r: Reach, kind: str) -> None:
+    r.reads(3, r[4] * item_of(kind))
+    r.writes(8, 8)

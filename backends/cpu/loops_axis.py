@@ -5,9 +5,11 @@ Like `loops`, these make machine code and are part of every cached object's key.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from .loops import KEPT
+from .reach import Loop, Reach, item_of, reaches
 
 
 def _rows(operands: int) -> tuple[list[str], list[str], int]:
@@ -101,3 +103,46 @@ def product_kernel(isa: Any, kind: str):
               f"load_{kind}(y0, j * {item}))"]  # fmt: skip
     lines += [f"                store_{kind}(x2, j * {item}, v)", "        row += 1"]
     return numeric.chunked("\n".join(lines), numeric.scope())
+
+
+# ---- what they reach ---------------------------------------------------------------------------
+
+
+def _walked(r: Reach, operands: int) -> tuple[list[list[Loop]], int]:
+    """The loops over rows as each operand moves in them, and the first word behind them."""
+    at = 5 + operands
+    sizes = [r[at + k * (operands + 1)] for k in range(KEPT)]
+    r.needs(min(sizes) > 0, "loops go round")
+    r.needs(r[3] <= math.prod(sizes), "rows are those of the loops")
+    moves = [[(n, r[at + k * (operands + 1) + 1 + j]) for k, n in enumerate(sizes)]
+             for j in range(operands)]  # fmt: skip
+    return moves, at + KEPT * (operands + 1)
+
+
+@reaches(arg_kernel)
+def _reach_arg(r: Reach, kind: str, largest: bool, last: bool) -> None:
+    (x, out), at = _walked(r, 2)
+    r.reads(5, item_of(kind), *x, (max(r[at], 1), r[at + 1]))
+    r.writes(6, 8, *out)
+
+
+@reaches(interpolate_kernel)
+def _reach_interpolate(r: Reach, kind: str, dense: bool) -> None:
+    (x, out, table), at = _walked(r, 3)
+    taps, inner, item = max(r[at], 1), r[at + 1], item_of(kind)
+    steps = (item, item) if dense else (r[at + 2], r[at + 3])
+    entries = [count for count, stride in table if stride]
+    count = math.prod(entries)
+    r.needs(all(s in (0, 16 * taps) for _, s in table) and len(entries) <= 1, "one axis is resized")
+    start = r.offsets(7, count * taps, 2)[0]
+    r.reads(5, item, *x, (inner, steps[0]), start=start)
+    r.writes(6, item, *out, (inner, steps[1]))
+
+
+@reaches(product_kernel)
+def _reach_product(r: Reach, kind: str) -> None:
+    (a, b, out), at = _walked(r, 3)
+    depth, width, item = r[at], r[at + 1], item_of(kind)
+    r.reads(5, item, *a, (depth, r[at + 2]))
+    r.reads(6, item * width, *b, (depth, r[at + 3]))
+    r.writes(7, item * width, *out)

@@ -16,9 +16,13 @@ then needs no checks of addresses.
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
+
+from .reach import Reach, item_of, reaches
 
 FIXED = 9  # words: header, rows, per, width, tail, scratch, bytes of scratch for each chunk
 
@@ -144,6 +148,65 @@ def _stage(text: Text, stage: Stage) -> list[str]:
     lines += [f"{pad}e{k} = z{k} + {line} * n * {item}" for k, item in stage.kept]
     lines.append(f"{pad}for i in range(n):")
     return [*lines, *(f"{pad}    {statement}" for statement in stage.loop)]
+
+
+@reaches(nest_kernel)
+def _reach(r: Reach, text: Text) -> None:
+    """Places by their strides, the last piece of a row by its tail; scratch within a chunk's."""
+    rows, width, tail = r[3], r[5], r[6]
+    at = FIXED
+    sizes = [r[at + k] for k in range(text.rows)]
+    around = [r[at + text.rows + k] for k in range(text.around)]
+    r.needs(min(sizes) > 0 and rows <= math.prod(sizes), "rows are those of the loops")
+    at += text.rows + text.around
+    _reach_scratch(r, text, [r[at + k] for k in range(text.slots)], math.prod(around))
+    at += text.slots
+    written = _written(text)
+    for j, place in enumerate(text.places):
+        base, item = at, item_of(place.dtype)
+        at += 1
+        outer = [r[at + k] if place.outside else 0 for k in range(text.rows)]
+        at += text.rows * place.outside
+        loops = [(n, r[at + k]) for k, n in enumerate(around)] if place.inside else []
+        at += text.around * place.inside
+        step = item if place.step == "c" else 0
+        if place.step == "g":
+            step, at = r[at], at + 1
+        access = r.writes if j in written else r.reads
+        *front, final = zip(sizes, outer)
+        last = (final[0] - 1) * final[1]
+        if tail == width:
+            access(base, item, *front, final, *loops, (width, step))
+            continue
+        access(base, item, *front, (final[0] - 1, final[1]), *loops, (width, step))
+        access(base, item, *front, *loops, (tail, step), start=(last, last))
+
+
+@cache
+def _written(text: Text) -> frozenset[int]:
+    """The places that are results: those that a statement writes to."""
+    lines = [line for s in text.stages for line in (*s.before, *s.loop)]
+    found = (re.findall(r"\bwrite_\w+\([pqb](\d+),", line) for line in lines)
+    return frozenset(int(n) for numbers in found for n in numbers)
+
+
+@cache
+def _slots(text: Text) -> dict[int, tuple[int, bool]]:
+    """For each scratch array the bytes of an element, and whether it has one for each point."""
+    found = {k: (item, True) for s in text.stages for k, item in s.kept}
+    for line in (line for s in text.stages for line in (*s.before, *s.loop)):
+        for kind, slot in re.findall(r"\bk(?:ept|eep)_(\w+?)\(z(\d+),", line):
+            found.setdefault(int(slot), (item_of(kind), False))
+    return found
+
+
+def _reach_scratch(r: Reach, text: Text, starts: list[int], points: int) -> None:
+    width, room = max(r[5], r[6]), r[8]
+    for slot, (item, whole) in _slots(text).items():
+        size = item * width * (points if whole else 1)
+        r.needs(starts[slot] >= 0 and starts[slot] + size <= room, "a chunk has its scratch")
+    if text.slots:
+        r.writes(7, room, (r[2], room))
 
 
 # ---- the language ------------------------------------------------------------------------------

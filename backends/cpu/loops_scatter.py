@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .reach import Reach, item_of, reaches
+
 ADDED = ("f32", "f64", "i32", "i64")
 """Element types that NumPy adds in themselves."""
 
@@ -84,3 +86,25 @@ def scatter_elements_kernel(isa: Any, kind: str, index: str, add: bool):
         "        o += 1",
     ]
     return numeric.chunked("\n".join(lines), numeric.scope())
+
+
+# ---- what they reach: any place, since an index outside its axis is passed over ----------------
+
+
+@reaches(scatter_nd_kernel)
+def _reach_nd(r: Reach, kind: str, index: str, depth: int, add: bool) -> None:
+    rows, inner, item = r[3], r[4], item_of(kind)
+    r.reads(6, rows * depth * item_of(index))
+    r.reads(7, rows * inner * item)
+    places = [(r[10 + 2 * j], r[11 + 2 * j] * item) for j in range(depth)]
+    r.writes(8, inner * item, *places)
+    r.writes(9, 8)
+
+
+@reaches(scatter_elements_kernel)
+def _reach_elements(r: Reach, kind: str, index: str, add: bool) -> None:
+    outer, count, inner, n = r[3], r[4], r[5], r[11]
+    r.reads(7, outer * count * inner * item_of(index))
+    r.reads(8, outer * count * inner * item_of(kind))
+    r.writes(9, outer * n * inner * item_of(kind))
+    r.writes(10, 8)

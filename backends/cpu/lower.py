@@ -168,7 +168,7 @@ class Lowering:
     def fault(self, message: str) -> Ref:
         """An int64 that a kernel sets where it meets data that the reference refuses: the call
         then raises FeedError with this message."""
-        flag = Buffer("constant", 8)  # whose memory is each plan's own
+        flag = Buffer("fault", 8)  # whose memory is each plan's own
         self.faults.append((message, flag))
         return Ref(flag)
 

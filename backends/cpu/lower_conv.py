@@ -29,8 +29,6 @@ from .layout import Ref, Tensor, round_up
 from .lower import GRANULE, Lowering, lowers
 from .steps import Step, Word, record_words
 
-ITEM = {"u8": 1, "lut": 1, "stairs": 1, "s32": 4, "f32": 4, "float": 4}
-
 
 @dataclass
 class Layer:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...ir import Array, FeedError, Graph, Limits, interpret
 from ..base import KernelTime
-from . import arena, codegen, jit, sync, turns
+from . import arena, bounds, codegen, jit, sync, turns
 from .isa import find
 from .layout import SLACK, Buffer, Ref, Tensor
 from .lower import Lowering, check_size
@@ -30,6 +30,7 @@ class Plan:
         self._fallbacks = [n.name for n in lowering.fallbacks]
         self._bodies = lowering.bodies
         self._outputs = [(t.shape, t.dtype.numpy) for t in lowering.outputs]
+        bounds.check(lowering.steps, self.isa)
         buffers = {b: None for s in lowering.steps for b in (*s.reads, *s.writes)}
         self._size = arena.assign(b for b in buffers if b.space == "arena")
         check_size(self._size, limits.model_bytes)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..emit import I32, Emit, Value
 from ..isa import Isa
 from ..jit import Chunked, Kernel
+from ..reach import Reach, reaches
 from ..records import Header
 from .tile import Fields
 
@@ -58,6 +61,15 @@ def _run(e: Emit, d: Value, chunk: Value) -> None:
         return []
 
     e.loop(first, last, 1, [], word)
+
+
+@reaches(arrange, ArrangeRecord)
+def _reach(r: Reach) -> None:
+    entries = r.table("table", r["words"], np.int32)
+    if len(entries):
+        r.needs(int(entries.min()) >= 0, "a table's entries are places")
+        r.reads("source", 4 * int(entries.max()))
+    r.writes("target", 4 * r["words"])
 
 
 def kernel() -> Kernel:

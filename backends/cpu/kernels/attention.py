@@ -16,10 +16,12 @@ from dataclasses import dataclass
 
 from ..isa import Isa
 from ..jit import Chunked, Kernel
+from ..reach import Reach, reaches, up
 from ..records import Header
 
 SPOT = 8  # words of a head: offsets of queries, keys, values, target, mask (scales, facts, unit)
 BLOCK = 8  # vectors of scores a row and block, at most
+GROUPED = 4  # vectors of scores of bytes that are worked on together
 SINCE = 1 << 40  # `ahead` where every query sees all keys
 
 
@@ -196,6 +198,31 @@ def attention(isa: Isa, rows: int, block: int, panels: int, masked: bool, capped
             row += rows
 
     return Chunked(body)
+
+
+@reaches(attention, AttentionRecord)
+def _reach(
+    r: Reach, rows: int, block: int, panels: int, masked: bool, capped: bool, real: bool
+) -> None:
+    r.needs(r["row_chunks"] > 0, "rows are shared out in chunks")
+    heads, lanes, count = -(-r["chunks"] // r["row_chunks"]), r.isa.lanes, r["rows"]
+    length, wide, most = r["length"], 2 * lanes, block * lanes
+    r.needs(r["columns"] <= panels * wide, "the frame has room for a row of the result")
+    group, item = (1, 4) if real else (r.isa.group, 1)
+    depth = up(r["depth"], group) * item
+    queries, keys, values, target, mask, scales, facts, unit = r.offsets("spots", heads, SPOT)
+    r.reads("queries", depth, (count, r["queries_row"]), start=queries)
+    r.reads("keys", depth * wide, (-(-length // wide), r["key_panel"]), start=keys)
+    r.reads("values", up(length, group) * wide * item, (panels, r["value_panel"]), start=values)
+    r.writes("target", 4 * r["columns"], (count, r["target_row"]), start=target)
+    # Scores are looked at by whole blocks, or by groups of vectors.
+    seen = up(length, most if real else min(most, GROUPED * lanes))
+    if masked:
+        r.reads("mask", 4 * seen, (count, r["mask_row"]), start=mask)
+    if not real:
+        r.reads("row_scale", 4, (count, r["row_scale_step"]), start=scales)
+        r.reads("facts", 4 * max(seen, up(length, wide)), (3, r["fact_row"]), start=facts)
+        r.reads("units", 4, start=unit)
 
 
 def kernel(

@@ -23,8 +23,13 @@ import numpy as np
 
 from ..isa import Isa
 from ..jit import Chunked, Kernel
+from ..reach import Reach, reaches
 from ..records import Header
 from ..tuning import Case, Schedule, Schedules
+from .stairs import STAIRS
+
+BYTES = {"u8": 1, "lut": 1, "stairs": 1, "s32": 4, "f32": 4, "float": 4}
+"""Of an element of the result, by epilogue."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +192,47 @@ def _watched(tile: Any, pixel: Any, pixels: int) -> Any:
                     y += 1
 
     return watched
+
+
+@reaches(conv, ConvRecord)
+def _reach(
+    r: Reach, pixels: int, vectors: int, out: str, residual: str, activation: str, bounded: bool,
+    ragged: bool, joined: bool,
+) -> None:  # fmt: skip
+    chunks = r["pixel_chunks"] * r["panel_chunks"]
+    r.needs(min(chunks, r["width"], r["group_panels"]) > 0, "sizes are 1 or more")
+    images, panels, lanes = -(-r["chunks"] // chunks), r["panels"], r.isa.lanes
+    rows, width = -(-r["pixels"] // r["width"]), min(r["width"], r["pixels"])
+    groups = -(-panels // r["group_panels"])
+
+    def pixel(name: str) -> list[tuple[int, int]]:
+        return [(images, r[f"{name}_image"]), (rows, r[f"{name}_row"]), (width, r[f"{name}_pixel"])]
+
+    step = 4 if out == "float" else r.isa.group
+    taps = r.offsets("taps", r["runs"], 1)[0]
+    r.reads("source", r["steps"] * step, *pixel("source"), (groups, r["group_source"]), start=taps)
+    whole = panels * vectors * lanes
+    r.reads("weights", r["runs"] * r["steps"] * vectors * lanes * step, (panels, r["panel_bytes"]))
+    r.reads("bias", 4 * whole)
+    if out in ("u8", "lut", "stairs"):
+        r.reads("scale", 8 * whole)
+    elif out == "f32" or activation == "prelu":
+        r.reads("scale", 4 * whole)
+    if joined:
+        r.reads("owners", 4 * whole)
+        r.reads("step_owners", 4 * r["steps"])
+    # The first channels of vectors. A group's last one overlaps the one before where its channels
+    # are no whole vectors, and may begin before those of this part.
+    item, last, by_group = BYTES[out], whole - lanes, []
+    if ragged:
+        last = min((r["group_panels"] * vectors - 1) * lanes, r["group_last"])
+        by_group = [(groups, r["group_channels"] * item)]
+    first = (min(0, last) * item, last * item)
+    r.writes("target", lanes * item, *pixel("target"), *by_group, start=first)
+    if residual:
+        r.reads("other", lanes * item, *pixel("other"), *by_group, start=first)
+    if out in ("lut", "stairs"):
+        r.reads("table", r["hi"] - r["lo"] + 1 if out == "lut" else STAIRS)
 
 
 def kernel(

@@ -17,8 +17,10 @@ import numpy as np
 from ..emit_math import ACTIVATIONS
 from ..isa import Isa
 from ..jit import Kernel
-from .grid import LANES, GridRecord, Row, grid
-from .stairs import climb
+from ..reach import Reach, reaches
+from .conv import BYTES
+from .grid import LANES, GridRecord, Row, grid, lanes_of, walk
+from .stairs import STAIRS, climb
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -335,6 +337,32 @@ def pack(
     chosen = padded[:, :, np.array(rows)]  # channels, height, use, 4
     blocks = chosen.reshape(channels // LANES, LANES, height, len(rows), 4)
     return np.ascontiguousarray(blocks.transpose(0, 2, 3, 1, 4)).reshape(-1).view(np.uint8)
+
+
+@reaches(depthwise, DepthwiseRecord)
+def _reach(
+    r: Reach, height: int, width: int, stride: int, dilation: int, out: str, activation: str,
+    residual: str, bounded: bool, pixels: int,
+) -> None:  # fmt: skip
+    dots, channels = uses_dots(r.isa, out), lanes_of(r)
+    r.needs(dots or r["width"] >= pixels, "a row has a tile's pixels")
+    held, item = 4 if out == "float" else 1, BYTES[out]
+    taps = (height, r["tap_row"]), (width, r["tap_pixel"])
+    r.reads("source", held * channels, *walk(r, "source"), *taps)
+    each = held * LANES * width
+    if dots:
+        each = 64 * sum(len(uses) for _, uses in Shape(height, width, stride, dilation).groups())
+    r.reads("weights", each * height * (channels // LANES))
+    r.reads("bias", 4 * channels)
+    if out in ("u8", "lut", "stairs"):
+        r.reads("scale", 8 * channels)
+    elif activation == "prelu":
+        r.reads("scale", 4 * channels)
+    if residual:
+        r.reads("other", item * channels, *walk(r, "other"))
+    r.writes("target", item * channels, *walk(r, "target"))
+    if out in ("lut", "stairs"):
+        r.reads("table", r["hi"] - r["lo"] + 1 if out == "lut" else STAIRS)
 
 
 def kernel(

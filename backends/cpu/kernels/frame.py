@@ -7,8 +7,9 @@ from typing import Any
 
 from ..isa import Isa
 from ..jit import Chunked, Kernel
+from ..reach import Reach, reaches, up
 from ..records import Header
-from .grid import LANES, GridRecord, Row, grid
+from .grid import LANES, GridRecord, Row, grid, walk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +178,38 @@ def halo(isa: Isa):
                 fill(line + width - right, value, right)
 
     return Chunked(body)
+
+
+# ---- what they reach ---------------------------------------------------------------------------
+
+
+def _planes(r: Reach, item: int) -> tuple[int, tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """Bytes of a plane's row, and the loops over planes."""
+    images, rows, _ = walk(r, "target")
+    return (item * r["width"], (images[0], r["plane_image"]), (rows[0], r["plane_row"]),
+            (r["planes"], r["plane_channel"]))  # fmt: skip
+
+
+@reaches(from_planes, PlanarRecord)
+def _reach_from_planes(r: Reach, kind: str) -> None:
+    r.needs(r["planes"] > 0, "there is a channel")
+    r.reads("plane", *_planes(r, 1 if kind == "u8" else 4))
+    size = 4 * r["channels"] if kind == "f32" else up(r["channels"], 4)
+    r.writes("target", size, *walk(r, "target"))
+
+
+@reaches(to_planes, PlanarRecord)
+def _reach_to_planes(r: Reach, kind: str) -> None:
+    r.writes("plane", *_planes(r, 1 if kind == "u8" else 4))
+    r.reads("target", 4 * r["planes"] if kind == "f32" else up(r["planes"], 4), *walk(r, "target"))
+
+
+@reaches(halo, HaloRecord)
+def _reach_halo(r: Reach) -> None:
+    lines = (r["chunks"], r["image"]), (r["rows"], r["row"])
+    r.writes("target", r["width"], *lines)
+    r.writes("target", r["left"], *lines)
+    r.writes("target", r["right"], *lines, start=(r["width"] - r["right"],) * 2)
 
 
 def from_planes_kernel(kind: str) -> Kernel:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..isa import Isa
 from ..jit import Chunked
+from ..reach import Loop, Reach, up
 from ..records import Header
 
 LANES = 16
@@ -32,6 +33,19 @@ class GridRecord(Header):
     target_image: int = 0
     target_row: int = 0
     target_pixel: int = 0
+
+
+def walk(r: Reach, name: str) -> tuple[Loop, Loop, Loop]:
+    """The loops over images, rows and pixels, as buffer `name` moves in them."""
+    r.needs(r["row_chunks"] > 0, "rows are shared out in chunks")
+    images = -(-r["chunks"] // r["row_chunks"])
+    return ((images, r[f"{name}_image"]), (r["rows"], r[f"{name}_row"]),
+            (r["width"], r[f"{name}_pixel"]))  # fmt: skip
+
+
+def lanes_of(r: Reach) -> int:
+    """The channels that a grid's kernels touch: whole vectors."""
+    return up(r["channels"], LANES)
 
 
 def share(rows: int, images: int, threads: int, grain: int = 1) -> dict[str, int]:

@@ -7,7 +7,8 @@ from typing import Any
 
 from ..isa import Isa
 from ..jit import Kernel
-from .grid import LANES, GridRecord, Row, grid
+from ..reach import Reach, reaches
+from .grid import LANES, GridRecord, Row, grid, lanes_of, walk
 
 ITEM = {"u8": 1, "s16": 2, "s32": 4, "f32": 4}
 
@@ -245,6 +246,55 @@ def _load(e: Any, address: Any, kind: str) -> Any:
     if kind == "s16":
         return e.b.sext(e.load(address, vec(I16, LANES)), vec(I32, LANES))
     return e.b.zext(e.load(address, vec(I8, LANES)), vec(I32, LANES))
+
+
+# ---- what they reach ---------------------------------------------------------------------------
+
+
+def _mapped(r: Reach, target: int, **sources: int) -> None:
+    """Bytes of an element of the target, and of each operand."""
+    for name, item in sources.items():
+        r.reads(name, item * lanes_of(r), *walk(r, name))
+    r.writes("target", target * lanes_of(r), *walk(r, "target"))
+
+
+def _tabled(r: Reach, out: str) -> None:
+    if out == "lut":
+        r.reads("table", r["hi"] - r["lo"] + 1)
+
+
+@reaches(requantize, MapRecord)
+def _reach_requantize(
+    r: Reach, operands: str, per_channel: bool, out: str, rounding: str
+) -> None:
+    kinds = dict(zip("abc", operands.split("_")))
+    _mapped(r, 2 if out == "s16" else 1, **{name: ITEM[kind] for name, kind in kinds.items()})
+    for name in kinds:
+        r.reads(f"{name}_scale", 8 * lanes_of(r) if per_channel else 8)
+    _tabled(r, out)
+
+
+@reaches(multiply, MapRecord)
+def _reach_multiply(r: Reach, out: str) -> None:
+    _mapped(r, 1, a=1, b=1)
+    r.reads("a_scale", 8)
+    _tabled(r, out)
+
+
+@reaches(lookup, MapRecord)
+def _reach_lookup(r: Reach) -> None:
+    _mapped(r, 1, a=1)
+    r.reads("table", 256)
+
+
+@reaches(dequantize, FloatRecord)
+def _reach_dequantize(r: Reach) -> None:
+    _mapped(r, 4, a=1)
+
+
+@reaches(quantize, FloatRecord)
+def _reach_quantize(r: Reach) -> None:
+    _mapped(r, 1, a=4)
 
 
 def requantize_kernel(

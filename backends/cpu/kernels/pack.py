@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from ..isa import Isa
 from ..jit import Chunked, Kernel
+from ..reach import Reach, reaches, up
 from ..records import Header
 
 SPOT = 2  # words of a batch: offsets of source and target
@@ -103,6 +104,22 @@ def pack(isa: Isa, vectors: int, kind: str, order: str):
             k += 1
 
     return Chunked(body)
+
+
+@reaches(pack, PackRecord)
+def _reach(r: Reach, vectors: int, kind: str, order: str) -> None:
+    r.needs(r["panels"] > 0, "there is a panel")
+    item, group = (1, r.isa.group) if kind == "byte" else (4, 1)
+    width, depth, columns = vectors * r.isa.lanes, r["depth"], r["columns"]
+    sources, targets = r.offsets("spots", -(-r["chunks"] // r["panels"]), SPOT)
+    row, column = r["source_row"], r["source_column"]
+    r.reads("source", item, (depth, row), (columns, column), start=sources)
+    if order == "rows" and columns >= width:  # whole vectors of columns
+        r.reads("source", item * columns, (depth, row), start=sources)
+    if order == "columns" and columns >= width:
+        r.reads("source", item * depth, (columns, column), start=sources)
+    size = up(depth, group) * width * item
+    r.writes("target", size, (r["panels"], r["panel_bytes"]), start=targets)
 
 
 def kernel(vectors: int, kind: str, order: str) -> Kernel:

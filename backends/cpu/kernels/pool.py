@@ -7,7 +7,8 @@ from typing import Any
 
 from ..isa import Isa
 from ..jit import Kernel
-from .grid import LANES, GridRecord, Row, grid
+from ..reach import Loop, Reach, reaches
+from .grid import LANES, GridRecord, Row, grid, lanes_of, walk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,6 +275,53 @@ def _window(row: Row, start: Any, first: Any, tap: Any, by_rows: bool = False) -
         )
 
     return e.loop(e.i64(0), row.field("height"), 1, [first], line)[0]
+
+
+# ---- what they reach ---------------------------------------------------------------------------
+
+
+def _taps(r: Reach, name: str = "") -> tuple[Loop, Loop]:
+    return (r["height"], r[f"{name}tap_row"]), (r["window"], r[f"{name}tap_pixel"])
+
+
+def _written(r: Reach, height: int, width: int) -> None:
+    """Taps that are written out are those of the window."""
+    r.needs(height in (1, r["height"]) and width in (1, r["window"]), "taps are the window's")
+
+
+def _pooled(r: Reach, item: int) -> None:
+    r.reads("source", item * lanes_of(r), *walk(r, "source"), *_taps(r))
+    r.writes("target", item * lanes_of(r), *walk(r, "target"))
+
+
+@reaches(max_pool, PoolRecord)
+def _reach_max(r: Reach, kind: str, height: int, width: int) -> None:
+    _written(r, height, width)
+    _pooled(r, 1 if kind == "u8" else 4)
+
+
+@reaches(sum_pool, PoolRecord)
+def _reach_sum(r: Reach) -> None:
+    _pooled(r, 1)
+    r.reads("scale", 8, *walk(r, "scale"))
+
+
+@reaches(average_pool, PoolRecord)
+def _reach_average(r: Reach) -> None:
+    _pooled(r, 4)
+    r.reads("scale", 8, *walk(r, "scale"))
+
+
+@reaches(pool_gradient, PoolGradientRecord)
+def _reach_gradient(r: Reach, kind: str, height: int = 1, width: int = 1) -> None:
+    _written(r, height, width)
+    size = 4 * lanes_of(r)
+    r.reads("other", size, *walk(r, "other"), *(_taps(r, "other_") if kind == "taps" else ()))
+    if kind == "max":
+        r.reads("source", size, *walk(r, "source"), *_taps(r))
+    if kind == "mean":
+        r.reads("scale", 8, *walk(r, "scale"))
+    r.writes("target", size, *walk(r, "target"), *_taps(r, "target_"))
 
 
 def max_kernel(kind: str, window: tuple[int, ...]) -> Kernel:

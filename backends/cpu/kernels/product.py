@@ -17,7 +17,10 @@ from dataclasses import dataclass
 
 from ..isa import Isa
 from ..jit import Chunked, Kernel
+from ..reach import Reach, reaches
 from ..records import Header
+from .conv import BYTES
+from .stairs import STAIRS
 
 SPOT = 6  # words of a batch (see `ProductRecord.spots`)
 
@@ -165,6 +168,42 @@ def product(
             panel += 1
 
     return Chunked(body)
+
+
+@reaches(product, ProductRecord)
+def _reach(
+    r: Reach, rows: int, vectors: int, out: str, residual: bool, activation: str, bias: bool,
+    bounded: bool, row_scaled: bool, terms: int,
+) -> None:  # fmt: skip
+    r.needs(min(r["row_chunks"], r["panel_chunks"]) > 0, "work is shared out in chunks")
+    group, item = 4 if out == "float" else r.isa.group, BYTES[out]
+    panels, count = r["panels"], r["rows"]
+    wide = vectors * r.isa.lanes
+    whole, batches = panels * wide, -(-r["chunks"] // (r["row_chunks"] * r["panel_chunks"]))
+    source, weights, target, other, row, term = r.offsets("spots", batches, SPOT)
+    r.reads("source", r["steps"] * group, (count, r["source_row"]), start=source)
+    r.reads("weights", wide * group, (panels, r["panel_bytes"]), (r["steps"], r["weights_step"]),
+            start=weights)  # fmt: skip
+    r.writes("target", min(r["columns"], whole) * item, (count, r["target_row"]), start=target)
+    if residual:
+        r.reads("other", whole * item, (count, r["other_row"]), start=other)
+    if bias:
+        r.reads("bias", 4 * whole)
+    if item == 1:
+        r.reads("scale", 8 * whole)
+    elif out == "f32" or activation == "prelu":
+        r.reads("scale", 4 * whole)
+    parameters = [("row_scale", "row_scale_step")] if row_scaled else []
+    if row_scaled:
+        r.reads("offset", 4 * whole)
+    for name in ("first", "second")[:terms]:
+        parameters.append((f"{name}_row_term", f"{name}_row_step"))
+        r.reads(f"{name}_column_term", 4 * whole, start=(4 * term[0], 4 * term[1]))
+    for name, step in parameters:
+        start = sorted(index * r[step] for index in row)
+        r.reads(name, 4, (count, r[step]), start=(start[0], start[1]))
+    if out in ("lut", "stairs"):
+        r.reads("table", r["hi"] - r["lo"] + 1 if out == "lut" else STAIRS)
 
 
 def kernel(tile: tuple[int, int], form: Form) -> Kernel:

@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 from ..emit import F32, F64, I32, Emit, Value, vec
 from ..emit_math import madd
 from ..isa import Isa
+from .conv import BYTES
 from .product import Form, ProductRecord
-from .tile import BYTES, Emission, Fields, Tile
+from .tile import Emission, Fields, Tile
 
 
 class Place(Fields):

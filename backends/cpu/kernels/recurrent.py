@@ -24,8 +24,17 @@ from typing import Any
 from ..emit import F32, F64, I64, Emit, Value, vec
 from ..isa import Isa
 from ..jit import Chunked, Kernel
+from ..reach import Reach, reaches
 from . import functions
-from .sequences import WORDS, begin_row, end_row, place_of, state_of, write_row
+from .sequences import (
+    WORDS,
+    RecurrentRecord,
+    begin_row,
+    end_row,
+    place_of,
+    state_of,
+    write_row,
+)
 
 GATES = {"rnn": 1, "gru": 3, "gru_linear": 3, "lstm": 4}
 VECTORS = {"rnn": 4, "gru": 4, "gru_linear": 2, "lstm": 2}  # of a block, for one sequence
@@ -105,6 +114,38 @@ def recurrent(isa: Isa, cell: str, rows: int, vectors: int, names: str, clipped:
             end(d, 0, row)
 
     return Chunked(body)
+
+
+@reaches(recurrent, RecurrentRecord)
+def _reach(
+    r: Reach, cell: str, rows: int, vectors: int, names: str, clipped: bool, peepholes: bool,
+    coupled: bool,
+) -> None:  # fmt: skip
+    batch, steps, hidden, padded = (r[n] for n in ("batch", "steps", "hidden", "padded"))
+    unit = 4 * r.isa.lanes * vectors  # bytes of one gate of a block
+    units = r["blocks"] * unit
+    r.needs(4 * hidden <= units <= padded, "a state has room for its units")
+    r.needs(4 * padded + 8 <= r["state_batch"], "a sequence has room for its states")
+    once = 2 if cell == "gru" else GATES[cell]  # gates that are computed together
+    r.reads("sums", GATES[cell] * units, (steps, r["sums_time"]), (batch, r["sums_batch"]))
+    r.reads("weights", hidden * once * units)
+    if cell == "gru":
+        r.reads("rest", hidden * units)
+    if cell == "gru_linear":
+        r.reads("bias", units)
+    if peepholes:
+        r.reads("peepholes", units, (3, padded))
+    if r.given("lengths"):
+        r.reads("lengths", 4 * batch)
+        r.writes("fault", 8)
+    for name in ("h", "c"):
+        if r.given(name):
+            r.reads(name, 4 * hidden, (batch, r[f"{name}_batch"]))
+    for name in ("y", "y_h", "y_c"):
+        if r.given(name):
+            times = [(steps, r["y_time"])] if name == "y" else []
+            r.writes(name, 4 * hidden, *times, (batch, r[f"{name}_batch"]))
+    r.writes("state", r["state_batch"], (batch, r["state_batch"]))
 
 
 class Tile:

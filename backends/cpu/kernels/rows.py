@@ -14,6 +14,7 @@ from typing import Any
 
 from ..isa import Isa
 from ..jit import Chunked, Kernel
+from ..reach import Reach, reaches
 from ..records import Header
 
 LANES = 16
@@ -263,6 +264,14 @@ class _Row:
             with b.if_then(b.icmp_signed("<", start, stop)):
                 e.loop(start, stop, n, [], once)
             start = stop
+
+
+@reaches(quantize_rows, RowsRecord)
+def _reach(r: Reach, how: str) -> None:
+    r.reads("source", 4 * r["width"], (r["rows"], r["source_row"]))
+    r.writes("target", r["width"], (r["rows"], r["target_row"]))
+    r.writes("scale", 4 * r["rows"])
+    r.writes("zero", r["rows"])
 
 
 def rows_kernel(how: str) -> Kernel:

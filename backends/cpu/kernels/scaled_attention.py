@@ -13,11 +13,12 @@ from .. import emit_math as m
 from ..emit import F32, F64, I8, I32, I64, Emit, Value, vec
 from ..isa import Isa
 from ..jit import Chunked, Kernel
+from ..reach import Reach, reaches, up
 from ..records import Header
+from .attention import GROUPED
 from .attention_tile import AttentionTile, Place
 from .tile import Fields
 
-GROUPED = 4  # vectors of scores that are worked on together
 WORDS = {"row_scale": 5, "facts": 6, "unit": 7}  # of a head's spot
 SUMS, SCALES, RATIOS = range(3)  # kinds of facts of keys
 
@@ -365,6 +366,17 @@ def _total(e: Emit, row: Value, length: Value) -> Value:
 
     e.span(length, n, add)
     return e.load(found, I64, 8)
+
+
+@reaches(keys, KeysRecord)
+def _reach(r: Reach) -> None:
+    rows, scales, values, facts, units = r.offsets("spots", r["chunks"], SPOT)
+    length = r["length"]
+    r.reads("keys", r["depth"], (length, r["keys_row"]), start=rows)
+    r.reads("scale", 4, (length, r["scale_row"]), start=scales)
+    r.reads("value", 4, (length, r["value_row"]), start=values)
+    r.writes("facts", 4 * up(length, law.BLOCK), (3, r["fact_row"]), start=facts)
+    r.writes("units", 4, start=units)
 
 
 def keys_kernel() -> Kernel:

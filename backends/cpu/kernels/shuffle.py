@@ -7,7 +7,8 @@ from typing import Any
 
 from ..isa import Isa
 from ..jit import Kernel
-from .grid import LANES, GridRecord, Row, grid
+from ..reach import Reach, reaches
+from .grid import LANES, GridRecord, Row, grid, walk
 
 MOST = 8  # groups: more make vectors that LLVM takes apart badly
 
@@ -58,6 +59,13 @@ def shuffle(isa: Isa, groups: int, item: int):
         e.loop(e.i64(0), row.field("width"), 1, [], pixel)
 
     return grid(isa, ShuffleRecord, emit_row)
+
+
+@reaches(shuffle, ShuffleRecord)
+def _reach(r: Reach, groups: int, item: int) -> None:
+    r.needs(r["channels"] >= LANES, "a group has a vector's channels")
+    r.reads("source", item * r["channels"], *walk(r, "source"), (groups, r["group"]))
+    r.writes("target", item * groups * r["channels"], *walk(r, "target"))
 
 
 def joined_pair(e: Any, parts: list[Any]) -> tuple[Any, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 BUCKETS, SIZE, MOST = 256, 16, 3
+STAIRS = BUCKETS * MOST  # bytes of a staircase's tables
 
 
 def staircase(table: np.ndarray) -> tuple[np.ndarray, int] | None:

@@ -9,11 +9,10 @@ from typing import Any, ClassVar
 from ..emit import F32, F64, I8, I16, I32, I64, MAGIC, Emit, Value, vec
 from ..emit_math import ACTIVATIONS, LIGHT
 from ..isa import Isa
-from .conv import ConvRecord
+from .conv import BYTES, ConvRecord
 from .stairs import climb
 
 WORDS = {name: i for i, name in enumerate(ConvRecord.__dataclass_fields__)}
-BYTES = {"u8": 1, "lut": 1, "stairs": 1, "s32": 4, "f32": 4, "float": 4}
 
 
 @dataclass(frozen=True)

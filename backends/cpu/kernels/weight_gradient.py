@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from ..emit import F32, Emit, Value, vec
 from ..isa import Isa
 from ..jit import Chunked, Kernel
+from ..reach import Reach, reaches
 from ..records import Header
 from .tile import Fields
 
@@ -161,6 +162,26 @@ def _element(e: Emit, place: Place, taps: int) -> Callable[[Value, int], Value]:
         return e.load(at, vec(F32, e.n), 4)
 
     return tap
+
+
+@reaches(weight_gradient, WeightGradientRecord)
+def _reach(r: Reach, rows: int, taps: int) -> None:
+    r.needs(min(r["tile_chunks"], r["row_blocks"]) > 0, "work is shared out in chunks")
+    size = 4 * r.isa.lanes
+    splits, images = -(-r["chunks"] // r["tile_chunks"]), -(-r["blocks"] // r["row_blocks"])
+    source, other, target = r.offsets("tiles", r["tile_count"], 3)
+
+    def pixel(name: str) -> list[tuple[int, int]]:
+        return [(images, r[f"{name}_image"]), (r["rows"], r[f"{name}_row"]),
+                (r["width"], r[f"{name}_pixel"])]  # fmt: skip
+
+    if taps:
+        window = (-(-rows // taps), r["tap_row"]), (min(rows, taps), r["tap_pixel"])
+        r.reads("source", size, *pixel("source"), *window, start=source)
+    else:
+        r.reads("source", 4 * rows, *pixel("source"), start=source)
+    r.reads("other", size, *pixel("other"), start=other)
+    r.writes("target", size * rows, (splits, r["target_split"]), start=target)
 
 
 def kernel(rows: int, taps: int = 0) -> Kernel:

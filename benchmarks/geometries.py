@@ -288,7 +288,7 @@ def scatter(d: Draw) -> dict[str, Value]:
 def attention(d: Draw) -> dict[str, Value]:
     batch, groups = d.number(1, 2), d.number(1, 2)
     heads = groups * d.number(1, 2)
-    length, size = (d.one(1, 2, 5, 14, 15, 33, 65) for _ in range(2))
+    length, size = (d.one(1, 2, 5, 14, 15, 33, 65, 130, 150) for _ in range(2))
     depth, width = d.one(1, 5, 16, 33), d.one(1, 5, 32, 33)
     flat = d.one(True, False)
 
@@ -313,7 +313,7 @@ def attention(d: Draw) -> dict[str, Value]:
 def scaled_attention(d: Draw) -> dict[str, Value]:
     batch, groups = d.number(1, 2), d.number(1, 2)
     heads = groups * d.number(1, 2)
-    length, size = (d.one(1, 2, 5, 15, 33) for _ in range(2))
+    length, size = (d.one(1, 2, 5, 15, 33, 130) for _ in range(2))
     depth, width = d.one(4, 5, 16, 33), d.one(1, 5, 32, 33)
     parts = [d.b.quantize_rows(d.input(batch, rows, count, wide), symmetric=True) for
              rows, count, wide in ((length, heads, depth), (size, groups, depth),

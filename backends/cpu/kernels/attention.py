@@ -206,7 +206,7 @@ def _reach(
 ) -> None:
     r.needs(r["row_chunks"] > 0, "rows are shared out in chunks")
     heads, lanes, count = -(-r["chunks"] // r["row_chunks"]), r.isa.lanes, r["rows"]
-    length, wide, most = r["length"], 2 * lanes, block * lanes
+    length, wide = r["length"], 2 * lanes
     r.needs(r["columns"] <= panels * wide, "the frame has room for a row of the result")
     group, item = (1, 4) if real else (r.isa.group, 1)
     depth = up(r["depth"], group) * item
@@ -215,8 +215,7 @@ def _reach(
     r.reads("keys", depth * wide, (-(-length // wide), r["key_panel"]), start=keys)
     r.reads("values", up(length, group) * wide * item, (panels, r["value_panel"]), start=values)
     r.writes("target", 4 * r["columns"], (count, r["target_row"]), start=target)
-    # Scores are looked at by whole blocks, or by groups of vectors.
-    seen = up(length, most if real else min(most, GROUPED * lanes))
+    seen = up(length, lanes if real else GROUPED * lanes)
     if masked:
         r.reads("mask", 4 * seen, (count, r["mask_row"]), start=mask)
     if not real:

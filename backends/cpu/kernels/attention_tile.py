@@ -116,6 +116,10 @@ class AttentionTile:
         scale, last = place.real("scale"), b.sub(left, e.i64(1))
         cap = place.real("cap")
         stride = place.field("mask_row")
+        # Vectors past the last key are cut off: what they read of the mask is its first vector, so
+        # that a row is read to the end of its last vector and not of its last block.
+        steps = [e.mul(b.zext(b.icmp_signed("<", e.i64(e.n * j), count), count.type), 4 * e.n * j)
+                 for j in range(self.block)]  # fmt: skip
 
         def row(i: Value, _: list[Value]) -> list[Value]:
             near = b.select(b.icmp_signed("<", i, last), i, last)
@@ -123,7 +127,8 @@ class AttentionTile:
             limit = b.select(b.icmp_signed("<", limit, count), limit, count)
             scores = e.add(scratch, e.mul(i, at.pitch))
             masks = e.add(mask, e.mul(near, stride))
-            values = [self._score(e, scores, masks, scale, cap, j) for j in range(self.block)]
+            values = [self._score(e, scores, e.add(masks, step), scale, cap, j)
+                      for j, step in enumerate(steps)]  # fmt: skip
             whole = b.icmp_signed(">=", limit, e.i64(self.block * e.n))
             with b.if_else(whole) as (then, otherwise):
                 with then:
@@ -143,8 +148,9 @@ class AttentionTile:
         e.loop(e.i64(0), e.i64(self.rows), 1, [], row)
 
     def _score(
-        self, e: Emit, scores: Value, masks: Value, scale: Value, cap: Value, j: int
+        self, e: Emit, scores: Value, mask: Value, scale: Value, cap: Value, j: int
     ) -> Value:
+        """Vector j of scores with scale, cap and the mask's vector."""
         kind = vec(F32, e.n)
         x = e.load(e.add(scores, 4 * e.n * j), kind, 4 * e.n)
         if self.capped:
@@ -152,7 +158,7 @@ class AttentionTile:
             x, scale = m.tanh(e, x), cap
         if not self.masked:
             return e.b.fmul(x, scale)
-        return m.madd(e, x, scale, e.load(e.add(masks, 4 * e.n * j), kind))
+        return m.madd(e, x, scale, e.load(mask, kind))
 
     def _cut(self, e: Emit, x: Value, limit: Value, j: int) -> Value:
         """-inf from column `limit` on."""

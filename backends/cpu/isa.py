@@ -132,16 +132,22 @@ class Target:
     @cache
     def native(table: Isa) -> Target:
         """The host's CPU for its best table; a forced lesser table is compiled for its own CPU."""
-        triple = llvm.get_process_triple()
         if table == available()[0]:
-            return Target(triple, llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten())
-        return Target(triple, table.cpu, table.features)
+            return _host()
+        return Target(llvm.get_process_triple(), table.cpu, table.features)
 
     def machine(self) -> llvm.TargetMachine:
         """A new LLVM target machine (O3, JIT relocation)."""
         return llvm.Target.from_triple(self.triple).create_target_machine(
             cpu=self.cpu, features=self.features, opt=3, jit=True
         )
+
+
+@cache
+def _host() -> Target:
+    """This machine, which LLVM takes a millisecond to describe."""
+    features = llvm.get_host_cpu_features().flatten()
+    return Target(llvm.get_process_triple(), llvm.get_host_cpu_name(), features)
 
 
 llvm.initialize_native_target()

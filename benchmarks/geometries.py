@@ -118,6 +118,19 @@ def conv(d: Draw) -> dict[str, Value]:
     return {"z": z}
 
 
+def shuffle(d: Draw) -> dict[str, Value]:
+    """A convolution in groups whose channels are dealt out in turn."""
+    rank, group = d.one(1, 2, 2), d.one(2, 3, 4)
+    per, sizes = d.one(5, 16, 17, 24), _sizes(d, rank)
+    x = d.image(d.number(1, 2), group * d.one(1, 3, 16), *sizes)
+    w = d.array((group * per, x.type.static_shape[1] // group, *(1,) * rank))
+    y = d.b.conv(x, w, group=group)
+    n, c, *rest = y.type.static_shape
+    parted = d.b.reshape(y, np.array([n, group, per, *rest]))
+    turned = d.b.transpose(parted, perm=(0, 2, 1, *range(3, rank + 3)))
+    return {"y": d.b.relu(d.b.reshape(turned, np.array([n, c, *rest])))}
+
+
 def conv_transpose(d: Draw) -> dict[str, Value]:
     rank, group = d.one(1, 2, 2), d.one(1, 1, 2, 3)
     kernel, sizes = d.numbers(rank, 1, 4), d.numbers(rank, 1, 6)
@@ -285,6 +298,17 @@ def scatter(d: Draw) -> dict[str, Value]:
     return {"y": d.b.scatter_elements(x, at, d.input(*same), axis=axis, reduction=how)}
 
 
+def losses(d: Draw) -> dict[str, Value]:
+    n, classes = d.number(1, 4), d.number(1, 9)
+    rest = d.numbers(d.number(0, 2), 1, 4)
+    high = classes - 1 if d.r.random() < 0.85 else classes + 2
+    labels = d.given(d.r.integers(0, high + 1, (n, *rest)).astype(np.int64))
+    weight = d.b.constant(np.abs(d.array((classes,)))) if d.one(True, False) else None
+    y = d.b.softmax_cross_entropy_loss(d.input(n, classes, *rest), labels, weight,
+                                       reduction=d.one("none", "sum", "mean"))  # fmt: skip
+    return {"y": y[0] if isinstance(y, tuple) else y}
+
+
 def attention(d: Draw) -> dict[str, Value]:
     batch, groups = d.number(1, 2), d.number(1, 2)
     heads = groups * d.number(1, 2)
@@ -395,13 +419,18 @@ def integer_conv(d: Draw) -> dict[str, Value]:
 def integer_maps(d: Draw) -> dict[str, Value]:
     shape = (d.number(1, 2), d.one(*CHANNELS), *d.numbers(2, 1, 9))
     x = d.b.quantize_linear(d.input(*shape), np.float32(0.05), np.uint8(d.number(0, 255)))
-    acc = d.b.mul_integer(x, x, a_zero_point=3, b_zero_point=250)
-    made = {"q": d.b.dequantize_linear(x, np.float32(0.05), np.uint8(7)),
-            "m": _rescaled(d, acc, 40000, 1),
-            "t": d.b.lookup(x, d.array((d.one(256, 100),), "u8"))}  # fmt: skip
+    kind = d.one("real", "pixels", "product", "table", "sums")
+    if kind in ("real", "pixels"):
+        x = d.b.max_pool(x, kernel_shape=(1, 1), strides=d.numbers(2, 1, 2))
+        real = d.b.dequantize_linear(x, np.float32(0.05), np.uint8(7))
+        return {"y": real if kind == "real" else d.b.conv(real, d.array((3, shape[1], 1, 1)))}
+    if kind == "product":
+        acc = d.b.mul_integer(x, x, a_zero_point=3, b_zero_point=250)
+        return {"y": _rescaled(d, acc, 40000, 1)}
+    if kind == "table":
+        return {"y": d.b.lookup(x, d.array((d.one(256, 100),), "u8"))}
     acc = d.b.sum_pool_integer(x, kernel_shape=d.numbers(2, 1, min(shape[2:])), x_zero_point=9)
-    made["p"] = _rescaled(d, acc, 16, 1)
-    return {k: made[k] for k in d.r.permutation(list(made))[:2]}
+    return {"y": _rescaled(d, acc, 16, 1)}
 
 
 def recurrent(d: Draw) -> dict[str, Value]:
@@ -443,9 +472,9 @@ def rows(d: Draw) -> dict[str, Value]:
 
 FAMILIES: dict[str, Callable[[Draw], dict[str, Value]]] = {
     f.__name__: f for f in (
-        conv, conv_transpose, conv_gradients, pool, resize, grid_sample, pad, moves, gather,
-        scatter, attention, scaled_attention, products, integer_products, integer_conv,
-        integer_maps, recurrent, rows,
+        conv, shuffle, conv_transpose, conv_gradients, pool, resize, grid_sample, pad, moves,
+        gather, scatter, losses, attention, scaled_attention, products, integer_products,
+        integer_conv, integer_maps, recurrent, rows,
     )
 }  # fmt: skip
 

@@ -3,13 +3,13 @@ dies of a signal, and what reads memory that nobody wrote gets numbers that are 
 
     python benchmarks/reliability_memory.py --count 20000 --seed 0
 
-A graph of drawn geometry (`geometries`) is compiled one of three ways, in turn, and run twice. *end*
-and *start*: every buffer of the arena and every constant has its own pages, laid against a page without
-any rights at its end (after the `SLACK` that kernels may read) or at its start. *arena*: the arena
-as it is, buffers sharing memory one after the other. Inputs have exactly their size, and may not be
-written to; constants neither. Arena, slack and outputs are filled with NaN, then with random bytes;
-slack must be as it was afterwards, and results the reference's. All of it runs in a child process,
-which is started again behind a geometry that kills it.
+A graph of drawn geometry (`geometries`) is compiled one of three ways, in turn, and run twice.
+*end* and *start*: every buffer of the arena and every constant has its own pages, laid against a
+page without any rights at its end (after the `SLACK` that kernels may read) or at its start.
+*arena*: the arena as it is, buffers sharing memory one after the other. Inputs have exactly their
+size, and may not be written to; constants neither. Arena, slack and outputs are filled with NaN,
+then with random bytes; slack must be as it was afterwards, and results the reference's. All of it
+runs in a child process, which is started again behind a geometry that kills it.
 """
 
 from __future__ import annotations

@@ -208,8 +208,9 @@ def _clamped(r: Reach, text: str, operand: int) -> int:
     )
     r.needs(len(uses) == 1 and found is not None, "an index of a table is clamped")
     assert found is not None
-    last = r.table(_FIXED + OPERAND * (int(found[2]) + 1), 1)
-    return (int(last[0]) + 1) * int(found[3])
+    last = int(r.table(_FIXED + OPERAND * (int(found[2]) + 1), 1)[0])
+    r.needs(last >= 0, "an index of a table is clamped")
+    return (last + 1) * int(found[3])
 
 
 @reaches(take_kernel)

@@ -47,7 +47,8 @@ def windows(low: Lowering, node: Node) -> bool:
         return _float_pool(low, node, g, None)
     op: Any = node.op
     counts = op.counts(low.shape(value)[2:], op.window(low.shape(value)[2:], g.kernel), g.out)
-    return _float_pool(low, node, g, 1.0 / counts)
+    with np.errstate(divide="ignore"):  # of no element: 0 / 0, as in the reference
+        return _float_pool(low, node, g, 1.0 / counts)
 
 
 def _float_pool(low: Lowering, node: Node, g: Geometry, scale: np.ndarray | None) -> bool:
@@ -117,7 +118,8 @@ def average_pool_gradient(low: Lowering, node: Node) -> bool:
     op: Any = node.op
     sizes, scale = node.type.static_shape[2:], np.ones(g.out)
     if not op.total:
-        scale /= op.forward().counts(sizes, op.window(sizes, g.kernel), g.out)
+        with np.errstate(divide="ignore"):
+            scale /= op.forward().counts(sizes, op.window(sizes, g.kernel), g.out)
     _pool_gradient(low, node, g, dy, None, scale)
     return True
 

@@ -295,7 +295,7 @@ def _expand_fused_conv(w: _Writer, node: Node, operands: list[str], results: lis
     residual, slope = [*operands, "", "", ""][3:5]
     plain = op_class(node.op.name.removeprefix("fused_"))
     given = {a.name: getattr(op, a.name) for a in plain.attributes}
-    steps: list[tuple[Op, list[str]]] = [(plain(**given), operands[:3])]
+    steps: list[tuple[Op, list[str]]] = [(_sized(plain(**given), node), operands[:3])]
     if op.activation == "clip":
         low, high = (
             w.helper_constant(node, k, v, node.type.dtype)
@@ -320,6 +320,20 @@ def _expand_fused_conv(w: _Writer, node: Node, operands: list[str], results: lis
             names.pop()
         w.emit(node, step, names, [made])
         flowing = [made]
+
+
+def _sized(op: Any, node: Node) -> Op:
+    """A transposed convolution with auto_pad SAME names its sizes: where windows lie apart,
+    onnxruntime would else stop at the last one, and not at size * stride as ONNX says."""
+    shape = node.type.shape
+    if op.name != "conv_transpose" or op.output_shape or not op.auto_pad.startswith("SAME"):
+        return op
+    known = shape is not None and all(isinstance(n, int) for n in shape[2:])
+    return op.replace(output_shape=tuple(shape[2:])) if known and shape else op
+
+
+def _expand_transposed(w: _Writer, node: Node, operands: list[str], results: list[str]) -> None:
+    w.emit(node, _sized(node.op, node), operands, results)
 
 
 def _expand_biased(w: _Writer, node: Node, operands: list[str], results: list[str]) -> None:
@@ -364,6 +378,7 @@ _EXPANSIONS: dict[str, Expansion] = {
     "scan": _expand_bodies,
     "fused_conv": _expand_fused_conv,
     "fused_conv_transpose": _expand_fused_conv,
+    "conv_transpose": _expand_transposed,
     "conv_integer": _expand_biased,
     "mat_mul_integer": _expand_biased,
 }

@@ -114,6 +114,20 @@ def test_endings_keep_their_order(op, weight, activation, last):
     np.testing.assert_allclose(made, interpret(graph, {"x": value})["y"], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("mode", ["SAME_UPPER", "SAME_LOWER"])
+@pytest.mark.parametrize("op", ["conv_transpose", "fused_conv_transpose"])
+def test_transposed_convolutions_with_gaps_keep_their_size(op, mode):
+    b = Builder()
+    x = b.input("x", "f32", (1, 3, 4, 5))
+    more = {"activation": "relu"} if op.startswith("fused") else {}
+    y = getattr(b, op)(x, random(3, 4, 2, 1), strides=(3, 4), auto_pad=mode, **more)
+    assert y.type.static_shape[2:] == (12, 20)
+    graph = b.outputs(y=y)
+    value = random(1, 3, 4, 5, seed=2)
+    made = run_ort(export_onnx(graph), {"x": value})["y"]
+    np.testing.assert_allclose(made, interpret(graph, {"x": value})["y"], rtol=1e-5, atol=1e-6)
+
+
 def test_outputs_that_are_inputs_constants_or_given_twice():
     b = Builder()
     x = b.input("x", "f32", (2,))

@@ -225,7 +225,8 @@ class GroupNormalization(Op):
 class LayerNormalization(Op):
     """x normalized over the axes from `axis` on, times scale, plus bias
 
-    With outputs=2 or 3 also the mean and 1 / sqrt(variance + epsilon), in f32 (stash_type 1).
+    With outputs=2 or 3 also the mean and 1 / sqrt(variance + epsilon), in f32 (stash_type 1) for x
+    of any type.
     """
 
     results = ("y", "mean", "inv_std_dev")
@@ -239,7 +240,7 @@ class LayerNormalization(Op):
         check_same(x, scale, bias)
         if not 1 <= self.outputs <= 3:
             raise VerifyError(f"outputs is {self.outputs}, which should be 1, 2 or 3")
-        stats = TensorType(DType.f64 if x.dtype is DType.f64 else DType.f32, None)
+        stats = TensorType(DType.f32, None)
         if x.shape is not None:
             axis = check_axis(self.axis, len(x.shape))
             _fits_tail(scale, x, axis)
@@ -256,7 +257,8 @@ class LayerNormalization(Op):
         inverse = 1 / np.sqrt(variance + v.dtype.type(self.epsilon))
         y = (v - mean) * inverse * wide(scale)
         y = y if bias is None else y + wide(bias)
-        return (y.astype(x.dtype), mean, inverse)[: self.outputs]
+        stats = mean.astype(np.float32), inverse.astype(np.float32)
+        return (y.astype(x.dtype), *stats)[: self.outputs]
 
     def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
         (x, scale, bias), g = operands, gradients[0]

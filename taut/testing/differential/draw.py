@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, helper, numpy_helper
 
-from taut.ir import Builder, Graph, TautError, Value, all_ops, op_class, print_graph
+from taut.ir import Builder, DType, Graph, TautError, Value, all_ops, op_class, print_graph
 from taut.ir.op import Array, Op, op_for_onnx
 from taut.ir.standard import ONNX_TYPES, dtype_of, schema
 
@@ -145,11 +145,22 @@ def _inferred(sketch: Sketch) -> list[Ref]:
         kind = info.type.tensor_type
         dims = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
         if info.name in wanted and kind.HasField("shape") and _small(dims):
-            try:
-                found.append(Ref(info.name, dtype_of(kind.elem_type), tuple(dims)))
-            except TautError:
-                continue
+            dtype = _stated(sketch, info.name, kind.elem_type)
+            if dtype is not None:
+                found.append(Ref(info.name, dtype, tuple(dims)))
     return found
+
+
+def _stated(sketch: Sketch, name: str, elem_type: int) -> DType | None:
+    """The element type of a result: by the schema's type parameter where an operand has bound it
+    (inference takes the first operand's for some ops), else as inferred."""
+    outputs = sketch.schema.outputs
+    place = min(sketch.calls[-1].results.index(name), len(outputs) - 1)
+    bound = sketch.bound.get(outputs[place].type_str)
+    try:
+        return bound or dtype_of(elem_type)
+    except TautError:
+        return None
 
 
 def _set_ones(sketch: Sketch, ones: Spans) -> None:

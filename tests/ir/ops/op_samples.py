@@ -222,6 +222,7 @@ def _linear() -> None:
     add("group_normalization", f(2, 4, 4, 5), f(4), f(4), num_groups=2)
     add("layer_normalization", f(2, 3, 4), f(4), f(4), outputs=3)
     add("layer_normalization", f(2, 3, 4), f(3, 4), axis=1)
+    add("layer_normalization", f(2, 3).astype(np.float64), f(3).astype(np.float64), outputs=3)
     add("rms_normalization", f(2, 3, 4), f(4), peer="ref")
     add("lp_normalization", f(2, 4, 5), axis=1, p=1)
     add("lp_normalization", np.zeros((2, 3), np.float32), peer="ref")

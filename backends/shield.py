@@ -87,14 +87,12 @@ def run(function: Callable[[], Any]) -> Any:
 
 def rest() -> None:
     """Between two parts of a job: let a fork that waits go ahead; end the job at exit."""
-    global _wanted
     if threading.get_ident() in _workers:
         if _ended:
             raise SystemExit
         if _wanted:
             _turn.release()
             time.sleep(0.001)
-            _wanted = False
             _turn.acquire()
 
 
@@ -125,9 +123,14 @@ def _ask() -> None:
     _wanted = True
 
 
-def _after_in_child() -> None:
-    global _lost, _wanted
+def _done() -> None:
+    global _wanted
     _wanted = False
+
+
+def _after_in_child() -> None:
+    global _lost
+    _done()
     _workers.intersection_update({threading.get_ident()})
     if _turn.acquire(blocking=False):
         _turn.release()
@@ -144,4 +147,4 @@ if hasattr(os, "register_at_fork"):
     # `before` comes first.
     os.register_at_fork(before=partial(_turn.acquire, True, PATIENCE),
                         after_in_parent=_turn.release, after_in_child=_turn.release)  # fmt: skip
-    os.register_at_fork(before=_ask, after_in_child=_after_in_child)
+    os.register_at_fork(before=_ask, after_in_parent=_done, after_in_child=_after_in_child)

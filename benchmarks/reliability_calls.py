@@ -6,12 +6,11 @@ gives the same bits, on the same thread and on another. `forks` forks while othe
 calls and compiles, and while the forking thread itself is, and calls in the child. Every trial runs
 in a child process under a watchdog, so that a hang or a deadly signal is counted, not suffered.
 
-    python benchmarks/reliability_calls.py --interrupts 20000 --forks 500
+    python benchmarks/reliability.py interrupts forks
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -25,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,32 +47,38 @@ class Found:
     notes: list[str] = field(default_factory=list)
 
 
-def interrupts(count: int, seed: int = 0, report: Report = print, *, small: bool = False) -> Found:
-    """`count` interrupts, each followed by checks; `small` leaves out what takes long to compile
-    beforehand."""
+def interrupts(
+    count: int, seed: int = 0, report: Report = print, *, small: bool = False
+) -> dict[str, Any]:
+    """`count` interrupts, each followed by checks: a row of `reliability.py`. `small` leaves out
+    what takes long to compile beforehand."""
     return _campaign("interrupts", count, seed, report, *(["small"] if small else []))
 
 
-def forks(count: int, seed: int = 0, report: Report = print, *, small: bool = False) -> Found:
-    """`count` forks under load, with calls in each child."""
+def forks(
+    count: int, seed: int = 0, report: Report = print, *, small: bool = False
+) -> dict[str, Any]:
+    """`count` forks under load, with calls in each child: a row of `reliability.py`."""
     return _campaign("forks", count, seed, report, *(["small"] if small else []))
 
 
-def _campaign(name: str, count: int, seed: int, report: Report, *more: str) -> Found:
-    found, start = Found(name), time.perf_counter()
+def _campaign(name: str, count: int, seed: int, report: Report, *more: str) -> dict[str, Any]:
+    found, start, told = Found(name), time.perf_counter(), 0
     while found.tried < count and found.signals + found.hangs < 20:
-        size = min(BATCH[name], count - found.tried)
         before = found.tried
-        _watch(found, name, size, seed, *more)
+        _watch(found, name, min(BATCH[name], count - before), seed, *more)
         seed += 1
         found.seconds = time.perf_counter() - start
-        report(f"{name}: {found.tried} tried, {found.wrong} wrong, {found.signals} signals, "
-               f"{found.hangs} hangs, {found.seconds:.0f} s")  # fmt: skip
         if found.tried == before and not found.signals + found.hangs:
-            found.notes.append("a child did nothing")
+            found.notes.append(f"{name}, seed {seed - 1}: nothing was tried")
             found.wrong += 1
             break
-    return found
+        report(f"{name}: {found.tried} tried, {found.wrong} wrong, {found.signals} signals, "
+               f"{found.hangs} hangs, {found.seconds:.0f} s")  # fmt: skip
+        for note in found.notes[told:]:
+            report(note)
+        told = len(found.notes)
+    return asdict(found)
 
 
 def _watch(found: Found, name: str, count: int, seed: int, *more: str) -> None:
@@ -83,7 +88,7 @@ def _watch(found: Found, name: str, count: int, seed: int, *more: str) -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         open(Path(folder) / "errors", "w+") as errors,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, cwd=folder,
+        subprocess.Popen(command, bufsize=0, stdout=subprocess.PIPE, stderr=errors, cwd=folder,
                          start_new_session=True) as child,
     ):  # fmt: skip
         assert child.stdout is not None
@@ -121,10 +126,6 @@ class Interrupt(BaseException):
     """What the signal handler raises."""
 
 
-def _raise(*_: object) -> None:
-    raise Interrupt
-
-
 def interrupted(action: Callable[[], Any], after: float) -> bool:
     """Run `action`; was it cut off by an alarm, `after` so many seconds?"""
     try:
@@ -145,9 +146,17 @@ def interrupt_some(
     import reliability_cases
 
     cases = reliability_cases.all_cases(seed, folder, small)
-    draw = random.Random(seed)
+    calls = [case for case in cases if isinstance(case, reliability_cases.Calls)]
+    draw, moods = random.Random(seed), random.Random(-seed)
     usual = dict.fromkeys(cases, 0.002)  # seconds that an action takes
-    signal.signal(signal.SIGALRM, _raise)
+
+    def handler(*_: object) -> None:
+        if moods.random() < 0.1:  # a call within whatever is at work
+            note = moods.choice(calls).check()
+            wrong.extend([f"seed {seed}, in the handler: {note}"] if note else [])
+        raise Interrupt
+
+    signal.signal(signal.SIGALRM, handler)
     sys.unraisablehook = lambda *_: None  # raised in a finalizer: Python says so and goes on
     tried, bad, wrong, said = 0, 0, [], time.perf_counter()
     with ThreadPoolExecutor(1) as other:
@@ -295,23 +304,6 @@ def _child(name: str, count: int, seed: int, *more: str) -> int:
     return run(count, seed, folder, say, bool(more))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--interrupts", type=int, default=0)
-    parser.add_argument("--forks", type=int, default=0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.child:
-        name, count, seed, *more = options.child
-        _child(name, int(count), int(seed), *more)
-        sys.stdout.flush()
-        return
-    for run, count in ((interrupts, options.interrupts), (forks, options.forks)):
-        if count:
-            found = run(count, options.seed, lambda line: print(line, flush=True))
-            print(json.dumps(found.__dict__, indent=1))
-
-
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__":  # a child, of `_watch`
+    _, _, called, number, start, *rest = sys.argv
+    _child(called, int(number), int(start), *rest)

@@ -56,7 +56,8 @@ class Calls(Case):
         return {k: a.copy() for k, a in self.program(**feed).items()}
 
     def act(self, k: int) -> None:
-        self.program(**self.feeds[k % len(self.feeds)])
+        run = self.program.profile if k % 5 == 3 else self.program
+        run(**self.feeds[k % len(self.feeds)])
 
     def check(self) -> str:
         for k, (feed, wanted) in enumerate(zip(self.feeds, self.wanted)):
@@ -111,6 +112,27 @@ class Compiles(Case):
         good = np.allclose(all_, want, rtol=1e-3, atol=1e-4) and (all_[0] == all_[-1]).all()
         good = good and np.allclose(one, want, rtol=1e-3, atol=1e-4)
         return "" if good else f"compile: a new program for {self.size} rows is wrong"
+
+
+class Tunes(Case):
+    """A program whose layers are measured in other schedules, which change no bit."""
+
+    name = "tune"
+
+    def __init__(self) -> None:
+        b: Any = Builder()
+        x = b.input("x", "f32", (1, 8, 12, 12))
+        w = np.random.default_rng(0).standard_normal((24, 8, 3, 3), F32)
+        self.graph = b.outputs(y=b.relu(b.conv(x, w)))
+        self.x = np.random.default_rng(1).standard_normal((1, 8, 12, 12), F32)
+        self.wanted = taut.compile(self.graph, threads=1)(self.x)["y"].tobytes()
+
+    def act(self, k: int) -> None:
+        taut.compile(self.graph, threads=1 + k % 2, tune=0.05)
+
+    def check(self) -> str:
+        made = [taut.compile(self.graph, threads=n, tune=0)(self.x)["y"] for n in (1, 2)]
+        return "" if {a.tobytes() for a in made} == {self.wanted} else "tune: other bits"
 
 
 class Saves(Case):
@@ -250,4 +272,4 @@ def all_cases(seed: int, folder: Path, small: bool) -> list[Case]:
     """Everything; `small` leaves out what takes seconds to compile."""
     made: list[Case] = [*calls(1, small), *calls(2, small)]
     made += [Compiles(seed, 0 if small else 0.02), Saves(folder)]
-    return made if small else [*made, Trains(seed)]
+    return made if small else [*made, Trains(seed), Tunes()]

@@ -433,13 +433,13 @@ def reliability(monkeypatch) -> Any:
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs alarms")
 def test_interrupts_at_random_moments(reliability: Any) -> None:
     found = reliability.interrupts(60, 1, lambda _: None, small=True)
-    assert found.tried == 60 and not found.notes
+    assert found["tried"] == 60 and not found["notes"]
 
 
 @forks
 def test_forks_under_load(reliability: Any) -> None:
     found = reliability.forks(6, 1, lambda _: None, small=True)
-    assert found.tried == 6 and not found.notes
+    assert found["tried"] == 6 and not found["notes"]
 
 
 def test_what_is_busy_is_seen_on_the_stack() -> None:

@@ -186,7 +186,7 @@ def _pow(op: Op, kinds: list[DType], out: DType):
 
 
 def _batch_normalization(low: Lowering, node: Node, values: list[Value | None]):
-    """x * factor + rest with known statistics, folded as the reference computes them."""
+    """x * factor + rest with known statistics; where a factor is infinite, they stay apart."""
     op: Any = node.op
     known = [low.array(v) for v in values[1:]]
     if op.training_mode or any(a is None or a.dtype != np.float32 for a in known):
@@ -196,6 +196,9 @@ def _batch_normalization(low: Lowering, node: Node, values: list[Value | None]):
     scale, bias, mean, var = (a.astype(np.float64) for a in known if a is not None)
     factor = scale / np.sqrt(var + op.epsilon)
     place = (-1, *(1,) * (node.type.rank - 2))
+    if np.isinf(factor).any():
+        parts = [(a.reshape(place), F32) for a in (mean, factor, bias)]
+        return "({0} - {1}) * {2} + {3}", parts
     rest = (bias - mean * factor).reshape(place)
     return "{0} * {1} + {2}", [(factor.reshape(place), F32), (rest, F32)]
 

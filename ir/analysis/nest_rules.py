@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 from ..graph import Node, Value
 from ..op import all_ops
 from ..ops.elementwise import Add, Div, Max, Min, Mul, Sub
@@ -73,15 +75,27 @@ def _pow(t: Tracer, node: Node, index: Index, result: int) -> Expr:
 
 @rule("batch_normalization")
 def _batch_normalization(t: Tracer, node: Node, index: Index, result: int) -> Expr:
-    """x * factor + (bias - mean * factor), factor = scale / sqrt(var + epsilon)"""
+    """x * factor + (bias - mean * factor), factor = scale / sqrt(var + epsilon); where that may be
+    infinite, (x - mean) * factor + bias"""
     op: Any = node.op
     x, *rest = t.operands(node)
     if op.training_mode or node.type.dtype not in WIDE or len(index) < 2:
         raise NotNest("a batch normalization that is trained")
     scale, bias, mean, var = (t.read(v, (index[1],)) for v in rest)
     factor = t.apply(Mul(), scale, _inverse_root(t, var, op.epsilon))
+    if not _has_finite_factor(rest[0], rest[3], op.epsilon):
+        centred = t.apply(Sub(), t.read(x, index), mean)
+        return t.apply(Add(), t.apply(Mul(), centred, factor), bias)
     shift = t.apply(Sub(), bias, t.apply(Mul(), mean, factor))
     return t.apply(Add(), t.apply(Mul(), t.read(x, index), factor), shift)
+
+
+def _has_finite_factor(scale: Value | None, var: Value | None, epsilon: float) -> bool:
+    """Whether scale / sqrt(var + epsilon) is known to be finite, or NaN."""
+    if scale is None or var is None or scale.array is None or var.array is None:
+        return False
+    with np.errstate(all="ignore"):
+        return not np.isinf(scale.array / np.sqrt(var.array + epsilon)).any()
 
 
 def _inverse_root(t: Tracer, x: Expr, epsilon: float) -> Expr:

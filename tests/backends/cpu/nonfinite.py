@@ -363,8 +363,10 @@ def normalization(rng: Random) -> Drawn:
         case "instance":
             y = b.instance_normalization(x, numbers(rng, c), numbers(rng, c))
         case "batch":
-            variance = np.abs(numbers(rng, c))
-            y = b.batch_normalization(x, *(numbers(rng, c) for _ in range(3)), variance)
+            scale, bias, mean, variance = (sprinkle(rng, numbers(rng, c), 1) for _ in range(4))
+            variance[rng.random(c) < 0.1] = 0
+            epsilon = float(rng.choice([0.0, 1e-5]))
+            y = b.batch_normalization(x, scale, bias, mean, np.abs(variance), epsilon=epsilon)
         case "lrn":
             y = b.lrn(x, size=3)
         case "group":
@@ -510,9 +512,37 @@ def recurrent(rng: Random) -> Drawn:
     r = weights(rng, ways, rows * hidden, hidden)
     bias = numbers(rng, ways, 2 * rows * hidden) if rng.random() < 0.5 else None
     lengths = rng.integers(0, time + 1, batch).astype(np.int32) if rng.random() < 0.5 else None
-    made = getattr(b, cell)(x, w, r, bias, lengths, hidden_size=hidden, direction=direction)
+    states = [numbers(rng, ways, batch, hidden) if rng.random() < 0.3 else None
+              for _ in range(1 + (cell == "lstm"))]  # fmt: skip
+    more: dict[str, Any] = {"clip": 2.0} if rng.random() < 0.3 else {}
+    if cell == "gru":
+        more["linear_before_reset"] = bool(rng.integers(2))
+    if cell == "lstm":
+        more["input_forget"] = bool(rng.random() < 0.3)
+    made = getattr(b, cell)(
+        x, w, r, bias, lengths, *states, hidden_size=hidden, direction=direction, **more
+    )
     made = made if type(made) is tuple else (made,)
     graph = b.outputs(**{f"y{i}": y for i, y in enumerate(made)})
+    return Drawn(graph, feeds_of(rng, graph))
+
+
+@family
+def loss(rng: Random) -> Drawn:
+    n, c = int(rng.integers(1, 9)), int(rng.choice([2, 5, 17]))
+    more = (int(rng.integers(1, 5)),) if rng.random() < 0.5 else ()
+    labels = rng.integers(0, c, (n, *more))
+    ignored = 1 if rng.random() < 0.5 else None
+    b = Builder()
+    x = b.input("x", "f32", (n, c, *more))
+    weight = np.abs(numbers(rng, c)) if rng.random() < 0.5 else None
+    how = str(rng.choice(["none", "mean", "sum"]))
+    if rng.random() < 0.5:
+        y = b.negative_log_likelihood_loss(
+            b.log_softmax(x, axis=1), labels, weight, reduction=how, ignore_index=ignored)
+    else:
+        y = b.softmax_cross_entropy_loss(x, labels, weight, reduction=how, ignore_index=ignored)
+    graph = b.outputs(y=y)
     return Drawn(graph, feeds_of(rng, graph))
 
 

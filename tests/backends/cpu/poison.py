@@ -40,7 +40,7 @@ def poisoned(pattern: str) -> Iterator[None]:
             fill(array, pattern)
         return made
 
-    plan.Plan._open = opening
+    plan.Plan._open = opening  # type: ignore[method-assign]
     try:
         yield
     finally:

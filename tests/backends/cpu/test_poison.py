@@ -1,5 +1,5 @@
-"""No kernel lets memory that nothing wrote reach a result: graphs of every family, on arenas full of
-NaN and of random bytes, give the same bits."""
+"""No kernel lets memory that nothing wrote reach a result: graphs of every family give the same bits
+on arenas full of NaN and of random bytes."""
 
 from __future__ import annotations
 

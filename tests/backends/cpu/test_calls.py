@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from taut.backends import shield
-from taut.backends.cpu import compile, jit, turns
+from taut.backends.cpu import compile, jit, sync, turns
 from taut.backends.cpu.isa import Isa, find
 from taut.backends.cpu.plan import Plan
 from taut.backends.cpu.team import team
@@ -340,7 +340,7 @@ def test_a_finalizer_under_the_compiler_may_not_compile(monkeypatch) -> None:
 
 def test_keys_of_code_do_not_change_where_a_repr_was_cut_off() -> None:
     """A dataclass's repr notes whom it is at work on, before its `try`."""
-    kernel = jit.Kernel("k", jit.Kernel.of, (("tables", (find("portable"), 1.5)),))
+    kernel = jit.Kernel("k", sync.barrier, (("tables", (find("portable"), 1.5)),))
     before = jit._kernel_key(kernel, find("portable")), jit.exact(find("portable"))
     (running,) = (c.cell_contents for c in Isa.__repr__.__closure__ or ()
                   if isinstance(c.cell_contents, set))  # fmt: skip

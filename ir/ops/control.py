@@ -143,11 +143,8 @@ def counted(limits: Limits) -> Iterator[Callable[[], None]]:
     """A function to call before each iteration. Loops inside a loop count with it, so that the
     outermost one runs no more than `limits.iterations` in all."""
     left = _left.get()
-    token = None
-    if left is None:
-        left = [limits.iterations]
-        token = _left.set(left)
-    count = left
+    outermost = left is None
+    count = [limits.iterations] if left is None else left
 
     def spend() -> None:
         if count[0] <= 0:
@@ -157,11 +154,13 @@ def counted(limits: Limits) -> Iterator[Callable[[], None]]:
             )
         count[0] -= 1
 
-    try:
+    try:  # around both, so that no interrupt leaves later loops counted with this one
+        if outermost:
+            _left.set(count)
         yield spend
     finally:
-        if token is not None:
-            _left.reset(token)
+        if outermost:
+            _left.set(None)
 
 
 @dataclass

@@ -24,6 +24,7 @@ from taut.ir import (
 )
 from taut.ir.analysis.cost import graph_cost
 from taut.ir.equality import digest
+from taut.ir.ops import control
 
 F32 = np.float32
 
@@ -269,3 +270,24 @@ def test_cost_counts_iterations_and_parameters_inside() -> None:
     b.loop(np.array(5), None, b.input("x", "f32", (4, 4)), carried=1, body=body, name="loop")
     row = next(r for r in graph_cost(b.outputs(y=b.graph["loop"])) if r.node == "loop")
     assert row.macs == 5 * 64 and row.parameters == 16 + 1
+
+
+def test_an_interrupt_leaves_no_count_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else all later loops would count together, until one of them is refused."""
+
+    class Left:
+        value: list[int] | None = None
+
+        def get(self) -> list[int] | None:
+            return self.value
+
+        def set(self, value: list[int] | None) -> None:
+            self.value = value
+            if value is not None:
+                raise KeyboardInterrupt
+
+    left = Left()
+    monkeypatch.setattr(control, "_left", left)
+    with pytest.raises(KeyboardInterrupt), control.counted(Limits()):
+        raise AssertionError("it was cut off before")
+    assert left.value is None

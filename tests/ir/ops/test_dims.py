@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import taut
 from taut.ir import Builder, DType, Shape, TensorType, Value, verify
+
+import taut
 
 
 def start(*shape: int | str | None) -> tuple[Builder, Value]:

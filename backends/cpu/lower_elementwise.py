@@ -194,7 +194,8 @@ def _batch_normalization(low: Lowering, node: Node, values: list[Value | None]):
     if node.type.dtype is not F32 or node.type.rank < 2:
         return None
     scale, bias, mean, var = (a.astype(np.float64) for a in known if a is not None)
-    factor = scale / np.sqrt(var + op.epsilon)
+    with np.errstate(all="ignore"):
+        factor = scale / np.sqrt(var + op.epsilon)
     place = (-1, *(1,) * (node.type.rank - 2))
     if np.isinf(factor).any():
         parts = [(a.reshape(place), F32) for a in (mean, factor, bias)]

@@ -1,5 +1,5 @@
-"""No kernel lets memory that nothing wrote reach a result: graphs of every family give the same bits
-on arenas full of NaN and of random bytes."""
+"""No kernel lets memory that nothing wrote reach a result: graphs of every family give the same
+bits on arenas full of NaN and of random bytes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def search(family: str, examples: int) -> int:
 
 @pytest.mark.parametrize("family", sorted(testing.FAMILIES))
 def test_drawn_graphs(family: str) -> None:
-    assert search(family, 2) > 0
+    assert search(family, 1) == 1
 
 
 def test_a_border_that_is_not_filled_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

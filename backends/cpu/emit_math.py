@@ -45,7 +45,7 @@ LOG = (
 LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440e-4
 ROUNDER = 1.5 * 2.0**23  # adding it leaves an integer, rounded half to even, in the low bits
 ROUNDER_BITS = 0x4B400000
-EXP_MOST, EXP_LEAST = 88.72283, -103.97
+EXP_MOST, EXP_LEAST = 88.72283, -105.0  # e^-104 rounds to 0, so all below it may be taken for it
 
 
 def kind_of(like: Value, element: Any) -> Any:
@@ -96,7 +96,7 @@ def absolute(e: Emit, x: Value) -> Value:
 
 
 def power_of_two(e: Emit, k: Value) -> Value:
-    """2^k for int32 k in -126..127."""
+    """2^k for int32 k in -126..127; 0 for -127."""
     b = e.b
     bits = b.shl(b.add(k, number(k, 127, I32)), number(k, 23, I32))
     return b.bitcast(bits, kind_of(k, F32))
@@ -125,9 +125,9 @@ def exp(e: Emit, x: Value) -> Value:
 
 
 def exp_weight(e: Emit, x: Value) -> Value:
-    """e^x for x <= 0 as a softmax wants it: the relative error is 2 + |x| ulp, and nothing is
-    smaller than 2^-124."""
-    x = at_least(e, x, number(x, -86.0))
+    """e^x for x <= 0 as a softmax wants it: the relative error is 2 + |x| ulp, and what is below
+    the least normal number is 0."""
+    x = at_least(e, x, number(x, -88.0))  # 2^-127 there, which `power_of_two` makes 0
     shifted = madd(e, x, number(x, 1 / math.log(2)), number(x, ROUNDER))
     k = e.b.sub(e.b.bitcast(shifted, kind_of(x, I32)), number(x, ROUNDER_BITS, I32))
     whole = e.b.fsub(shifted, number(x, ROUNDER))

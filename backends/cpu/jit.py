@@ -41,10 +41,10 @@ _LIBC = frozenset(
         "exp", "exp2", "log", "log2", "log10", "log1p", "expm1", "pow", "sin", "cos", "tan", "asin",
         "acos", "atan", "atan2", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "erfc",
         "fmod", "fma", "floor", "ceil", "trunc", "rint", "round", "nearbyint", "roundeven", "sqrt",
-        "cbrt", "hypot", "ldexp", "fmin", "fmax",
+        "cbrt", "hypot", "ldexp", "fmin", "fmax", "exp10", "sincos",  # LLVM makes the last two
     )
 ) | {
-    "memcpy", "memset", "memmove", "syscall", "sched_yield", "SwitchToThread",
+    "__sincos_stret", "__sincosf_stret", "memcpy", "memset", "memmove", "syscall", "sched_yield", "SwitchToThread",
     "_GLOBAL_OFFSET_TABLE_",
 }  # fmt: skip
 

@@ -168,9 +168,13 @@ class Lowering:
     def fault(self, message: str) -> Ref:
         """An int64 that a kernel sets where it meets data that the reference refuses: the call
         then raises FeedError with this message."""
+        return self.fault_tensor(message).ref
+
+    def fault_tensor(self, message: str) -> Tensor:
+        """The same as a scalar, for a step whose result says whether anything was refused."""
         flag = Buffer("fault", 8)  # whose memory is each plan's own
         self.faults.append((message, flag))
-        return Ref(flag)
+        return Tensor(flag, DType.i64, (), ())
 
     def buffer(self) -> Buffer:
         return Buffer("arena", 0)

@@ -116,7 +116,8 @@ TEMPLATES |= {
     "softsign": _float("{0} / (f32(1) + abs32({0}))", "{0} / (1.0 + abs64({0}))"),
     "reciprocal": _float("f32(1) / {0}", "1.0 / {0}"),
     "hard_swish": _float(
-        "{0} * unit({0} / f32(6) + f32(0.5))", "{0} * unit({0} / 6.0 + 0.5)"
+        "{0} * within({0} / f32(6) + f32(0.5), f32(0), f32(1))",
+        "{0} * within({0} / 6.0 + 0.5, 0.0, 1.0)",
     ),
     "mish": _float("{0} * tanh32(softplus32({0}))", "{0} * math.tanh(softplus64({0}))"),
 }
@@ -141,7 +142,7 @@ TEMPLATES |= {
     "elu": _with_attributes("({0} if {0} >= 0 else {1} * expm1_#({0}))", "alpha"),
     "selu": _with_attributes("{2} * ({0} if {0} > 0 else {1} * expm1_#({0}))", "alpha", "gamma"),
     "thresholded_relu": _with_attributes("({0} if {0} > {1} else T(0))", "alpha"),
-    "hard_sigmoid": _with_attributes("unit({0} * {1} + {2})", "alpha", "beta"),
+    "hard_sigmoid": _with_attributes("within({0} * {1} + {2}, T(0), T(1))", "alpha", "beta"),
 }
 
 
@@ -175,7 +176,7 @@ def _gelu(op: Any, kinds: list[DType], out: DType):
 def _div(op: Op, kinds: list[DType], out: DType):
     if out.is_float:
         return "{0} / {1}", []
-    return f"{out.value}(trunc_div({{0}}, {{1}}))", []
+    return f"{out.value}({'trunc_div' if out.is_signed else 'unsigned_div'}({{0}}, {{1}}))", []
 
 
 @template("pow")
@@ -223,7 +224,7 @@ def _cast(op: Op, kinds: list[DType], out: DType):
     if out is DType.bool:
         return "{0} != 0", []
     if kind.is_float and out.is_integer:
-        return None  # conversions of what does not fit are NumPy's own: left to the reference
+        return None if out is DType.u64 else (f"{out.value}(whole({{0}}))", [])
     return f"{out.value}({{0}})", []
 
 

@@ -17,10 +17,11 @@ from ...ir.op import Abstract
 from ...ir.ops.fusion import Fusion
 from ...ir.ops.structure import Constant, Input
 from . import generic
+from .checks import refusal, scale_checks, unfit
 from .generic import SUPPORTED
 from .layout import Buffer, Ref, Tensor, round_up
 from .loops_fusion import nest_kernel
-from .lower import Lowering, lowers
+from .lower import Lowering, live_nodes, lowers
 from .nest_formulas import template_of
 from .nest_loops import Loops, View, extent, loops_of
 from .nest_text import Writer
@@ -155,7 +156,7 @@ def require(nests: Sequence[Nest]) -> None:
 
 def body_nests(body: Graph) -> list[Nest]:
     """The nests of a body whose sizes are known. Raises NotNest."""
-    members = {n for n in body.nodes() if n is not body.result and not isinstance(n.op, Input)}
+    members = {n for n in live_nodes(body) if not isinstance(n.op, Input)}
     nests = trace(body, members, body.outputs)
     require(nests)
     return nests
@@ -182,7 +183,18 @@ def fusion(low: Lowering, node: Node) -> bool:
                   and not isinstance(n.op, Input | Constant))  # fmt: skip
     for nest in nests:
         emit_nest(low, nest, tensor, outs, name, nodes)
+    for made, twin in scale_checks(body):
+        given |= zip(twin.inputs, operands)
+        fault = low.fault_tensor(refusal(made.name))
+        for nest in body_nests(twin):
+            emit_nest(low, nest, tensor, [fault], "scale", (made.name,))
     return True
+
+
+def emit_scale_check(low: Lowering, scale: Tensor, name: str) -> None:
+    """Have the call refused where one of these scales is not finite and positive."""
+    fault = low.fault_tensor(refusal(name))
+    emit_body(low, unfit, [scale], fault, "scale", (name,))
 
 
 def _body(op: object, operands: list[Abstract]) -> Graph:
@@ -193,7 +205,9 @@ def _body(op: object, operands: list[Abstract]) -> Graph:
 def is_nest(graph: Graph, node: Node) -> bool:
     """Whether a fused group of known sizes can run as loop nests."""
     try:
-        body_nests(_body(node.op, [v.abstract for v in graph.operands(node) if v is not None]))
+        body = _body(node.op, [v.abstract for v in graph.operands(node) if v is not None])
+        for each in (body, *(twin for _, twin in scale_checks(body))):
+            body_nests(each)
     except NotNest:
         return False
     return True

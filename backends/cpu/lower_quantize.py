@@ -19,7 +19,7 @@ from .kernels.maps import FloatRecord
 from .layout import Tensor, round_up
 from .lower import Lowering, lowers
 from .lower_conv import strides
-from .lower_fusion import emit_body
+from .lower_fusion import emit_body, emit_scale_check
 from .steps import Step, Word, record_words
 
 
@@ -75,6 +75,8 @@ def _computed(low: Lowering, node: Node) -> bool:
                   (node.name,))  # fmt: skip
     except NotNest:
         return False
+    if low.array(operands[1]) is None:
+        emit_scale_check(low, sources[1], node.name)
     return True
 
 

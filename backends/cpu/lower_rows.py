@@ -9,6 +9,7 @@ import numpy as np
 
 from ...ir import DType, Node, Value
 from ...ir.ops.epilogue import activation_op
+from ...ir.ops.quantization import NOT_FINITE
 from . import generic
 from .endings import ending_of
 from .generic import Leaf
@@ -21,7 +22,7 @@ from .lower_elementwise import TEMPLATES
 from .lower_matmul import Target, residual_rows
 from .lower_matmul_integer import Zero, sums, zero_of
 from .products import Product
-from .steps import Step, record_words
+from .steps import Step, Word, record_words
 
 
 @lowers("quantize_rows")
@@ -54,8 +55,11 @@ def _by_rows(low: Lowering, node: Node, count: int, how: str) -> bool:
     out, scale, zero = (low.new(t.dtype, t.static_shape) for t in node.types)
     low.tensors |= {node[0]: out, node[1]: scale, node[2]: zero}
     per = count if low.threads == 1 else -(-count // (4 * low.threads))
+    fault: dict[str, Word] = {}
+    if how == "onnx":
+        fault = {"fault": low.fault(f"node {node.name!r}: {NOT_FINITE}")}
     words = record_words(RowsRecord, {
-        "chunks": -(-count // per), "rows": count, "per": per, "width": width,
+        **fault, "chunks": -(-count // per), "rows": count, "per": per, "width": width,
         "source": flat.ref, "source_row": flat.strides[0], "target": out.ref, "target_row": width,
         "scale": scale.ref, "zero": zero.ref,
     })  # fmt: skip

@@ -121,7 +121,7 @@ def _cut(
         width = min(size, LANES)
     elif not nest.inner and few and threads > 1 and size > LONG:
         width = PIECE
-    pieces = -(-size // width)
+    pieces = -(-size // width) if width else 1  # a row of nothing is a piece of nothing
     tail = size - (pieces - 1) * width
     return Loops(tuple(rows), tuple(around), inner, lanes, width, pieces, tail)
 

@@ -162,10 +162,10 @@ def most(x, high):
 
 
 @inline
-def unit(x):
-    """x clamped to 0..1; NaN stays."""
-    x = x * 0 if x < 0 else x
-    return x * 0 + 1 if x > 1 else x
+def within(x, low, high):
+    """x clamped to low..high; NaN stays."""
+    x = low if x < low else x
+    return high if x > high else x
 
 
 @inline
@@ -186,14 +186,26 @@ def clamp(x, lo, hi):
 
 
 @inline
+def whole(x):
+    """A float toward zero as int64; -2^63 where that does not fit."""
+    return np.int64(x if abs64(x) < 9223372036854775808.0 else -9223372036854775808.0)
+
+
+@inline
 def trunc_div(a, b):
-    """C's integer division; by zero gives zero."""
+    """C's division of signed integers; by zero gives zero, the least by -1 itself."""
     if b == 0:
         return a * 0
+    if b == -1:  # Numba makes the quotient that does not fit 0
+        return -a
     q = a // b
-    if q < 0 and q * b != a:
-        q += 1
-    return q
+    return q + 1 if q < 0 and q * b != a else q
+
+
+@inline
+def unsigned_div(a, b):
+    """Division of unsigned integers; by zero gives zero."""
+    return a // b if b != 0 else b
 
 
 @inline
@@ -219,7 +231,8 @@ def scope() -> dict[str, object]:
         names[f"store_{kind}"] = typed_store(kind)
         names[kind] = type_
     for function in (
-        softplus64, expm1_64, least, most, unit, requantize, clamp, trunc_div, quantize32,
+        softplus64, expm1_64, least, most, within, whole, requantize, clamp, trunc_div, unsigned_div,
+        quantize32,
     ):  # fmt: skip
         names[getattr(function, "__name__", "")] = function
     names.update(

@@ -34,13 +34,17 @@ if TYPE_CHECKING:
 STORED = (DType.i8, DType.u8, DType.i16, DType.u16, DType.i4, DType.u4, DType.i2, DType.u2)
 
 
+NOT_FINITE = "a value to be quantized is not finite"
+UNFIT_SCALE = "a quantization scale is not a finite positive number"
+
+
 def check_quantization(
     scale: Array, zero_point: Array | None, error: type[FeedError | VerifyError] = VerifyError
 ) -> None:
     """Scales are finite and positive and have the zero points' shape. Raises `error`."""
     values = np.asarray(scale, np.float64)
     if not np.all(np.isfinite(values)) or not np.all(values > 0):
-        raise error("a quantization scale is not a finite positive number")
+        raise error(UNFIT_SCALE)
     if zero_point is not None and zero_point.size > 1 and zero_point.shape != scale.shape:
         raise error("zero points and scales differ in shape")
 
@@ -253,7 +257,7 @@ class DynamicQuantizeLinear(Op):
 
     def reference(self, x: Array) -> Any:
         if not np.all(np.isfinite(x)):
-            raise FeedError("a value to be quantized is not finite")
+            raise FeedError(NOT_FINITE)
         low = np.min(x, initial=np.float32(0))
         high = np.max(x, initial=np.float32(0))
         scale = (high - low) / np.float32(255) if high > low else np.float32(1)

@@ -56,8 +56,8 @@ class Identity(Same):
 @register
 @dataclass(frozen=True)
 class Cast(Same):
-    """x in another element type: floats to integers toward zero, to bool as x != 0, to 4 and 2
-    bits by their low bits. `saturate` and `round_mode` concern 8-bit floats only.
+    """x in another element type: floats to integers toward zero and by their low bits, where what
+    is beyond i64, an infinity or NaN counts as -2^63; to bool as x != 0. `saturate` and `round_mode` concern 8-bit floats only.
     """
 
     axes = "x[...] -> y[...]"
@@ -81,15 +81,27 @@ class Cast(Same):
 
 
 def cast(x: Array, to: DType) -> Array:
-    """`x` as `to`. Floats go to narrow integers through i64, which makes overflow wrap."""
+    """`x` as `to`. Floats go to integers through i64, which makes overflow wrap."""
     if to is DType.bool:
         return x.astype(np.float32) != 0 if x.dtype.kind == "V" else x != 0
-    if to.is_integer and DType.of(x).is_float and to not in (DType.i64, DType.u64):
-        x = np.trunc(x.astype(np.float64)).astype(np.int64)
+    if to.is_integer and DType.of(x).is_float:
+        x = _whole(x.astype(np.float64), to is DType.u64)
     if to.bits < 8:
         low, high = to.bounds
         x = (x.astype(np.int64) - low) % (high - low + 1) + low
     return x.astype(to.numpy)
+
+
+def _whole(x: Array, unsigned: bool) -> Array:
+    """x toward zero as i64; -2^63 where that does not fit (the same on every machine). As u64,
+    what is between 2^63 and 2^64 fits too."""
+    limit = 2.0**63
+    made = np.where(np.abs(x) < limit, x, -limit).astype(np.int64)
+    if not unsigned:
+        return made
+    above = (x >= limit) & (x < 2 * limit)
+    return np.where(above, np.where(above, x - limit, 0).astype(np.uint64) + np.uint64(1 << 63),
+                    made.astype(np.uint64))  # fmt: skip
 
 
 @register

@@ -39,6 +39,7 @@ class RowsRecord(Header):
     target_row: int
     scale: int
     zero: int
+    fault: int = 0  # onnx: the word that is set where an element is not finite
 
 
 def quantize_rows(isa: Isa, how: str):
@@ -106,6 +107,9 @@ class _Row:
             with then:
                 self._store(self._quantizer(factor, zero))
             with otherwise:
+                if self.divides:
+                    with b.if_then(self.odd):
+                        e.store(e.i64(1), self.field("fault"), 8)
                 self._store(lambda x: e.splat(b.trunc(zero, I8), x.type.count))
 
     # ---- the range -----------------------------------------------------------------------------
@@ -136,8 +140,8 @@ class _Row:
         top, low, high = single
         # What is not finite makes the span so: its bits as a number say NaN or infinity.
         span = b.fsub(high, low)
-        odd = b.icmp_unsigned(">=", top, ir.Constant(I32, INFINITY_BITS))
-        return low, b.select(odd, b.bitcast(top, F32), span)
+        self.odd = b.icmp_unsigned(">=", top, ir.Constant(I32, INFINITY_BITS))
+        return low, b.select(self.odd, b.bitcast(top, F32), span)
 
     def _fold(
         self, start: Any, stop: Any, step: int, carried: Sequence[Any],

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from .errors import NotDifferentiableError, UnsupportedError, VerifyError
+from .numerics import Numerics
 from .types import DType, Limits, Shape, TensorType
 
 if TYPE_CHECKING:
@@ -136,6 +137,8 @@ class Op:
     """Float operands that no gradient reaches, each with the reason (places, sizes)."""
     straight_through: ClassVar[bool] = False
     """Whether a gradient passes an integer result as if it had not been rounded."""
+    numerics: ClassVar[Numerics | None] = None
+    """What is promised of NaN, infinities, ties and overflow (`numerics`)."""
     settings: ClassVar[tuple[str, ...]] = ()
     """Operands that are set rather than trained (statistics, bounds, scales of quantization)."""
 

@@ -138,7 +138,7 @@ def _with_attributes(text: str, *names: str) -> Template:
 
 TEMPLATES |= {
     "leaky_relu": _with_attributes("({0} if {0} >= 0 else {0} * {1})", "alpha"),
-    "p_relu": _with_attributes("({0} if {0} >= 0 else {0} * {1})"),
+    "prelu": _with_attributes("({0} if {0} >= 0 else {0} * {1})"),
     "elu": _with_attributes("({0} if {0} >= 0 else {1} * expm1_#({0}))", "alpha"),
     "selu": _with_attributes("{2} * ({0} if {0} > 0 else {1} * expm1_#({0}))", "alpha", "gamma"),
     "thresholded_relu": _with_attributes("({0} if {0} > {1} else T(0))", "alpha"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import VerifyError
+from ..numerics import ARITHMETIC, CHOICE, EXTREMES, FUNCTION, NORMALIZATION, ROUNDING
 from ..op import Abstract, Array, Inferred, Op, register
 from ..types import TensorType, broadcast
 from .adjoint import ints, scaled, sum_to, where
@@ -45,6 +46,7 @@ def softplus(x: Array) -> Array:
 class Relu(Unary):
     """max(x, 0)"""
 
+    numerics = EXTREMES
     numbers = True
 
     def reference(self, x: Array) -> Array:
@@ -59,6 +61,7 @@ class Relu(Unary):
 class Clip(Op):
     """min(max(x, low), high); NaN stays; where low > high the result is high"""
 
+    numerics = EXTREMES
     axes = "x[...] low[] high[] -> y[...]"
     settings = ("low", "high")
 
@@ -93,6 +96,7 @@ class Clip(Op):
 class LeakyRelu(Unary):
     """x where x >= 0, else alpha * x"""
 
+    numerics = ARITHMETIC
     alpha: float = 0.01
 
     def reference(self, x: Array) -> Array:
@@ -107,6 +111,7 @@ class LeakyRelu(Unary):
 class PRelu(Op):
     """x where x >= 0, else slope * x; the slope broadcasts to x"""
 
+    numerics = ARITHMETIC
     axes = "x[...] slope[...] -> y[...]"
 
     def infer(self, x: Abstract, slope: Abstract) -> Inferred:
@@ -134,6 +139,7 @@ class PRelu(Op):
 class Elu(Unary):
     """x where x >= 0, else alpha * (e^x - 1)"""
 
+    numerics = FUNCTION
     alpha: float = 1.0
 
     def reference(self, x: Array) -> Array:
@@ -150,6 +156,7 @@ class Elu(Unary):
 class Celu(Unary):
     """max(x, 0) + min(alpha * (e^(x / alpha) - 1), 0)"""
 
+    numerics = FUNCTION
     alpha: float = 1.0
 
     def infer(self, x: Abstract) -> Inferred:
@@ -171,6 +178,7 @@ class Celu(Unary):
 class Selu(Unary):
     """gamma * (x where x > 0, else alpha * (e^x - 1))"""
 
+    numerics = FUNCTION
     alpha: float = 1.67326319217681884765625
     gamma: float = 1.05070102214813232421875
 
@@ -189,6 +197,7 @@ class Selu(Unary):
 class ThresholdedRelu(Unary):
     """x where x > alpha, else 0"""
 
+    numerics = ROUNDING.but(nan="0")
     alpha: float = 1.0
 
     def reference(self, x: Array) -> Array:
@@ -203,6 +212,7 @@ class ThresholdedRelu(Unary):
 class Sigmoid(Unary):
     """1 / (1 + e^-x)"""
 
+    numerics = FUNCTION
     ufunc = sigmoid
 
     def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
@@ -214,6 +224,7 @@ class Sigmoid(Unary):
 class HardSigmoid(Unary):
     """max(0, min(1, alpha * x + beta))"""
 
+    numerics = FUNCTION
     alpha: float = 0.2
     beta: float = 0.5
 
@@ -231,6 +242,8 @@ class HardSigmoid(Unary):
 class HardSwish(Unary):
     """x * max(0, min(1, x / 6 + 1/2))"""
 
+    numerics = FUNCTION.but(infinity="inf stays, -inf gives NaN (-inf * 0)")
+
     def reference(self, x: Array) -> Array:
         return in_wide(lambda v: v * np.clip(v / v.dtype.type(6) + v.dtype.type(0.5), 0, 1), x)
 
@@ -245,6 +258,7 @@ class HardSwish(Unary):
 class Swish(Unary):
     """x * sigmoid(alpha * x); SiLU where alpha is 1"""
 
+    numerics = FUNCTION.but(infinity="inf stays, -inf gives NaN (-inf * 0)")
     alpha: float = 1.0
 
     def reference(self, x: Array) -> Array:
@@ -260,6 +274,7 @@ class Swish(Unary):
 class Tanh(Unary):
     """tanh x"""
 
+    numerics = FUNCTION
     ufunc = np.tanh
 
     def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
@@ -271,6 +286,7 @@ class Tanh(Unary):
 class Softplus(Unary):
     """ln(1 + e^x)"""
 
+    numerics = FUNCTION
     ufunc = softplus
 
     def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
@@ -281,6 +297,8 @@ class Softplus(Unary):
 @dataclass(frozen=True)
 class Softsign(Unary):
     """x / (1 + |x|)"""
+
+    numerics = FUNCTION.but(infinity="NaN (inf / inf)")
 
     def reference(self, x: Array) -> Array:
         return in_wide(lambda v: v / (1 + np.abs(v)), x)
@@ -294,6 +312,8 @@ class Softsign(Unary):
 @dataclass(frozen=True)
 class Mish(Unary):
     """x * tanh(ln(1 + e^x))"""
+
+    numerics = FUNCTION.but(infinity="inf stays, -inf gives NaN (-inf * 0)")
 
     def reference(self, x: Array) -> Array:
         return in_wide(lambda v: v * np.tanh(softplus(v)), x)
@@ -310,6 +330,7 @@ class Gelu(Unary):
     x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))
     """
 
+    numerics = FUNCTION.but(infinity="inf stays, -inf gives NaN (-inf * 0)")
     approximate: str = "none"
 
     def infer(self, x: Abstract) -> Inferred:
@@ -344,6 +365,7 @@ class Gelu(Unary):
 class Shrink(Unary):
     """x + bias where x < -lambd, x - bias where x > lambd, else 0"""
 
+    numerics = ARITHMETIC.but(nan="0")
     numbers = True
     bias: float = 0.0
     lambd: float = 0.5
@@ -389,6 +411,11 @@ def softmax(x: Array, axis: int) -> Array:
 class Softmax(AlongAxis):
     """e^x / sum(e^x) along an axis"""
 
+    numerics = NORMALIZATION.but(
+        infinity="-inf has share 0; inf, or a row of -inf alone, makes the row NaN",
+        overflow="none: the largest is subtracted",
+    )
+
     def reference(self, x: Array) -> Array:
         return in_wide(softmax, x, axis=self.axis)
 
@@ -404,6 +431,11 @@ class Softmax(AlongAxis):
 class LogSoftmax(AlongAxis):
     """ln softmax(x) along an axis"""
 
+    numerics = NORMALIZATION.but(
+        infinity="-inf stays; inf, or a row of -inf alone, makes the row NaN",
+        overflow="none: the largest is subtracted",
+    )
+
     def reference(self, x: Array) -> Array:
         return in_wide(log_softmax, x, axis=self.axis)
 
@@ -417,6 +449,8 @@ class LogSoftmax(AlongAxis):
 @dataclass(frozen=True)
 class Hardmax(AlongAxis):
     """1 at the first maximum along an axis, else 0"""
+
+    numerics = CHOICE
 
     def reference(self, x: Array) -> Array:
         made = np.zeros(x.shape, x.dtype)

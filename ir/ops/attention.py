@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import FeedError, VerifyError
+from ..numerics import SUMS
 from ..op import Abstract, Array, Cost, Inferred, Op, memory_bytes, register
 from ..types import Dim, DType, Shape, TensorType, unify
 from .common import check_float, check_integer, check_rank, check_same, differs, in_wide
@@ -42,6 +43,7 @@ class Attention(Op):
     by a weight of 0 times infinity, or not.
     """
 
+    numerics = SUMS.but(infinity="a mask of -inf gives a place no weight; see mat_mul and softmax")
     results = ("y", "present_key", "present_value", "qk_matmul_output")
     is_causal: bool = False
     scale: float | None = None
@@ -303,6 +305,7 @@ class RotaryEmbedding(Op):
     index them, [positions,r/2].
     """
 
+    numerics = SUMS
     settings = ("cos_cache", "sin_cache")
     interleaved: bool = False
     num_heads: int = 0

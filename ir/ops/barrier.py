@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..numerics import MOVES
 from ..op import Abstract, Array, Inferred, Op, register
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ class OptimizationBarrier(Op):
     what is computed from x, nor moved before it. Recomputed activations stand behind one.
     """
 
+    numerics = MOVES
     onnx = None
     axes = "x[...] -> y[...]"
     pure = False

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import VerifyError
+from ..numerics import LOGIC, MOVES
 from ..op import Abstract, Array, Inferred, Op, register
 from ..types import DType
 from .common import check_choice, check_integer
@@ -16,6 +17,8 @@ from .elementwise import Binary
 @dataclass(frozen=True)
 class Bitwise(Binary):
     """Two integers of one element type."""
+
+    numerics = LOGIC
 
     def infer(self, a: Abstract, b: Abstract) -> Inferred:
         check_integer(a)
@@ -51,6 +54,7 @@ class BitwiseXor(Bitwise):
 class BitwiseNot(Op):
     """~x"""
 
+    numerics = LOGIC
     axes = "x[...] -> y[...]"
 
     def infer(self, x: Abstract) -> Inferred:
@@ -68,6 +72,9 @@ class BitShift(Binary):
     are shifted out
     """
 
+    numerics = LOGIC.but(
+        overflow="bits shifted out are lost; places beyond the width give 0, or -1",
+    )
     direction: str
 
     def infer(self, a: Abstract, b: Abstract) -> Inferred:
@@ -90,6 +97,7 @@ class BitShift(Binary):
 class BitCast(Op):
     """The same bits as elements of another type of the same width"""
 
+    numerics = MOVES
     to: DType
 
     def infer(self, x: Abstract) -> Inferred:

@@ -107,12 +107,39 @@ def wide(x: Array) -> Array:
     return x.astype(np.float32) if DType.of(x) in SMALL_FLOATS else x
 
 
+def cast(x: Array, to: DType) -> Array:
+    """`x` as `to`. Floats go to integers through i64, which makes overflow wrap."""
+    if to is DType.bool:
+        return x.astype(np.float32) != 0 if x.dtype.kind == "V" else x != 0
+    if to.is_integer and DType.of(x).is_float:
+        x = _whole(x.astype(np.float64), to is DType.u64)
+    if to.bits < 8:
+        low, high = to.bounds
+        x = (x.astype(np.int64) - low) % (high - low + 1) + low
+    return x.astype(to.numpy)
+
+
+def _whole(x: Array, unsigned: bool) -> Array:
+    """x toward zero as i64; -2^63 where that does not fit (the same on every machine). As u64,
+    what is between 2^63 and 2^64 fits too."""
+    limit = 2.0**63
+    made = np.where(np.abs(x) < limit, x, -limit).astype(np.int64)
+    if not unsigned:
+        return made
+    above = (x >= limit) & (x < 2 * limit)
+    return np.where(above, np.where(above, x - limit, 0).astype(np.uint64) + np.uint64(1 << 63),
+                    made.astype(np.uint64))  # fmt: skip
+
+
 def in_wide(f: Callable[..., Array], *xs: Array | None, **kwargs: Any) -> Array:
     """`f` over the operands in a type of at least f32, its result in the first operand's type."""
     first = xs[0]
     assert first is not None
     made = f(*(None if x is None else wide(x) for x in xs), **kwargs)
-    return np.asarray(made).astype(first.dtype, copy=False)
+    made = np.asarray(made)
+    if made.dtype.kind == "f" and first.dtype.kind in "iu":
+        return cast(made, DType.of(first))
+    return made.astype(first.dtype, copy=False)
 
 
 def known(x: Array) -> Abstract:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 import numpy as np
 
 from ..errors import FeedError, LimitError, TautError, VerifyError
+from ..numerics import STRUCTURE
 from ..op import Abstract, Array, Op
 from ..types import DEFAULT_LIMITS, Limits, TensorType
 from .common import check_axis
@@ -38,6 +39,8 @@ class Places(NamedTuple):
 @dataclass(frozen=True, kw_only=True)
 class ControlFlow(Op):
     """Base of the ops whose bodies are programs in their own right, which passes optimise too."""
+
+    numerics = STRUCTURE.but(nan="as its bodies")
 
     @property
     def bodies(self) -> dict[str, Graph]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from ..errors import NotDifferentiableError, VerifyError
+from ..numerics import SUMS
 from ..op import Abstract, Array, Cost, Inferred, memory_bytes, register
 from ..types import Dim, Shape, TensorType
 from .adjoint import ints, known_shape, rank_of, shaped
@@ -36,6 +37,7 @@ CHUNK = 1 << 24  # elements of unfolded input at a time
 class Convolution(Windowed):
     """What Conv, its fused and its integer forms share."""
 
+    numerics = SUMS
     group: int = 1
     kernel_shape: tuple[int, ...] = ()  # only checked: the weight has the kernel's shape
 
@@ -166,6 +168,7 @@ class ConvTranspose(Windowed):
     zeros, and the bias, at its end.
     """
 
+    numerics = SUMS
     axes = "x[n,i,...] weight[i,o/group,...] bias[o] -> y[n,o,...]"
     group: int = 1
     kernel_shape: tuple[int, ...] = ()

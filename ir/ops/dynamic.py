@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import VerifyError
+from ..numerics import QUANTIZATION, SUMS
 from ..op import Abstract, Array, Cost, Inferred, Op, register
 from ..types import DType, TensorType, broadcast
 from .common import check_vector, differs
@@ -41,6 +42,10 @@ class QuantizeRows(Op):
     rhe(NaN) counts as 0. Scales and zero points keep the axis, with one element.
     """
 
+    numerics = QUANTIZATION.but(
+        nan="its row is all zero points",
+        infinity="its row is all zero points",
+    )
     straight_through = True
     onnx = None
     axes = "x[...,k] -> y[...,k]"
@@ -89,6 +94,7 @@ class ScaledMatMul(Op):
     operand's shape with 1 on the other axis). `activation` and `params` are fused_conv's.
     """
 
+    numerics = SUMS
     not_differentiable = "its operands are integers: differentiate before lowering"
     onnx = None
     axes = "a[...,m,k] b[...,k,n] bias[n] residual[...,m,n] -> y[...,m,n]"

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..errors import VerifyError
+from ..numerics import ARITHMETIC, COMPARISON, EXTREMES, FUNCTION, LOGIC, MOVES, SUMS
 from ..op import Abstract, Array, Cost, Inferred, Op, memory_bytes, register
 from ..types import Dim, DType, Shape, TensorType, broadcast
 from .adjoint import in_type_of, scaled, sum_to, where
 from .common import (
+    cast,
     check_number,
     check_same,
     in_wide,
@@ -30,6 +32,7 @@ Ufunc = Callable[..., Any]
 class Binary(Op):
     """Two numbers of one element type."""
 
+    numerics = ARITHMETIC
     axes = "a[...] b[...] -> y[...]"
     ufunc: ClassVar[Ufunc]
 
@@ -143,6 +146,9 @@ def _divide(a: Array, b: Array) -> Array:
 class Div(Binary):
     """a / b, integers toward zero (x / 0 = 0)"""
 
+    numerics = ARITHMETIC.but(
+        overflow="to infinity; integers: x / 0 = 0, and the least by -1 is itself",
+    )
     ufunc = _divide
 
     def of_ints(self, a: int, b: int) -> int | None:
@@ -158,6 +164,10 @@ class Div(Binary):
 class Mod(Binary):
     """a - b * floor(a / b), with the divisor's sign; `fmod` takes the dividend's (C's fmod)"""
 
+    numerics = ARITHMETIC.but(
+        infinity="x mod inf as NumPy has it; inf mod x is NaN",
+        overflow="integers: x mod 0 = 0",
+    )
     fmod: bool = False
 
     def reference(self, a: Array, b: Array) -> Array:
@@ -176,6 +186,10 @@ class Mod(Binary):
 class Pow(Op):
     """a ^ b in a's element type; the exponent may have another"""
 
+    numerics = FUNCTION.but(
+        infinity="as C's pow; x^2 is x * x",
+        overflow="to infinity; integers wrap",
+    )
     axes = "a[...] b[...] -> y[...]"
 
     def infer(self, a: Abstract, b: Abstract) -> Inferred:
@@ -192,7 +206,7 @@ class Pow(Op):
             return np.where(y < 0, inverse, powers).astype(a.dtype)
         if x.dtype.kind == "f":
             y = y.astype(x.dtype)
-        return np.power(x, y).astype(a.dtype)
+        return cast(np.power(x, y), DType.of(a))
 
     def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
         (x, e), (y,), (g,) = operands, results, gradients
@@ -212,6 +226,7 @@ class Pow(Op):
 class Variadic(Op):
     """One or more tensors of one element type."""
 
+    numerics = EXTREMES
     ufunc: ClassVar[Ufunc]
 
     def infer(self, *xs: Abstract) -> Inferred:
@@ -275,6 +290,7 @@ class Min(Variadic):
 class Sum(Variadic):
     """x0 + x1 + ..."""
 
+    numerics = SUMS
     ufunc = np.add
 
     def parts(self, b: Builder, g: Value, xs: Any, y: Value) -> list[Value]:
@@ -286,6 +302,7 @@ class Sum(Variadic):
 class Mean(Variadic):
     """(x0 + x1 + ...) / n"""
 
+    numerics = SUMS
     ufunc = np.add
 
     def fold(self, *xs: Array) -> Array:
@@ -302,6 +319,7 @@ class Mean(Variadic):
 class Comparison(Op):
     """bool of two operands of one element type; comparing with NaN gives false."""
 
+    numerics = COMPARISON
     axes = "a[...] b[...] -> y[...]"
     ufunc: ClassVar[Ufunc]
 
@@ -365,6 +383,8 @@ class LessOrEqual(Comparison):
 class Logical(Comparison):
     """bool of two bools."""
 
+    numerics = LOGIC
+
     def infer(self, a: Abstract, b: Abstract) -> Inferred:
         if a.dtype is not DType.bool:
             raise VerifyError(f"the operand is {a.type}, which is not bool")
@@ -400,6 +420,7 @@ class Xor(Logical):
 class Not(Op):
     """not x"""
 
+    numerics = LOGIC
     axes = "x[...] -> y[...]"
 
     def infer(self, x: Abstract) -> Inferred:
@@ -416,6 +437,7 @@ class Not(Op):
 class Where(Op):
     """a where the condition holds, else b"""
 
+    numerics = MOVES
     axes = "condition[...] a[...] b[...] -> y[...]"
 
     def infer(self, condition: Abstract, a: Abstract, b: Abstract) -> Inferred:

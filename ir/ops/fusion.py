@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..numerics import STRUCTURE
 from ..op import Abstract, Array, Cost, Inferred, Op, memory_bytes, register
 from ..types import DEFAULT_LIMITS, Limits, TensorType
 
@@ -23,6 +24,7 @@ class Fusion(Op):
     compute the body as one loop nest.
     """
 
+    numerics = STRUCTURE.but(nan="as its body")
     onnx = None
     body: Graph
 

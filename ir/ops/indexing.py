@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import FeedError, NotDifferentiableError, VerifyError
+from ..numerics import MOVES
 from ..op import Abstract, Array, Inferred, Op, register
 from ..types import Dim, Shape, TensorType, unify
 from .adjoint import (
@@ -46,6 +47,8 @@ class Slice(Op):
 
     Starts and ends beyond the axis are clamped, as NumPy's are.
     """
+
+    numerics = MOVES
 
     def infer(
         self,
@@ -173,6 +176,7 @@ def _sliced(n: Dim, a: Dim, b: Dim, s: Dim) -> Dim:
 class Gather(Op):
     """x's slices at these indices along an axis: shape x[:axis] + indices + x[axis + 1:]"""
 
+    numerics = MOVES
     axis: int = 0
 
     def infer(self, x: Abstract, indices: Abstract) -> Inferred:
@@ -218,6 +222,7 @@ def _grid(shape: tuple[int, ...], axis: int, at: Array) -> tuple[Array, ...]:
 class GatherElements(Op):
     """y[i, j, ...] = x[indices[i, j, ...], j, ...] (for axis 0)"""
 
+    numerics = MOVES
     axis: int = 0
 
     def infer(self, x: Abstract, indices: Abstract) -> Inferred:
@@ -250,6 +255,7 @@ def _check_ranks(x: Abstract, indices: Abstract, axis: int) -> None:
 class GatherND(Op):
     """y[..., :] = x[indices[..., 0], indices[..., 1], ...]; the first batch_dims axes go along"""
 
+    numerics = MOVES
     batch_dims: int = 0
 
     def infer(self, x: Abstract, indices: Abstract) -> Inferred:
@@ -350,6 +356,10 @@ class ScatterElements(Op):
     there by `reduction`
     """
 
+    numerics = MOVES.but(
+        overflow="`add` and `mul` as those ops, in order",
+        ties="the last update of a place",
+    )
     axis: int = 0
     reduction: str = "none"
 
@@ -387,6 +397,10 @@ class ScatterND(Op):
     by `reduction`
     """
 
+    numerics = MOVES.but(
+        overflow="`add` and `mul` as those ops, in order",
+        ties="the last update of a place",
+    )
     reduction: str = "none"
 
     def infer(self, x: Abstract, indices: Abstract, updates: Abstract) -> Inferred:

@@ -13,6 +13,7 @@ from typing import cast
 import numpy as np
 
 from ..errors import FeedError, VerifyError
+from ..numerics import INTEGER, STRUCTURE
 from ..op import Abstract, Array, Cost, Inferred, Op, memory_bytes, register
 from ..types import Dim, DType, Shape, TensorType, broadcast
 from .common import check_axis, check_choice, check_vector
@@ -87,6 +88,7 @@ class ConvInteger(Convolution):
     scalar or one per output channel, bias int32. The bias is Taut's addition to ONNX.
     """
 
+    numerics = INTEGER
     axes = "x[n,i,...] w[o,i/group,...] x_zero_point[] w_zero_point[o] bias[o] -> y[n,o,...]"
 
     def infer(
@@ -129,6 +131,7 @@ class MatMulInteger(Op):
     and broadcasts to the result (Taut's addition to ONNX).
     """
 
+    numerics = INTEGER
     axes = "a[...,m,k] b[...,k,n] a_zero_point[m] b_zero_point[n] bias[n] -> y[...,m,n]"
 
     def infer(
@@ -204,6 +207,7 @@ class Requantize(Op):
     to the bounds of `dtype`. rounding: half_even, half_up (toward plus infinity) or floor.
     """
 
+    numerics = STRUCTURE.but(ties="as `rounding` says, to even by default", overflow="saturates")
     onnx = None
     dtype: DType = DType.u8
     zero_points: tuple[int, ...] = ()
@@ -321,6 +325,7 @@ class Lookup(Op):
     Below low and beyond the table its first and last entry serve, so that no x reads outside.
     """
 
+    numerics = STRUCTURE.but(overflow="the first or last entry")
     onnx = None
     axes = "x[...] table[t] -> y[...]"
     low: int | None = None
@@ -352,6 +357,7 @@ class Lookup(Op):
 class MulInteger(Op):
     """int32: (a - a_zero_point) * (b - b_zero_point), modulo 2^32, broadcast"""
 
+    numerics = INTEGER
     onnx = None
     axes = "a[...] b[...] -> y[...]"
     a_zero_point: int = 0
@@ -386,6 +392,7 @@ class SumPoolInteger(Windowed):
     Without kernel_shape the window is the whole image, and all spatial axes become 1.
     """
 
+    numerics = INTEGER
     onnx = None
     axes = "x[n,c,...] -> y[n,c,...]"
     kernel_shape: tuple[int, ...] = ()

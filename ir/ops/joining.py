@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import FeedError, NotDifferentiableError, VerifyError
+from ..numerics import MOVES
 from ..op import Abstract, Array, Inferred, Op, register
 from ..types import Dim, Shape, TensorType, unify
 from .adjoint import ints, places, put, rank_of, shaped, size_of, zeros
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 class Concat(Op):
     """Tensors one after the other along an axis"""
 
+    numerics = MOVES
     axis: int
 
     def infer(self, *xs: Abstract) -> Inferred:
@@ -86,6 +88,7 @@ class Split(Op):
     ceil(n / num_outputs), the last one smaller
     """
 
+    numerics = MOVES
     axis: int = 0
     num_outputs: int | None = None
 
@@ -151,6 +154,7 @@ class Pad(Op):
     repeating the border, edge repeats it, wrap goes round.
     """
 
+    numerics = MOVES
     mode: str = "constant"
 
     def infer(

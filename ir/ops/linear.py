@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import VerifyError
+from ..numerics import SUMS
 from ..op import Abstract, Array, Cost, Inferred, Op, memory_bytes, register
 from ..types import Dim, Shape, TensorType, broadcast, unify
 from .adjoint import filled, ints, rank_of, scaled, shape_of, shaped, size_of, sum_to, swap_last
@@ -70,6 +71,7 @@ def _rows(b: Builder, x: Value) -> Value:
 class MatMul(Op):
     """y[..., m, n] = sum over k of a[..., m, k] * b[..., k, n], as NumPy's matmul"""
 
+    numerics = SUMS
     axes = "a[...,m,k] b[...,k,n] -> y[...,m,n]"
 
     def infer(self, a: Abstract, b: Abstract) -> Inferred:
@@ -98,6 +100,7 @@ class MatMul(Op):
 class Gemm(Op):
     """alpha * a' @ b' + beta * c, where transA and transB transpose; c broadcasts"""
 
+    numerics = SUMS
     axes = "a[m,k] b[k,n] c[n] -> y[m,n]"  # transA and transB swap an operand's axes
     alpha: float = 1.0
     beta: float = 1.0
@@ -169,6 +172,7 @@ class FusedMatMul(Op):
     residual broadcasts to the result. `activation` and `params` are as in FusedConv.
     """
 
+    numerics = SUMS
     onnx = None
     axes = "a[...,m,k] b[...,k,n] bias[n] residual[...,m,n] -> y[...,m,n]"
     alpha: float = 1.0
@@ -244,6 +248,7 @@ class Einsum(Op):
     remain, in alphabetical order; `...` stands for axes that broadcast
     """
 
+    numerics = SUMS
     equation: str
 
     def terms(self) -> tuple[list[str], str]:
@@ -353,6 +358,7 @@ class Einsum(Op):
 class Det(Op):
     """The determinants of square matrices over the last two axes"""
 
+    numerics = SUMS
     axes = "x[...,i,j] -> y[...]"
     not_differentiable = "it needs inverse matrices, for which there is no op"
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import FeedError, VerifyError
+from ..numerics import SUMS
 from ..op import Abstract, Array, Inferred, Op, register
 from ..types import Shape, TensorType
 from .activation import log_softmax
@@ -38,6 +39,7 @@ class ClassLoss(Op):
     count as nothing.
     """
 
+    numerics = SUMS
     held = MappingProxyType(dict.fromkeys(("weight", "weights"), "it says what classes count"))
     ignore_index: int | None = None
     reduction: str = "mean"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from ..errors import VerifyError
+from ..numerics import NORMALIZATION, SUMS
 from ..op import Abstract, Array, Inferred, Op, register
 from ..types import DType, TensorType, broadcast
 from .adjoint import in_type_of, ints, mean_factor, rank_of, scaled, shaped, size_of, sum_to
@@ -63,6 +64,7 @@ class BatchNormalization(Op):
     mean and variance, running * momentum + own * (1 - momentum).
     """
 
+    numerics = SUMS
     axes = "x[n,c,...] scale[c] bias[c] mean[c] var[c] -> y[n,c,...]"
     settings = ("mean", "var")
     results = ("y", "running_mean", "running_var")
@@ -159,6 +161,7 @@ class BatchNormalization(Op):
 class InstanceNormalization(Op):
     """Each image's channel normalized over its spatial axes, times scale[c], plus bias[c]"""
 
+    numerics = NORMALIZATION
     axes = "x[n,c,...] scale[c] bias[c] -> y[n,c,...]"
     epsilon: float = 1e-5
 
@@ -189,6 +192,7 @@ class GroupNormalization(Op):
     plus bias[c]
     """
 
+    numerics = NORMALIZATION
     axes = "x[n,c,...] scale[c] bias[c] -> y[n,c,...]"
     num_groups: int
     epsilon: float = 1e-5
@@ -229,6 +233,7 @@ class LayerNormalization(Op):
     of any type.
     """
 
+    numerics = NORMALIZATION
     results = ("y", "mean", "inv_std_dev")
     axis: int = -1
     epsilon: float = 1e-5
@@ -306,6 +311,7 @@ def _fits_tail(vector: Abstract | None, x: Abstract, axis: int) -> None:
 class RMSNormalization(Op):
     """x / sqrt(mean(x^2) + epsilon) * scale, over the axes from `axis` on"""
 
+    numerics = NORMALIZATION
     name = "rms_normalization"
     axis: int = -1
     epsilon: float = 1e-5
@@ -335,6 +341,7 @@ class RMSNormalization(Op):
 class LpNormalization(Op):
     """x / (sum |x|^p)^(1/p) along an axis, p 1 or 2; 0 where the norm is 0"""
 
+    numerics = NORMALIZATION
     axis: int = -1
     p: int = 2
 
@@ -366,6 +373,7 @@ class LpNormalization(Op):
 class MeanVarianceNormalization(Op):
     """(x - mean) / (sqrt(variance) + 1e-9) over these axes"""
 
+    numerics = NORMALIZATION
     renamed = (("axes", "over"),)
     over: tuple[int, ...] = (0, 2, 3)
 
@@ -396,6 +404,7 @@ class MeanVarianceNormalization(Op):
 class LRN(Op):
     """x / (bias + alpha / size * sum of x^2 over the `size` nearest channels)^beta"""
 
+    numerics = SUMS
     axes = "x[n,c,...] -> y[n,c,...]"
     size: int
     alpha: float = 1e-4

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from ..errors import VerifyError
+from ..numerics import EXTREMES, SUMS
 from ..op import Abstract, Array, Inferred, Op, register
 from ..types import DType, TensorType
 from .adjoint import extreme_gradient, ints, mean_factor, rank_of, shape_of, shaped, spread, where
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 class Pool(Windowed):
     """Attributes of every pooling."""
 
+    numerics = SUMS
     axes = "x[n,c,...] -> y[n,c,...]"
     kernel_shape: tuple[int, ...]
     ceil_mode: bool = False
@@ -89,6 +91,7 @@ class MaxPool(Pool):
     storage_order is 1. Of equal elements the first counts.
     """
 
+    numerics = EXTREMES.but(ties="the first, of places")
     results = ("y", "indices")
     storage_order: int = 0
     outputs: int = 1
@@ -301,6 +304,7 @@ class AveragePoolGradient(Pool):
 class GlobalPool(Op):
     """One window over all spatial axes."""
 
+    numerics = SUMS
     axes = "x[n,c,...] -> y[n,c,...]"
 
     def infer(self, x: Abstract) -> Inferred:
@@ -332,6 +336,8 @@ class GlobalAveragePool(GlobalPool):
 @dataclass(frozen=True)
 class GlobalMaxPool(GlobalPool):
     """The largest element over all spatial axes, which become 1"""
+
+    numerics = EXTREMES
 
     def reference(self, x: Array) -> Array:
         return in_wide(lambda v: np.max(v, axis=_over(v), keepdims=True, initial=-np.inf), x)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from ..errors import FeedError, VerifyError
+from ..numerics import QUANTIZATION, STRUCTURE
 from ..op import Abstract, Array, Cost, Inferred, Op, register
 from ..types import DType, TensorType
 from .adjoint import in_type_of, ints, known_shape, places, put, rank_of, shaped, where
@@ -134,6 +135,9 @@ class QuantizeLinear(Quantization):
     single precision (double for f64). `saturate` and `precision` concern ONNX's float types.
     """
 
+    numerics = QUANTIZATION.but(
+        overflow="saturates; a scale that is not finite and positive is refused",
+    )
     straight_through = True
     output_dtype: DType | None = None
     saturate: bool = True
@@ -199,6 +203,9 @@ def saturated(steps: Array, zero: Array | None, dtype: DType) -> Array:
 class DequantizeLinear(Quantization):
     """(x - zero_point) * scale, in the scale's element type or `output_dtype`"""
 
+    numerics = STRUCTURE.but(
+        overflow="to infinity; a scale that is not finite and positive is refused",
+    )
     output_dtype: DType | None = None
 
     def infer(
@@ -243,6 +250,7 @@ class DynamicQuantizeLinear(Op):
         zero_point = clamp(rhe(-min(x, 0) / scale), 0, 255)
     """
 
+    numerics = QUANTIZATION.but(nan="refused (FeedError)", infinity="refused (FeedError)")
     straight_through = True
     results = ("y", "y_scale", "y_zero_point")
 
@@ -294,6 +302,7 @@ class QLinearConv(Convolution):
     single precision, rounded half to even and saturated. bias is int32 of scale x_scale * w_scale.
     """
 
+    numerics = QUANTIZATION.but(nan="", infinity="")
     axes = "x[n,i,...] w[o,i/group,...] bias[o] -> y[n,o,...]"
 
     def infer(
@@ -354,6 +363,7 @@ class QLinearMatMul(Op):
     column.
     """
 
+    numerics = QUANTIZATION.but(nan="", infinity="")
     axes = "a[...,m,k] b[...,k,n] -> y[...,m,n]"
 
     def infer(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from ..errors import FeedError, VerifyError
+from ..numerics import SUMS
 from ..op import Abstract, Array, Cost, Inferred, Op, memory_bytes, register
 from ..types import Dim, DType, TensorType
 from .activation import sigmoid, softplus
@@ -84,6 +85,7 @@ class Recurrent(Op):
     """What the three layers share. Shapes: x[t,n,i] w[d,g,i] r[d,g,h] b[d,2g]; y[t,d,n,h], states
     [d,n,h]; with layout 1 x[n,t,i], y[n,t,d,h] and states [n,d,h]."""
 
+    numerics = SUMS
     gates: ClassVar[int]
     usual: ClassVar[tuple[str, ...]]  # functions of a direction, if none are given
     states: ClassVar[int] = 1

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..errors import NotDifferentiableError, VerifyError
+from ..numerics import CHOICE, SUMS
 from ..op import Abstract, Array, Inferred, Op, register
 from ..types import DType, Shape, TensorType
 from .adjoint import (
@@ -28,6 +29,7 @@ from .adjoint import (
     spread,
 )
 from .common import (
+    cast,
     check_axes,
     check_axis,
     check_integer,
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 class Reduction(Op):
     """Shape and axes of all reductions; `run(x, axes, keepdims)` does the work."""
 
+    numerics = SUMS.but(infinity="IEEE 754 (inf - inf is NaN)")
     keepdims: bool = True
     noop_with_empty_axes: bool = False
     run: ClassVar[Callable[..., Any]]
@@ -90,7 +93,7 @@ class Reduction(Op):
             made = type(self).each(v)
         else:
             made = type(self).run(v, over, self.keepdims)
-        return np.asarray(made).astype(x.dtype)
+        return cast(np.asarray(made), DType.of(x))
 
     def derivative(self, b: Builder, g: Value, x: Value, y: Value, axes: Value | None) -> Value:
         """The gradient of x; g and y broadcast to x."""
@@ -285,6 +288,7 @@ class ReduceLogSumExp(Reduction):
 class ArgReduction(Op):
     """The index of an extreme element along one axis: the first one, or the last."""
 
+    numerics = CHOICE.but(ties="the first, or the last with `select_last_index`")
     axis: int = 0
     keepdims: bool = True
     select_last_index: bool = False
@@ -329,6 +333,7 @@ class Running(Op):
     itself with `exclusive`).
     """
 
+    numerics = SUMS
     exclusive: bool = False
     reverse: bool = False
     run: ClassVar[Callable[..., Any]]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from ..errors import FeedError, VerifyError
+from ..numerics import SUMS
 from ..op import Abstract, Array, Cost, Inferred, Op, memory_bytes, register
 from ..types import Dim, DType, Shape, TensorType
 from .adjoint import shape_of, shaped
@@ -47,6 +48,10 @@ class Resize(Op):
     repeated, or with exclude_outside left out of the weights.
     """
 
+    numerics = SUMS.but(
+        nan="stays in the pixels that it has a weight for",
+        infinity="stays in the pixels that it has a weight for",
+    )
     renamed = (("axes", "over"),)
     held = MappingProxyType({"roi": "it is a place", "scales": "they are sizes"})
     mode: str = "nearest"
@@ -276,6 +281,7 @@ def _wide(x: Array) -> np.dtype:
 class Upsample(Op):
     """resize by `scales` with asymmetric coordinates, nearest (floor) or linear (ONNX opset 9)"""
 
+    numerics = SUMS
     held = MappingProxyType({"scales": "they are sizes"})
     mode: str = "nearest"
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import FeedError, NotDifferentiableError, VerifyError
+from ..numerics import CHOICE, SUMS
 from ..op import Abstract, Array, Cost, Inferred, Op, memory_bytes, register
 from ..types import DType, TensorType
 from .adjoint import known_shape, shape_of, shaped
@@ -44,6 +45,7 @@ class GridSample(Op):
     nearest element (border), or x mirrored (reflection).
     """
 
+    numerics = SUMS.but(nan="in the grid: a place outside", infinity="in the grid: a place outside")
     axes = "x[n,c,...] grid[n,...] -> y[n,c,...]"
     held = MappingProxyType({"grid": "a gradient for places is left out"})
     mode: str = "linear"
@@ -195,6 +197,7 @@ class NonMaxSuppression(Op):
     (x, y, width, height).
     """
 
+    numerics = CHOICE.but(nan="never chosen")
     center_point_box: bool = False
 
     def infer(
@@ -265,6 +268,7 @@ def _overlap(box: Array, others: Array) -> Array:
 class Col2Im(Op):
     """The sum of patches at their places in an image: (n, c * patch, places) to (n, c, *image)"""
 
+    numerics = SUMS
     name = "col2im"
     dilations: tuple[int, ...] = ()
     pads: tuple[int, ...] = ()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import VerifyError
+from ..numerics import SUMS
 from ..op import Abstract, Array, Cost, Inferred, Op, memory_bytes, register
 from ..types import Dim, DType, Shape, TensorType
 from .common import differs
@@ -45,6 +46,7 @@ class ScaledAttention(Op):
     not negative; one that is not finite makes NaN of its query's row (q) or its head (k, v).
     """
 
+    numerics = SUMS
     onnx = None
     not_differentiable = "its operands are integers: differentiate before lowering"
     scale: float | None = None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import VerifyError
+from ..numerics import MOVES
 from ..op import Abstract, Array, Inferred, Op, register
 from .common import check_float, check_same
 
@@ -25,6 +26,7 @@ class ScaleGradient(Op):
     it: what is still trained stays.
     """
 
+    numerics = MOVES
     onnx = None
     axes = "x[...] factor[...] -> y[...]"
     settings = ("factor",)

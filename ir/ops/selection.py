@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import FeedError, VerifyError
+from ..numerics import CHOICE, MOVES, STRUCTURE
 from ..op import Abstract, Array, Inferred, Op, register
 from ..types import Dim, DType, TensorType
 from .adjoint import ints, put, rank_of, shaped, zeros
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 class OneHot(Op):
     """values[1] where an index equals the place along a new axis of size `depth`, else values[0]"""
 
+    numerics = MOVES
     held = MappingProxyType({"indices": "they are places", "depth": "it is a size"})
     axis: int = -1
 
@@ -71,6 +73,8 @@ class OneHot(Op):
 class NonZero(Op):
     """The indices of all elements that are not 0, one column each, in row-major order"""
 
+    numerics = STRUCTURE.but(nan="is not 0")
+
     def infer(self, x: Abstract) -> Inferred:
         return TensorType(DType.i64, (None if x.shape is None else len(x.shape), None))
 
@@ -85,6 +89,7 @@ class NonZero(Op):
 class Compress(Op):
     """The slices along an axis (of flat x if there is none) where the condition holds"""
 
+    numerics = MOVES
     axis: int | None = None
 
     def infer(self, x: Abstract, condition: Abstract) -> Inferred:
@@ -119,6 +124,7 @@ class Compress(Op):
 class Trilu(Op):
     """The upper (or lower) triangle of matrices, from the k-th diagonal on; the rest is 0"""
 
+    numerics = MOVES
     upper: bool = True
 
     def infer(self, x: Abstract, k: Abstract | None = None) -> Inferred:
@@ -142,6 +148,7 @@ class Trilu(Op):
 class EyeLike(Op):
     """1 on the k-th diagonal of a matrix of x's shape, else 0"""
 
+    numerics = STRUCTURE
     dtype: DType | None = None
     k: int = 0
 
@@ -165,6 +172,7 @@ class TopK(Op):
     elements the first comes first
     """
 
+    numerics = CHOICE.but(ties="the lower index")
     results = ("values", "indices")
     axis: int = -1
     largest: bool = True
@@ -209,6 +217,7 @@ class Unique(Op):
     their first places; these places; for each element which one it is; and how often each occurs
     """
 
+    numerics = CHOICE.but(nan="equal, and last")
     results = ("y", "indices", "inverse_indices", "counts")
     axis: int | None = None
     sorted: bool = True
@@ -252,6 +261,7 @@ class Unique(Op):
 class ReverseSequence(Op):
     """For each b of the batch axis, the first lens[b] slices of the time axis in reverse order"""
 
+    numerics = MOVES
     batch_axis: int = 1
     time_axis: int = 0
 

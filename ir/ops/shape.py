@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import FeedError, UnsupportedError, VerifyError
+from ..numerics import ARITHMETIC, MOVES
 from ..op import Abstract, Array, Inferred, Op, register
 from ..types import Dim, DType, Shape, TensorType, broadcast
 from .adjoint import in_type_of, ints, inverse, rank_of, shaped, size_of, sum_to
 from .common import (
+    cast,
     check_axes,
     check_choice,
     check_integer,
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Same(Op):
     """One operand, whose shape data is handed on."""
+
+    numerics = MOVES
 
     def infer(self, x: Abstract) -> Inferred:
         return x.type
@@ -57,9 +61,15 @@ class Identity(Same):
 @dataclass(frozen=True)
 class Cast(Same):
     """x in another element type: floats to integers toward zero and by their low bits, where what
-    is beyond i64, an infinity or NaN counts as -2^63; to bool as x != 0. `saturate` and `round_mode` concern 8-bit floats only.
+    is beyond i64, an infinity or NaN counts as -2^63; to bool as x != 0. `saturate` and
+    `round_mode` concern 8-bit floats only.
     """
 
+    numerics = ARITHMETIC.but(
+        nan="to an integer: -2^63, which wraps to 0 in narrower ones; to bool: true",
+        infinity="to an integer: -2^63, as NaN",
+        overflow="to a float: to infinity; floats beyond i64: -2^63; integers wrap",
+    )
     axes = "x[...] -> y[...]"
     to: DType
     saturate: bool = True
@@ -80,35 +90,12 @@ class Cast(Same):
         return (in_type_of(b, g, x) if x.type.dtype.is_float else g,)
 
 
-def cast(x: Array, to: DType) -> Array:
-    """`x` as `to`. Floats go to integers through i64, which makes overflow wrap."""
-    if to is DType.bool:
-        return x.astype(np.float32) != 0 if x.dtype.kind == "V" else x != 0
-    if to.is_integer and DType.of(x).is_float:
-        x = _whole(x.astype(np.float64), to is DType.u64)
-    if to.bits < 8:
-        low, high = to.bounds
-        x = (x.astype(np.int64) - low) % (high - low + 1) + low
-    return x.astype(to.numpy)
-
-
-def _whole(x: Array, unsigned: bool) -> Array:
-    """x toward zero as i64; -2^63 where that does not fit (the same on every machine). As u64,
-    what is between 2^63 and 2^64 fits too."""
-    limit = 2.0**63
-    made = np.where(np.abs(x) < limit, x, -limit).astype(np.int64)
-    if not unsigned:
-        return made
-    above = (x >= limit) & (x < 2 * limit)
-    return np.where(above, np.where(above, x - limit, 0).astype(np.uint64) + np.uint64(1 << 63),
-                    made.astype(np.uint64))  # fmt: skip
-
-
 @register
 @dataclass(frozen=True)
 class CastLike(Same):
     """x in the element type of `like`"""
 
+    numerics = ARITHMETIC.but(nan="as cast", infinity="as cast", overflow="as cast")
     axes = "x[...] like[...] -> y[...]"
     saturate: bool = True
     round_mode: str = "up"
@@ -129,6 +116,7 @@ class CastLike(Same):
 class Dropout(Op):
     """x (inference); with outputs=2 also the mask, all true. Training is refused, but at ratio 0"""
 
+    numerics = MOVES
     axes = "x[...] -> y[...]"
     results = ("y", "mask")
     held = MappingProxyType({"ratio": "it is a probability"})
@@ -238,6 +226,7 @@ def _refuse(of: Shape, by: list[Dim]) -> Dim:
 class Flatten(Op):
     """A matrix: the axes before `axis` joined, and those from it on"""
 
+    numerics = MOVES
     axis: int = 1
 
     def infer(self, x: Abstract) -> Inferred:
@@ -266,6 +255,7 @@ def _joined(dims: Shape) -> Dim:
 class Transpose(Op):
     """y's axis i is x's axis perm[i]; without perm the axes are reversed"""
 
+    numerics = MOVES
     perm: tuple[int, ...] = ()
 
     def order(self, rank: int) -> tuple[int, ...]:
@@ -342,6 +332,7 @@ class DepthToSpace(Op):
     DCR reads channels as (b, b, c / b^2), CRD as (c / b^2, b, b).
     """
 
+    numerics = MOVES
     blocksize: int
     mode: str = "DCR"
 
@@ -382,6 +373,7 @@ class SpaceToDepth(Op):
     of depth_to_space (DCR)
     """
 
+    numerics = MOVES
     blocksize: int
 
     def infer(self, x: Abstract) -> Inferred:
@@ -451,6 +443,8 @@ class Expand(Same):
 @dataclass(frozen=True)
 class Tile(Op):
     """x repeated along each axis"""
+
+    numerics = MOVES
 
     def infer(self, x: Abstract, repeats: Abstract) -> Inferred:
         check_integer(repeats, "repeats")

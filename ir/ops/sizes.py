@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import VerifyError
+from ..numerics import ARITHMETIC, MOVES, STRUCTURE
 from ..op import Abstract, Array, Inferred, Op, register
 from ..types import Dim, DType, Shape, TensorType
 from .adjoint import places, shaped
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 class Shape_(Op):
     """The dimensions of x from `start` to before `end`, as a vector"""
 
+    numerics = STRUCTURE
     name = "shape"
     onnx = "Shape"
     start: int = 0
@@ -44,6 +46,8 @@ class Shape_(Op):
 class Size(Op):
     """The number of elements of x"""
 
+    numerics = STRUCTURE
+
     def infer(self, x: Abstract) -> Inferred:
         return TensorType(DType.i64, ())
 
@@ -59,6 +63,7 @@ class Size(Op):
 class ConstantOfShape(Op):
     """A tensor of the given shape, filled with `value` (an array of one element; f32 0 if none)"""
 
+    numerics = MOVES
     value: np.ndarray[Any, Any] | None = None
 
     def fill(self) -> Array:
@@ -89,6 +94,8 @@ class ConstantOfShape(Op):
 @dataclass(frozen=True)
 class Range(Op):
     """start, start + delta, ... up to before `limit`"""
+
+    numerics = ARITHMETIC
 
     def infer(self, start: Abstract, limit: Abstract, delta: Abstract) -> Inferred:
         dtype = check_same(start, limit, delta)

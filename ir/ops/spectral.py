@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import FeedError, NotDifferentiableError, VerifyError
+from ..numerics import SUMS
 from ..op import Abstract, Array, Inferred, Op, register
 from ..types import Dim, DType, TensorType
 from .adjoint import ints, known_shape, places, rank_of, shaped, size_of
@@ -27,6 +28,7 @@ class DFT(Op):
     left out (and with `inverse` is not given, for a real result). `inverse` divides by the length.
     """
 
+    numerics = SUMS
     inverse: bool = False
     onesided: bool = False
 
@@ -82,6 +84,8 @@ class DFT(Op):
 
     def _transform(self, x: Array, length: int, place: int) -> Array:
         signal = x[..., 0] if x.shape[-1] == 1 else x[..., 0] + 1j * x[..., 1]
+        if not x.shape[place]:  # NumPy's transforms read what is not there
+            signal = np.zeros([1 if i == place else n for i, n in enumerate(signal.shape)])
         if self.inverse and self.onesided:
             return np.fft.irfft(signal, length, place)[..., None].astype(x.dtype)
         made = (np.fft.ifft if self.inverse else np.fft.fft)(signal, length, place)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import VerifyError
+from ..numerics import MOVES
 from ..op import Abstract, Array, Inferred, Op, register
 from ..types import TensorType
 
@@ -17,6 +18,7 @@ from ..types import TensorType
 class Input(Op):
     """A value handed in by the caller."""
 
+    numerics = MOVES
     onnx = None
     pure = False
 
@@ -29,6 +31,7 @@ class Input(Op):
 class Constant(Op):
     """A tensor that is part of the program; its array is read-only."""
 
+    numerics = MOVES
     onnx = None  # the importer turns each of ONNX's forms into an array
     value: np.ndarray[Any, Any]
 
@@ -51,6 +54,7 @@ class Constant(Op):
 class Return(Op):
     """What the graph returns, under these names."""
 
+    numerics = MOVES
     onnx = None
     results = ()
     pure = False

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from ..numerics import ARITHMETIC, COMPARISON, FUNCTION, ROUNDING
 from ..op import Abstract, Array, Inferred, Op, register
 from ..types import DType, Shape
 from .adjoint import scaled
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 class Unary(Op):
     """One float operand (any number where `numbers`)."""
 
+    numerics = FUNCTION
     axes = "x[...] -> y[...]"
     ufunc: ClassVar[Ufunc]
     numbers: ClassVar[bool] = False
@@ -46,6 +48,8 @@ class Unary(Op):
 class Steps(Unary):
     """Constant between jumps: the derivative is 0."""
 
+    numerics = ROUNDING
+
     def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
         return None
 
@@ -59,6 +63,7 @@ def one_minus_square(b: Builder, v: Value) -> Value:
 class Neg(Unary):
     """-x"""
 
+    numerics = ARITHMETIC.but(overflow="the least integer stays itself")
     ufunc, numbers = np.negative, True
 
     def dims(self, x: Abstract) -> Shape | None:
@@ -74,6 +79,7 @@ class Neg(Unary):
 class Abs(Unary):
     """|x|"""
 
+    numerics = ARITHMETIC.but(overflow="the least integer stays itself")
     ufunc, numbers = np.abs, True
 
     def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
@@ -85,6 +91,7 @@ class Abs(Unary):
 class Sign(Steps):
     """-1, 0 or 1"""
 
+    numerics = ROUNDING.but(infinity="1 or -1")
     ufunc, numbers = np.sign, True
 
 
@@ -93,6 +100,7 @@ class Sign(Steps):
 class Reciprocal(Unary):
     """1 / x"""
 
+    numerics = ARITHMETIC.but(infinity="0 of its sign; 1 / 0 is inf of its sign")
     ufunc = np.reciprocal
 
     def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
@@ -126,6 +134,7 @@ class Log(Unary):
 class Sqrt(Unary):
     """x^(1/2)"""
 
+    numerics = ARITHMETIC.but(infinity="kept; below 0 NaN, and -0 stays")
     ufunc = np.sqrt
 
     def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
@@ -153,6 +162,7 @@ class Ceil(Steps):
 class Round(Steps):
     """The nearest integer, ties to even"""
 
+    numerics = ROUNDING.but(ties="to even")
     ufunc = np.rint
 
 
@@ -207,6 +217,7 @@ class Erf(Unary):
 class Sin(Unary):
     """sin x"""
 
+    numerics = FUNCTION.but(infinity="NaN")
     ufunc = np.sin
 
     def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
@@ -218,6 +229,7 @@ class Sin(Unary):
 class Cos(Unary):
     """cos x"""
 
+    numerics = FUNCTION.but(infinity="NaN")
     ufunc = np.cos
 
     def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
@@ -229,6 +241,7 @@ class Cos(Unary):
 class Tan(Unary):
     """tan x"""
 
+    numerics = FUNCTION.but(infinity="NaN")
     ufunc = np.tan
 
     def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
@@ -327,6 +340,7 @@ class Atanh(Unary):
 class Test(Op):
     """bool of one float."""
 
+    numerics = COMPARISON.but(nan="as asked", infinity="as asked")
     axes = "x[...] -> y[...]"
 
     def infer(self, x: Abstract) -> Inferred:

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import taut
 from taut.ir import Builder, DType, FeedError, Graph
+
+import taut
 
 Array = np.ndarray[Any, Any]
 INTEGERS = [DType(k) for k in ("i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64")]

@@ -8,6 +8,7 @@ that (tests/backends/cpu/test_special_values.py). docs/numerics.md is the table 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,3 +108,17 @@ INTEGER = Numerics(overflow="wraps modulo 2^32")
 
 CHOICE = Numerics(nan="counts as the extreme one", infinity="ordered", ties="the first")
 """The place of an element."""
+
+
+def table(ops: Iterable[tuple[str, Numerics | None]]) -> str:
+    """The promises as a Markdown table: a row for all ops that make the same one."""
+    rows: dict[Numerics, list[str]] = {}
+    for name, promise in ops:
+        if promise is not None and promise.lines():
+            rows.setdefault(promise, []).append(f"`{name}`")
+    lines = ["| ops | NaN | infinity | ties | overflow | compiled |", "|" + " --- |" * 6]
+    for p, names in sorted(rows.items(), key=lambda row: row[1][0]):
+        free = ", ".join(p.free) or "exact"
+        cells = (", ".join(names), p.nan, p.infinity, p.ties, p.overflow, free)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"

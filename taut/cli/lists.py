@@ -47,6 +47,8 @@ def ops(
     rows = [(a["name"], a["type"], a["default"]) for a in facts["attributes"]]
     if rows:
         common.show(common.table(None, "attribute", "type", "default", rows=rows))
+    if facts["numerics"]:
+        common.show(common.table(None, "edge", "promise", rows=[*facts["numerics"].items()]))
 
 
 def gradient_of(cls: type[Op]) -> str:
@@ -75,6 +77,7 @@ def op_facts(cls: type[Op]) -> dict[str, Any]:
         "gradient": gradient_of(cls),
         "name": cls.name, "onnx": cls.onnx, "operands": operands, "results": list(cls.results),
         "axes": cls.axes, "attributes": attributes, "summary": summary(doc), "doc": doc,
+        "numerics": dict([] if cls.numerics is None else cls.numerics.lines()),
     }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from typing import Any
 FREE = {
     "sign": "a zero may have the other sign",
     "subnormal": "a result below the least normal number may be 0",
-    "rounding": "a few units in the last place",
+    "rounding": "a few units in the last place of the largest number in the formula",
     "order": "sums are made in another order, so that rounding differs, and the result where a "
              "partial sum overflows",
 }  # fmt: skip
@@ -76,7 +76,7 @@ FUNCTION = Numerics(
 """A function that is approximated, or a formula of several operations."""
 
 ROUNDING = Numerics(nan="stays NaN", infinity="kept")
-"""To an integer, as a float: exact."""
+"""A step or a change of sign: exact."""
 
 COMPARISON = Numerics(nan="false", infinity="ordered; 0 equals -0")
 """A bool of two numbers."""

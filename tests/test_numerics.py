@@ -1,4 +1,4 @@
-"""Every op declares what it promises of numbers at the edges, and docs/numerics.md says the same."""
+"""Every op says what it promises of numbers at the edges; docs/numerics.md has the same."""
 
 from __future__ import annotations
 

@@ -44,8 +44,8 @@ _LIBC = frozenset(
         "cbrt", "hypot", "ldexp", "fmin", "fmax", "exp10", "sincos",  # LLVM makes the last two
     )
 ) | {
-    "__sincos_stret", "__sincosf_stret", "memcpy", "memset", "memmove", "syscall", "sched_yield", "SwitchToThread",
-    "_GLOBAL_OFFSET_TABLE_",
+    "memcpy", "memset", "memmove", "syscall", "sched_yield", "SwitchToThread",
+    "__sincos_stret", "__sincosf_stret", "_GLOBAL_OFFSET_TABLE_",
 }  # fmt: skip
 
 

@@ -231,8 +231,8 @@ def scope() -> dict[str, object]:
         names[f"store_{kind}"] = typed_store(kind)
         names[kind] = type_
     for function in (
-        softplus64, expm1_64, least, most, within, whole, requantize, clamp, trunc_div, unsigned_div,
-        quantize32,
+        softplus64, expm1_64, least, most, within, whole, requantize, clamp, trunc_div,
+        unsigned_div, quantize32,
     ):  # fmt: skip
         names[getattr(function, "__name__", "")] = function
     names.update(

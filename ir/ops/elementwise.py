@@ -187,7 +187,8 @@ class Pow(Op):
     """a ^ b in a's element type; the exponent may have another"""
 
     numerics = FUNCTION.but(
-        infinity="as C's pow; x^2 is x * x",
+        nan="stays NaN (but x^0 and 1^x are 1)",
+        infinity="as C's pow",
         overflow="to infinity; integers wrap",
     )
     axes = "a[...] b[...] -> y[...]"

@@ -311,7 +311,7 @@ def _fits_tail(vector: Abstract | None, x: Abstract, axis: int) -> None:
 class RMSNormalization(Op):
     """x / sqrt(mean(x^2) + epsilon) * scale, over the axes from `axis` on"""
 
-    numerics = NORMALIZATION
+    numerics = NORMALIZATION.but(infinity="is NaN, the rest of its group 0")
     name = "rms_normalization"
     axis: int = -1
     epsilon: float = 1e-5
@@ -341,7 +341,7 @@ class RMSNormalization(Op):
 class LpNormalization(Op):
     """x / (sum |x|^p)^(1/p) along an axis, p 1 or 2; 0 where the norm is 0"""
 
-    numerics = NORMALIZATION
+    numerics = NORMALIZATION.but(infinity="is NaN, the rest of its group 0")
     axis: int = -1
     p: int = 2
 

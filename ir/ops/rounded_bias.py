@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import VerifyError
-from ..numerics import QUANTIZATION
+from ..numerics import ROUNDING
 from ..op import Abstract, Array, Inferred, Op, register
 from .common import check_float, check_rank, check_same, check_vector
 
@@ -36,7 +36,7 @@ class RoundBias(Op):
     `scale` is a scalar or has an element for each channel, all others are vectors of channels.
     """
 
-    numerics = QUANTIZATION.but(nan="stays NaN", infinity="kept")
+    numerics = ROUNDING.but(ties="to even")
     onnx = None
     axes = "bias[c] scale[] gamma[c] mean[c] var[c] inner[c] -> y[c]"
     settings = ("scale", "gamma", "mean", "var", "inner")

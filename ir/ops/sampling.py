@@ -45,7 +45,10 @@ class GridSample(Op):
     nearest element (border), or x mirrored (reflection).
     """
 
-    numerics = SUMS.but(nan="in the grid: a place outside", infinity="in the grid: a place outside")
+    numerics = SUMS.but(
+        nan="in the grid: a place outside the image",
+        infinity="in the grid: a place outside the image",
+    )
     axes = "x[n,c,...] grid[n,...] -> y[n,c,...]"
     held = MappingProxyType({"grid": "a gradient for places is left out"})
     mode: str = "linear"
@@ -197,7 +200,7 @@ class NonMaxSuppression(Op):
     (x, y, width, height).
     """
 
-    numerics = CHOICE.but(nan="never chosen")
+    numerics = CHOICE.but(nan="a score: never chosen")
     center_point_box: bool = False
 
     def infer(

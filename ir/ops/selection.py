@@ -172,7 +172,7 @@ class TopK(Op):
     elements the first comes first
     """
 
-    numerics = CHOICE.but(ties="the lower index")
+    numerics = CHOICE.but(nan="counts as the largest", ties="the lower index")
     results = ("values", "indices")
     axis: int = -1
     largest: bool = True

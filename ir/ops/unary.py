@@ -63,7 +63,7 @@ def one_minus_square(b: Builder, v: Value) -> Value:
 class Neg(Unary):
     """-x"""
 
-    numerics = ARITHMETIC.but(overflow="the least integer stays itself")
+    numerics = ROUNDING.but(overflow="the least integer stays itself")
     ufunc, numbers = np.negative, True
 
     def dims(self, x: Abstract) -> Shape | None:
@@ -79,7 +79,7 @@ class Neg(Unary):
 class Abs(Unary):
     """|x|"""
 
-    numerics = ARITHMETIC.but(overflow="the least integer stays itself")
+    numerics = ROUNDING.but(overflow="the least integer stays itself")
     ufunc, numbers = np.abs, True
 
     def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:

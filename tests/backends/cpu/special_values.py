@@ -29,7 +29,7 @@ from op_samples import SAMPLES, Sample  # pyright: ignore
 Array = np.ndarray[Any, Any]
 SIZES = (37, 16, 7, 1)  # two vectors and a tail; one vector; a tail; a number
 
-# What a salt plants. Large numbers are for ops whose sums have no order of their own to overflow in.
+# What a salt plants. Large numbers are not for sums, which may overflow in one order only.
 SALTS: dict[str, tuple[float, ...]] = {
     "nan": (np.nan,),
     "infinite": (np.inf, -np.inf),

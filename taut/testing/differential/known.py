@@ -101,6 +101,35 @@ def _near(look: Look, atol: float) -> bool:
         )
 
 
+def _nan(look: Look) -> bool:
+    return any(a.dtype.kind not in "iub" and bool(np.isnan(a.astype(np.float64)).any())
+               for a in (*look.arrays.values(), *look.want, *look.got))  # fmt: skip
+
+
+def _tiny(look: Look) -> bool:
+    """Whether an operand holds what rounds to zero beside 1."""
+    floats = [np.abs(a.astype(np.float64)) for a in look.arrays.values() if a.dtype.kind == "f"]
+    return any(bool(((a > 0) & (a < 1e-30)).any()) for a in floats)
+
+
+def _empty(look: Look) -> bool:
+    return any(0 in a.shape for a in look.want)
+
+
+def _same_with_holes(look: Look) -> bool:
+    return any(
+        str(look.attribute(op, "auto_pad", "")).startswith("SAME")
+        and any(d > 1 for d in look.attribute(op, "dilations", ()))
+        for op in ("AveragePool", "LpPool", "MaxPool")
+    )
+
+
+def _same_size(look: Look) -> bool:
+    """Whether a resized image has the size that it had."""
+    shapes = {a.shape for a in look.arrays.values()}
+    return any(w.shape in shapes for w in look.want)
+
+
 def _far_end(look: Look) -> bool:
     ends, steps = look.operand("Slice", 2), look.operand("Slice", 4)
     return (ends is not None and steps is not None
@@ -118,6 +147,13 @@ KNOWN: tuple[Known, ...] = (
           "computes in f16 and bf16 step by step, where Taut rounds once", _low_precision),
     Known("evaluator", ("HardSwish",), "takes 1/6 as an f32 in f64 as well",
           lambda look: any(a.dtype == np.float64 for a in look.got)),
+    Known("evaluator", ("GlobalMaxPool",), "gives images of other than two axes another rank"),
+    Known("evaluator", ("Unique",), "unsorted, it takes elements along the first axis",
+          lambda look: look.attribute("Unique", "sorted", 1) == 0),
+    Known("evaluator", ("Loop", "Scan"), "joins scan outputs of size 0 without their new axis",
+          _empty),
+    Known("evaluator", ("BatchNormalization",), "before opset 14 takes momentum for epsilon",
+          lambda look: look.opset < 14),
     Known("evaluator", ("LRN",), "normalizes only as many channels as there are images"),
     Known("torch", ("HardSwish",), "multiplies before it divides by 6, which overflows sooner",
           lambda look: look.largest() > 5e37),
@@ -126,7 +162,15 @@ KNOWN: tuple[Known, ...] = (
           "ignored by the standard",
           lambda look: any(len(n.input) > 1 and not n.input[1] for n in look.nodes("Loop"))),
     Known("onnxruntime", ("Elu", "Selu", "Celu"), "subtracts 1 from exp(x), which cancels near 0",
-          lambda look: _near(look, 1e-6)),
+          lambda look: _near(look, 1e-6) or _tiny(look)),
+    Known("onnxruntime", ("MeanVarianceNormalization",),
+          "takes the variance as a difference of two sums, which can be negative",
+          lambda look: any(bool(np.isnan(g).any()) for g in look.got)),
+    Known("onnxruntime", ("Upsample", "Resize"), "copies an image whose size does not change",
+          _same_size),
+    Known("onnxruntime", ("AveragePool", "LpPool", "MaxPool"),
+          "leaves dilations out of the pads of SAME", _same_with_holes),
+    Known("onnxruntime", ("Sum", "Mean"), "adds in f16, where Taut rounds once", _low_precision),
     Known("onnxruntime", ("Swish", "Sigmoid", "Tanh", "Gelu", "Mish", "Erf"),
           "takes a fraction of two polynomials, right to 1e-6 absolutely",
           lambda look: _near(look, 2e-6)),
@@ -135,6 +179,10 @@ KNOWN: tuple[Known, ...] = (
     Known("onnxruntime", ("Col2Im",), "loses blocks where three axes have dilations",
           lambda look: bool(look.attribute("Col2Im", "dilations"))
           and len(look.attribute("Col2Im", "dilations")) > 2),
+    Known("onnxruntime", ("ReduceMax", "ReduceMin", "MaxPool", "GlobalMaxPool", "ArgMax", "ArgMin",
+                          "TopK", "Hardmax", "Clip", "Sign", "Unique", "NonMaxSuppression"),
+          "takes NaN for a number where it compares, so that the order of elements decides", _nan),
+    Known("onnxruntime", ("ReduceLogSumExp",), "subtracts the largest, which leaves NaN out", _nan),
     Known("onnxruntime", ("NonZero",), "gives a scalar one index, where the standard says none",
           lambda look: any(w.shape[:1] == (0,) for w in look.want)),
     Known("onnxruntime", ("Resize",),

@@ -14,7 +14,6 @@ from .attention import AttentionRecord, Scratch
 from .tile import Fields
 
 VALUES, MASK = 2, 4  # words of a head's spot
-LEAST = -86.0  # scores so far below the largest one have no weight
 LOWEST = -3.4028234663852886e38  # the start of a maximum: finite, so that differences are numbers
 
 
@@ -181,13 +180,13 @@ class AttentionTile:
         old = e.load(place, F32)
         new = m.larger(e, best, old)
         e.store(new, place)
-        alpha = _weight(e, b.fsub(old, new))
+        alpha = m.exp_weight(e, b.fsub(old, new))
         e.store(alpha, e.add(place, at.alphas - at.tops))
         sums = e.add(scratch, e.add(e.mul(i, 4 * e.n), at.sums))
         total = b.fmul(e.load(sums, vec(F32, e.n), 4 * e.n), e.splat(alpha))
         spread = e.splat(new)
         for j, x in enumerate(values):
-            weight = _weight(e, b.fsub(x, spread))
+            weight = m.exp_weight(e, b.fsub(x, spread))
             total = b.fadd(total, weight)
             e.store(weight, e.add(scores, 4 * e.n * j), 4 * e.n)
         e.store(total, sums, 4 * e.n)
@@ -302,13 +301,3 @@ class AttentionTile:
             return []
 
         e.loop(e.i64(0), e.i64(self.panels), 1, [], panel)
-
-
-def _weight(e: Emit, x: Value) -> Value:
-    """e^x for x <= 0 as a softmax wants it, and 0 below -86: the relative error is 2 + |x| ulp."""
-    shifted = m.madd(e, x, m.number(x, 1 / math.log(2)), m.number(x, m.ROUNDER))
-    k = e.b.sub(e.b.bitcast(shifted, m.kind_of(x, I32)), m.number(x, m.ROUNDER_BITS, I32))
-    whole = e.b.fsub(shifted, m.number(x, m.ROUNDER))
-    f = m.madd(e, x, m.number(x, 1 / math.log(2)), e.b.fneg(whole))
-    y = e.b.fmul(m.horner(e, f, m.EXP2), m.power_of_two(e, k))
-    return e.b.select(e.b.fcmp_ordered("<", x, m.number(x, LEAST)), m.number(x, 0.0), y)

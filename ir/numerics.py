@@ -25,7 +25,7 @@ FREE = {
 class Numerics:
     """The promise in words, a few each, and what a compiled program is free in (keys of FREE).
 
-    An empty text: the question does not arise. `exact` ops have the same bits in every backend.
+    An empty text: the question does not arise. An op with no freedom is exact.
     """
 
     nan: str = ""
@@ -33,15 +33,14 @@ class Numerics:
     ties: str = ""
     overflow: str = ""
     free: tuple[str, ...] = ()
+    spreads: tuple[str, ...] = ()
+    """Operands that are not constant whose NaN and infinities may reach more of a compiled result
+    (they meet zeros that stand between or around elements)."""
 
     def __post_init__(self) -> None:
         unknown = set(self.free) - FREE.keys()
         if unknown:
             raise ValueError(f"{sorted(unknown)} are none of {', '.join(FREE)}")
-
-    @property
-    def exact(self) -> bool:
-        return not self.free
 
     def but(self, **changes: Any) -> Numerics:
         """This promise with other words for some of it."""
@@ -50,7 +49,8 @@ class Numerics:
     def lines(self) -> list[tuple[str, str]]:
         """(what, promise) for people."""
         rows = [(name, getattr(self, name)) for name in ("nan", "infinity", "ties", "overflow")]
-        freedom = "; ".join(FREE[f] for f in self.free)
+        reach = "NaN and infinities of {} reach more of the result, unless it is constant"
+        freedom = "; ".join([*(FREE[f] for f in self.free), *map(reach.format, self.spreads)])
         return [(name, text) for name, text in (*rows, ("compiled", freedom)) if text]
 
 
@@ -118,7 +118,7 @@ def table(ops: Iterable[tuple[str, Numerics | None]]) -> str:
             rows.setdefault(promise, []).append(f"`{name}`")
     lines = ["| ops | NaN | infinity | ties | overflow | compiled |", "|" + " --- |" * 6]
     for p, names in sorted(rows.items(), key=lambda row: row[1][0]):
-        free = ", ".join(p.free) or "exact"
+        free = ", ".join((*p.free, *(f"spreads {name}" for name in p.spreads))) or "exact"
         cells = (", ".join(names), p.nan, p.infinity, p.ties, p.overflow, free)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

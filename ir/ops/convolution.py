@@ -168,7 +168,7 @@ class ConvTranspose(Windowed):
     zeros, and the bias, at its end.
     """
 
-    numerics = SUMS
+    numerics = SUMS.but(spreads=("weight",))
     axes = "x[n,i,...] weight[i,o/group,...] bias[o] -> y[n,o,...]"
     group: int = 1
     kernel_shape: tuple[int, ...] = ()

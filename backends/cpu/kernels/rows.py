@@ -276,6 +276,8 @@ def _reach(r: Reach, how: str) -> None:
     r.writes("target", r["width"], (r["rows"], r["target_row"]))
     r.writes("scale", 4 * r["rows"])
     r.writes("zero", r["rows"])
+    if r.given("fault"):
+        r.writes("fault", 8)
 
 
 def rows_kernel(how: str) -> Kernel:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from taut.backends import cpu
 from taut.backends.cpu.lower_fusion import is_nest
 from taut.ir import DType, Graph, TautError, TensorType
 from taut.ir.analysis.pointwise import operand_kinds
@@ -145,7 +146,7 @@ def salted(case: Case, salt: str, seed: int) -> list[Array | None]:
     first = case.operands[0]
     real = first is not None and DType.of(first).is_float
     made = [
-        x if x is None or fixed or name in case.sample.op.settings
+        x if x is None or fixed or name in (*case.sample.op.settings, *case.promise.spreads)
         or (real and not DType.of(x).is_float) else _salt(x, salt, rng)
         for x, fixed, name in zip(case.operands, case.fixed, names)
     ]  # fmt: skip
@@ -229,7 +230,7 @@ def findings(
 ) -> Iterator[str]:
     """What breaks a promise, case by case. Those left to the reference are not looked at. With
     `joined` they are element-wise and run in one loop."""
-    program = taut.compile((fused if joined else graph_of)(chosen), threads=1, isa=isa)
+    program = cpu.compile((fused if joined else graph_of)(chosen), threads=1, isa=isa)
     program(**_all_feeds(chosen, [case.operands for case in chosen]))  # plans it
     left = set(program.fallbacks)
     for salt in SALTS:
@@ -289,7 +290,7 @@ def _accepts(case: Case) -> bool:
 
 def thin_findings(chosen: Sequence[Case], isa: str | None = None) -> Iterator[str]:
     """Where axes of size 0 and 1 make a compiled program fail or differ."""
-    program = taut.compile(graph_of(chosen), threads=1, isa=isa)
+    program = cpu.compile(graph_of(chosen), threads=1, isa=isa)
     feeds = _all_feeds(chosen, [case.operands for case in chosen])
     with np.errstate(all="ignore"):
         want, got = taut.reference(program.graph, **feeds), program(**feeds)

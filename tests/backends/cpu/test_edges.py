@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from taut.backends import cpu
 from taut.ir import Builder, DType, FeedError, Graph
 
 import taut
@@ -16,7 +17,7 @@ INTEGERS = [DType(k) for k in ("i8", "i16", "i32", "i64", "u8", "u16", "u32", "u
 
 def both(graph: Graph, **feeds: Array) -> tuple[Array, Array]:
     """The one result, of the reference and compiled, where nothing falls back to the reference."""
-    program = taut.compile(graph, threads=1)
+    program = cpu.compile(graph, threads=1)
     assert not program.fallbacks
     with np.errstate(all="ignore"):
         (want,), (got,) = taut.reference(graph, **feeds).values(), program(**feeds).values()
@@ -28,7 +29,7 @@ def test_exp_reaches_zero_and_so_do_the_weights_of_a_softmax():
     b = Builder()
     v = b.input("x", "f32", x.shape)
     graph = b.outputs(e=b.exp(v), s=b.softmax(v), l=b.log_softmax(v), g=b.log(b.softmax(v)))
-    program = taut.compile(graph, threads=1)
+    program = cpu.compile(graph, threads=1)
     with np.errstate(all="ignore"):
         want, got = taut.reference(graph, x=x), program(x=x)
     for name in "es":
@@ -100,7 +101,7 @@ def trained(channels: int) -> Graph:
 @pytest.mark.parametrize("make", ["quantize_linear", "dequantize_linear", "trained"])
 def test_a_scale_that_is_not_finite_and_positive_is_refused(make: str, channels: int):
     graph = trained(channels) if make == "trained" else plain(make, channels)
-    program = taut.compile(graph, threads=1)
+    program = cpu.compile(graph, threads=1)
     assert not program.fallbacks
     x = np.ones((2, 3), graph.inputs[0].type.dtype.numpy)
     shape = graph.inputs[1].type.static_shape
@@ -119,7 +120,7 @@ def test_what_dynamic_quantization_refuses():
     b = Builder()
     y, scale, zero = b.dynamic_quantize_linear(b.input("x", "f32", (37,)))
     graph = b.outputs(y=y, scale=scale, zero=zero)
-    program = taut.compile(graph, threads=1)
+    program = cpu.compile(graph, threads=1)
     assert not program.fallbacks
     for value in (np.nan, np.inf, -np.inf):
         for at in (0, 16, 36):

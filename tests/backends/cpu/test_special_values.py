@@ -23,7 +23,7 @@ from special_values import (
     thin_findings,
 )
 from support import ISAS
-from taut.ir import DType, all_ops
+from taut.ir import DType
 
 TABLES = [isa.name for isa in ISAS]
 TYPES = [DType(k) for k in ("f64", "f16", "bf16", "i8", "i16", "i32", "i64", "u8", "u16", "u32",
@@ -31,23 +31,12 @@ TYPES = [DType(k) for k in ("f64", "f16", "bf16", "i8", "i16", "i32", "i64", "u8
 SHARDS = 3
 TOGETHER = 40  # in one loop
 
-# What is known to differ, and why; an entry without a promise behind it is a fault to mend.
-DIFFERENT = {
-    "conv": "NaN crosses groups that are joined by weights of 0",
-    "conv_transpose": "NaN meets weights of 0 in taps that do not exist",
-    "max_pool": "drops NaN",
-    "max_pool_gradient": "drops NaN",
-    "resize": "NaN meets taps of weight 0",
-    "scaled_attention": "NaN in a mask",
-}
-
 
 def by_op(dtype: DType | None = None) -> dict[str, list[Case]]:
-    """All cases of the ops that are to keep their promise."""
+    """All cases of every op."""
     made: dict[str, list[Case]] = {}
     for case in cases(dtype):
-        if case.sample.op.name not in DIFFERENT:
-            made.setdefault(case.sample.op.name, []).append(case)
+        made.setdefault(case.sample.op.name, []).append(case)
     return made
 
 
@@ -119,7 +108,3 @@ def test_a_broken_promise_is_found():
         got[at] = other
         assert disagreement(relu, want, got, [want])
     assert not disagreement(relu, want, np.negative(want, where=want == 0, out=want.copy()), [want])
-
-
-def test_the_list_of_differences_names_ops():
-    assert DIFFERENT.keys() <= {c.name for c in all_ops()}

@@ -209,7 +209,8 @@ def _reach_halo(r: Reach) -> None:
     lines = (r["chunks"], r["image"]), (r["rows"], r["row"])
     r.writes("target", r["width"], *lines)
     r.writes("target", r["left"], *lines)
-    r.writes("target", r["right"], *lines, start=(r["width"] - r["right"],) * 2)
+    right = r["width"] - r["right"]
+    r.writes("target", r["right"], *lines, start=(right, right))
 
 
 def from_planes_kernel(kind: str) -> Kernel:

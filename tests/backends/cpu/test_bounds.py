@@ -15,7 +15,6 @@ import pytest
 from taut.backends.cpu import bounds, isa, plan, reach
 from taut.backends.cpu import compile as compiled
 from taut.backends.cpu.layout import Ref
-from taut.backends.cpu.lower import Lowering
 from taut.backends.cpu.steps import Step
 from taut.ir import Builder, CompileError, FeedError, Graph, interpret
 
@@ -56,9 +55,13 @@ def test_every_kernel_says_what_it_reaches() -> None:
         assert reach.declared(build), f"{module}.{name}"
 
 
+def _silent(isa: Any) -> Any:
+    return isa
+
+
 def test_a_kernel_that_does_not_say_is_refused() -> None:
     step = steps_of(_graph(lambda b, x: b.relu(x), (3, 4)))[0]
-    step.kernel = type(step.kernel)("other", lambda isa: None, step.kernel.parameters)
+    step.kernel = type(step.kernel)("other", _silent, step.kernel.parameters)
     with pytest.raises(CompileError, match="does not say"):
         bounds.check([step], NATIVE)
 
@@ -73,7 +76,7 @@ def _graph(build: Callable[..., Any], *shapes: tuple[int, ...]) -> Graph:
 
 def steps_of(graph: Graph) -> list[Step]:
     """The steps of a graph, without any machine code made."""
-    kept: list[Lowering] = []
+    kept: list[Any] = []
 
     class Found(Exception):
         pass
@@ -196,6 +199,21 @@ def test_a_border_that_is_missing_is_refused() -> None:
     with pytest.raises(CompileError) as caught:
         bounds.check(steps, NATIVE)
     assert caught.value.node == "conv" and "kernel conv_" in str(caught.value)
+
+
+def test_pads_below_zero_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transposed convolution whose windows begin before the result: it once wrote there."""
+    from taut.ir.ops.convolution import ConvTranspose
+    from taut.ir.ops.windows import Window
+
+    weight = np.ones((2, 3, 3, 3), np.float32)
+    graph = _graph(lambda b, x: b.conv_transpose(
+        x, weight, strides=(1, 1), output_shape=(12, 12), auto_pad="SAME_LOWER"), (1, 2, 3, 3))
+    assert compiled(graph, threads=1).fallbacks == []
+    shifted = Window((3, 3), (1, 1), (1, 1), (-3, -3), (-4, -4))
+    monkeypatch.setattr(ConvTranspose, "transposed_window", lambda *_: shifted)
+    with pytest.raises(CompileError, match="would leave its buffers"):
+        compiled(graph, threads=1)
 
 
 def test_a_table_that_leads_outside_is_refused() -> None:

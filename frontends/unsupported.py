@@ -10,6 +10,11 @@ from ..ir.errors import show_name
 _SHOWN = 8
 
 
+class NotCarried(UserWarning):
+    """Something of a model that an importer leaves out, though results are as they should be where
+    the model's own assumptions hold."""
+
+
 class Unsupported(NamedTuple):
     """One node (or input) that cannot be imported."""
 

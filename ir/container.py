@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from .conditions import stored
 from .errors import LimitError, ModelError, StorageError, TautError
 from .files import (
     companion,
@@ -85,6 +86,8 @@ def load_container(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS
         given = meta.get("metadata")
         if isinstance(given, dict):
             graph.metadata = {str(k): str(v) for k, v in given.items()}
+            for text in stored(graph.metadata):
+                graph.require(text)
         verify(graph, limits)
     except TautError as error:
         raise error.with_context(file=path)

@@ -20,6 +20,8 @@ def difference(a: Graph, b: Graph, *, names: bool = False) -> str | None:
     """
     if a.signature != b.signature or list(a.signature.inputs) != list(b.signature.inputs):
         return f"signatures differ: {a.signature} and {b.signature}"
+    if set(a.conditions) != set(b.conditions):
+        return f"conditions differ: {a.conditions} and {b.conditions}"
     return _difference(a, b, names)
 
 

@@ -16,12 +16,14 @@ from typing import Any, NamedTuple, cast
 import networkx as nx
 import numpy as np
 
+from .conditions import Condition, condition
 from .errors import LimitError, TautError, VerifyError
 from .op import Abstract, Array, Op
 from .ops.structure import Constant, Input, Return
 from .types import DType, Shape, TensorType
 
 Order = tuple[float, ...]
+_CONDITIONS = 1000
 Edges = Mapping["Node", Mapping[int, Mapping[str, int]]]
 
 
@@ -109,6 +111,7 @@ class Graph:
         self.name = name
         self.nx: nx.MultiDiGraph = nx.MultiDiGraph()
         self.metadata: dict[str, str] = {}
+        self.conditions: tuple[Condition, ...] = ()  # what sizes must fulfil; see `require`
         self._names: dict[str, Node] = {}
         self._suffix: dict[str, int] = {}
         self._inputs: list[Node] = []
@@ -337,8 +340,54 @@ class Graph:
         self._retype(node, op, infer(op, self.abstracts(node), node.name))
 
     def set_input_type(self, node: Node, type: TensorType) -> None:
-        """Change an input's type and infer everything after it again."""
+        """Change an input's type and infer everything after it again. Conditions on a symbol that
+        it had are then on what stands in its place; raises VerifyError where one does not hold.
+        """
+        conditions = self._conditions_after(node, type)
         self._retype(node, node.op, (Abstract(type),))
+        self.conditions = conditions
+
+    def require(self, text: str) -> None:
+        """Add a condition on the inputs' symbols (`ir.conditions`): feeds that break it are
+        refused. Raises ParseError, VerifyError for one that no size fulfils.
+        """
+        added = condition(text).bound({})
+        if len(self.conditions) >= _CONDITIONS:
+            raise LimitError(f"a graph has over {_CONDITIONS} conditions")
+        if added is not None and added not in self.conditions:
+            self.conditions += (added,)
+            self._changed()
+
+    def _take_conditions(self, other: Graph, feeds: Mapping[str, Like]) -> None:
+        if not other.conditions:
+            return
+        now: dict[str, int | str] = {}
+        for node in other.inputs:
+            given = as_value(feeds[node.name]).shape if node.name in feeds else None
+            now |= {s: d for s, d in zip(node.type.shape or (), given or ())
+                    if isinstance(s, str) and d is not None}  # fmt: skip
+        own = {d for n in self._inputs for d in n.type.shape or ()}
+        for c in other.conditions:
+            if not c.symbols <= now.keys() or not {now[s] for s in c.symbols} <= own | {
+                d for d in now.values() if isinstance(d, int)
+            }:
+                raise VerifyError(f"whether {c.text[:80]!a} holds depends on sizes no input has")
+        for bound in [c.bound(now) for c in other.conditions]:
+            if bound is not None:
+                self.require(bound.text)
+
+    def _conditions_after(self, node: Node, type: TensorType) -> tuple[Condition, ...]:
+        """The conditions once this input has another type. Where other inputs keep a symbol that it
+        loses, both sizes must still be one.
+        """
+        old, new = node.type.shape or (), type.shape or ()
+        now = {a: b for a, b in zip(old, new) if isinstance(a, str) and a != b and b is not None}
+        if not self.conditions or not now:
+            return self.conditions
+        others = {d for n in self._inputs if n is not node for d in n.type.shape or ()} | {*new}
+        kept = [condition(f"{a} == {b}") for a, b in now.items() if a in others]
+        bound = [c.bound(now) for c in self.conditions]
+        return tuple(dict.fromkeys(c for c in (*bound, *kept) if c is not None))
 
     def _retype(self, node: Node, op: Op, results: tuple[Abstract, ...]) -> None:
         """Set a node's op and results; where its users cannot take them, nothing changes."""
@@ -378,8 +427,11 @@ class Graph:
         """Copy `other`'s nodes into this graph, its inputs replaced by `feeds`, the names of the
         others with a prefix.
 
-        Returns this graph's value for each of other's outputs.
+        Returns this graph's value for each of other's outputs. Other's conditions are then on what
+        it is fed; raises VerifyError where one does not hold, or where this graph's inputs lack the
+        sizes to tell.
         """
+        self._take_conditions(other, feeds)
         here: dict[Value, Value] = {}
         for node in other.nodes():
             if isinstance(node.op, Input):
@@ -395,7 +447,7 @@ class Graph:
     def copy(self) -> Graph:
         """A graph of its own; constants' arrays are shared (they are read-only)."""
         twin = Graph(self.name)
-        twin.metadata = dict(self.metadata)
+        twin.metadata, twin.conditions = dict(self.metadata), self.conditions
         there: dict[Node, Node] = {self.result: twin.result}
         for node in self.nodes():
             if node is not self.result:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -15,10 +14,6 @@ from .ops.structure import Input
 from .types import DEFAULT_LIMITS, Limits, TensorType
 
 Feeds = Mapping[str, Array]
-
-LARGEST = "largest_sizes"
-"""Key of a graph's metadata that says what its symbols may be at most: "sequence=512,batch=16"."""
-_NUMBER = re.compile(r"[0-9]{1,18}\Z")
 
 
 def bind_feeds(graph: Graph, args: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Array]:
@@ -41,16 +36,15 @@ def bind_feeds(graph: Graph, args: tuple[Any, ...], named: Mapping[str, Any]) ->
         raise FeedError(f"inputs {missing} are not given")
     symbols: dict[str, int] = {}
     bound = {n.name: check_feed(n, feeds[n.name], symbols) for n in graph.inputs}
-    for name, most in largest_sizes(graph).items():
-        if symbols.get(name, 0) > most:
-            raise FeedError(f"{name} is {symbols[name]}, where the model takes {most} at most")
+    check_sizes(graph, symbols)
     return bound
 
 
-def largest_sizes(graph: Graph) -> dict[str, int]:
-    """What symbols may be at most, as far as the graph's metadata says."""
-    pairs = [part.split("=") for part in graph.metadata.get(LARGEST, "").split(",")]
-    return {p[0].strip(): int(p[1]) for p in pairs if len(p) == 2 and _NUMBER.match(p[1])}
+def check_sizes(graph: Graph, symbols: Mapping[str, int]) -> None:
+    """Raise FeedError for sizes that break one of the graph's conditions."""
+    for c in graph.conditions:
+        if c.symbols <= symbols.keys() and not c.holds(symbols):
+            raise FeedError(c.broken(symbols))
 
 
 def check_feed(node: Node, value: Any, symbols: dict[str, int]) -> Array:

@@ -158,6 +158,7 @@ class _Parser:
                 self.take(",")
         self.take("->")
         declared = self.outputs()
+        self.conditions(graph)
         self.take("{")
         while self.token != "return":
             self.node(graph, prefix)
@@ -186,6 +187,17 @@ class _Parser:
             if self.token != ")":
                 self.take(",")
         return found
+
+    def conditions(self, graph: Graph) -> None:
+        if not self.accept("where"):
+            return
+        while True:
+            if self.kind != "string":
+                raise self.error(f"expected a condition in quotes, found {self.token[:40]!a}")
+            graph.require(self.unescape(self.token))
+            self.advance()
+            if not self.accept(","):
+                return
 
     def node(self, graph: Graph, prefix: str) -> None:
         name = self.name("%")

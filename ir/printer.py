@@ -167,7 +167,9 @@ def _print_body(graph: Graph, lines: list[str], indent: str) -> None:
     inputs = ", ".join(f"%{quote(n.name)}: {n.type}" for n in graph.inputs)
     pairs = zip(graph.output_names, graph.outputs)
     outputs = ", ".join(f"%{quote(name)}: {v.type}" for name, v in pairs)
-    lines.append(f"{indent}graph @{quote(graph.name)}({inputs}) -> ({outputs}) {{")
+    needs = ", ".join(json.dumps(c.text) for c in graph.conditions)
+    where = f" where {needs}" if needs else ""
+    lines.append(f"{indent}graph @{quote(graph.name)}({inputs}) -> ({outputs}){where} {{")
     for node in graph.nodes():
         if node is not graph.result and not isinstance(node.op, Input):
             lines.append(f"{indent}  {print_node(graph, node)}")

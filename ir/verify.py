@@ -20,6 +20,7 @@ def verify(graph: Graph, limits: Limits = DEFAULT_LIMITS) -> None:
     for inside, path, _ in list(walk(graph, limits)):
         try:
             total += _verify_one(inside, limits)
+            _verify_conditions(inside, path)
         except TautError as error:
             if path:
                 error.message = f"in the body {path[:200]!a}: {error.message}"
@@ -76,6 +77,16 @@ def _verify_edges(graph: Graph, node: Node) -> None:
             positions.add(position)
             if not 0 <= data.get("result", -1) < len(producer.results):
                 raise VerifyError(f"reads a result {producer.name!r} has not", node=node.name)
+
+
+def _verify_conditions(graph: Graph, path: str) -> None:
+    if path and graph.conditions:
+        raise VerifyError("a body has conditions: they belong to the whole graph")
+    known = {d for n in graph.inputs for d in n.type.shape or ()} if graph.conditions else set()
+    for c in graph.conditions:
+        strange = sorted(c.symbols - known)
+        if strange:
+            raise VerifyError(f"the condition {c.text[:80]!a} is on {strange}, which no input has")
 
 
 def _verify_boundary(graph: Graph) -> None:

@@ -7,6 +7,7 @@ Integer-level ops have no exact counterpart in ONNX and are refused.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ from ...ir import (
     Value,
 )
 from ...ir.bodies import inlined, walk
+from ...ir.conditions import PROPERTY
 from ...ir.files import companion, companion_path, replacing, write_atomic
 from ...ir.op import Attribute, op_class
 from ...ir.ops.structure import Constant, Input
@@ -114,7 +116,10 @@ class _Writer:
         model = helper.make_model(
             proto, opset_imports=imports, ir_version=version, producer_name="taut"
         )
-        helper.set_model_props(model, dict(self.graph.metadata))
+        properties = dict(self.graph.metadata)
+        if self.graph.conditions:  # which ONNX cannot check
+            properties[PROPERTY] = json.dumps([c.text for c in self.graph.conditions])
+        helper.set_model_props(model, properties)
         return model
 
     def body(self, body: Graph, captures: Sequence[str]) -> GraphProto:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 
 from ...ir import Value, VerifyError
-from ...ir.interpret import LARGEST
 from .initializers import SMALL_NORMAL, glorot_uniform, he_normal, ones
 from .layers import Layers, Padding, Pair
 from .scopes import Init, size_of, sizes
@@ -109,7 +108,7 @@ class Network(Layers):
 
     def positions(self, ids: Value, most: int, width: int, *, name: str = "position") -> Value:
         """A learned embedding for each place: i64[n,l] -> f32[l,width], the first l rows of weight
-        f32[most,width]. Says in the graph's metadata that l is at most `most`.
+        f32[most,width]. Requires of the graph's inputs that l is at most `most`.
         """
         at = self.path(name, "position")
         length = sizes(ids, 2, at)[1]
@@ -117,5 +116,5 @@ class Network(Layers):
         end = self.node("shape", f"{at}.length", ids, start=1, end=2)
         rows = self.node("slice", f"{at}.rows", table, np.array([0]), end, np.array([0]))
         if isinstance(length, str):
-            self.b.graph.metadata[LARGEST] = f"{length}={most}"
+            self.b.graph.require(f"{length} <= {most}")
         return self.node("reshape", at, rows, self.b.concat(end, np.array([width]), axis=0))

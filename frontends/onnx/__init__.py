@@ -7,6 +7,7 @@ import os
 from onnx import ModelProto
 
 from ...ir import DEFAULT_LIMITS, Graph, LimitError, Limits, TautError, verify
+from ...ir.conditions import stored
 from ..unsupported import Unsupported, UnsupportedOps
 from .functions import local_functions
 from .importer import Importer
@@ -39,6 +40,8 @@ def load_onnx(source: Source, *, limits: Limits = DEFAULT_LIMITS) -> Graph:
         reader = TensorReader(folder, limits)
         graph = Importer(model.graph, versions, functions, reader, limits).run()
         graph.metadata.update(properties(model))
+        for condition in stored(graph.metadata):
+            graph.require(condition)
         verify(graph, limits)
     except TautError as error:
         raise error.with_context(file=_label(source))

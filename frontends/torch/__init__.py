@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...ir import DEFAULT_LIMITS, Graph, Limits, UnsupportedError, verify
-from ..unsupported import Unsupported, UnsupportedOps
+from ..unsupported import NotCarried, Unsupported, UnsupportedOps
 
 if TYPE_CHECKING:
     import torch
 
     from .module import GraphModule
 
-__all__ = ["Unsupported", "UnsupportedOps", "from_torch", "load_state", "to_torch"]
+__all__ = ["NotCarried", "Unsupported", "UnsupportedOps", "from_torch", "load_state", "to_torch"]
 
 Source = Any
 """A torch.nn.Module or a torch.export.ExportedProgram."""
@@ -47,6 +48,9 @@ def from_torch(
     Inputs have the names of the module's arguments, constants those of its state_dict, other values
     those of the program's nodes. Outputs are `output_names`, or keys where the module returns a
     dict.
+
+    What the exporter assumed of sizes becomes conditions of the graph: inputs that break one are
+    refused. Warns (NotCarried) of assertions on data, which a graph cannot hold.
 
     Raises UnsupportedOps, which lists every unsupported node; ModelError where the module cannot be
     traced; VerifyError, LimitError; UnsupportedError, also where PyTorch is missing.
@@ -76,6 +80,7 @@ def from_torch(
 
 def _import(program: Any, spec: Any, output_names: Sequence[str] | None) -> Graph:
     from . import aten as aten  # fills the table of ops
+    from .guards import add_conditions, left_out
     from .importer import Importer
     from .program import check_signature, known_ops, symbol_names
 
@@ -86,7 +91,13 @@ def _import(program: Any, spec: Any, output_names: Sequence[str] | None) -> Grap
         raise UnsupportedOps(found, hint="docs/torch.md lists what is supported")
     names = symbol_names(program, spec)
     chosen = None if output_names is None else tuple(output_names)
-    return Importer(known, names).run(chosen)
+    for reason in left_out(known):
+        warnings.warn(reason, NotCarried, stacklevel=3)
+    importer = Importer(known, names)
+    graph = importer.run(chosen)
+    if known is not program:  # decompositions are traced anew
+        add_conditions(graph, program, importer.symbols)
+    return graph
 
 
 def to_torch(graph: Graph, *, trainable: Callable[[str], bool] | None = None) -> GraphModule:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.fx import Node as FxNode
 from torch.fx.node import map_arg
 
 from ...ir import Builder, DType, Shape, UnsupportedError, Value
+from .guards import show
 from .tensors import dtype_of
 
 
@@ -27,6 +28,13 @@ class Size:
         """The symbol (or number), where inference knows it."""
         dims = self.vector.abstract.as_dims()
         return dims[0] if dims else None
+
+
+@dataclass(frozen=True)
+class Real:
+    """A number made of sizes that need not be whole: `vector` is it as f64[1]."""
+
+    vector: Value
 
 
 Dimension = int | Size
@@ -54,8 +62,10 @@ class Call:
     but no elements).
     """
 
-    def __init__(self, b: Builder, node: FxNode, read: Callable[[FxNode], Any]) -> None:
-        self.b, self.node = b, node
+    def __init__(
+        self, b: Builder, node: FxNode, read: Callable[[FxNode], Any], names: Mapping[str, str]
+    ) -> None:
+        self.b, self.node, self.names = b, node, names
         given = list(_arguments(node))
         self.args = [map_arg(a, read) for a in given]
         self.metas = [map_arg(a, lambda n: n.meta["val"]) for a in given]
@@ -88,6 +98,8 @@ class Call:
         dtype = dtype or self.dtype
         if isinstance(x, Size):
             x = self.scalar(x)
+        if isinstance(x, Real):
+            x = self.b.squeeze(x.vector, self.ints([0]))
         return self.cast(x, dtype) if isinstance(x, Value) else self.constant(x, dtype)
 
     def scalar(self, x: Dimension) -> Value:
@@ -130,6 +142,11 @@ class Call:
         if isinstance(x, Size):
             raise UnsupportedError(f"{what} varies with the inputs' sizes")
         return int(x)
+
+    def need(self, fact: Any) -> None:
+        """Make what PyTorch says of sizes (a SymBool) a condition of the graph."""
+        if isinstance(fact, torch.SymBool) and not fact.node.expr.is_number:
+            self.b.graph.require(show(fact.node.expr, self.names))
 
     def no(self, refused: Any, what: str) -> None:
         """Raises UnsupportedError if an argument asks for what is not supported."""

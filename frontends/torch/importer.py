@@ -7,6 +7,7 @@ import operator
 from collections.abc import Mapping
 from typing import Any
 
+import sympy
 import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
@@ -15,10 +16,10 @@ from torch.fx import Node as FxNode
 from ...ir import Builder, Dim, TautError, TensorType, UnsupportedError, Value
 from ...ir.errors import show_name
 from ...ir.graph import Graph
-from ...ir.interpret import LARGEST
 from ...ir.ops.structure import Constant, Input
 from ...ir.types import symbol
 from .call import ATEN, Call, Size
+from .guards import add_conditions, show
 from .program import handler_name, live_nodes, op_name
 from .tensors import dtype_of, to_array
 
@@ -44,7 +45,8 @@ class Importer:
     """
 
     def __init__(self, program: ExportedProgram, symbols: Mapping[str, str]) -> None:
-        self.program, self.symbols = program, symbols
+        self.program, self.symbols = program, dict(symbols)
+        self.derived: list[str] = []  # conditions on sizes that are made of others
         self.graph = Graph("main")
         self.b = Builder(self.graph)
         self.values: dict[FxNode, Any] = {}
@@ -63,7 +65,9 @@ class Importer:
             except TautError as error:
                 raise error.with_context(node=node.name, op=op_name(node))
         self._set_outputs(output_names)
-        self._note_limits()
+        for text in self.derived:
+            self.graph.require(text)
+        add_conditions(self.graph, self.program, self.symbols)
         self._note_buffers()
         return self.graph
 
@@ -78,7 +82,7 @@ class Importer:
                 if not isinstance(tensor, torch.Tensor):
                     raise UnsupportedError(f"an input is a {type(tensor).__name__}, not a tensor",
                                            node=node.name)  # fmt: skip
-                shape = tuple(self._dim(d) for d in tensor.shape)
+                shape = tuple(self._dim(node.name, i, d) for i, d in enumerate(tensor.shape))
                 made = self.graph.add_input(node.name, TensorType(dtype_of(tensor.dtype), shape))
                 self.values[node] = self._keep(Value(made))
             case InputKind.PARAMETER | InputKind.BUFFER | InputKind.CONSTANT_TENSOR:
@@ -89,15 +93,26 @@ class Importer:
             case _:
                 pass  # effect tokens and objects: an op that reads one is not known either
 
-    def _dim(self, size: int | torch.SymInt) -> Dim:
+    def _dim(self, name: str, axis: int, size: int | torch.SymInt) -> Dim:
+        """An input's size: a number, a symbol, or a symbol of its own that must be what the
+        exporter makes it of others."""
         if isinstance(size, int):
             return size
         expression = size.node.expr
         if expression.is_number:
             return int(expression)
-        if not expression.is_symbol:
-            return None
-        return symbol(self.symbols.get(str(expression), str(expression)))
+        if expression.is_symbol:
+            return self.symbols[str(expression)]
+        made = symbol(f"{name}_{axis}")
+        while made in self.symbols.values():
+            made += "_"
+        roots = [s for s in expression.free_symbols if str(s) not in self.symbols]
+        if len(roots) == 1:  # 2 * n where no input is n long: n is what the input makes it
+            (solved,) = sympy.solve(expression - sympy.Symbol(made), roots[0])
+            whole, by = sympy.fraction(sympy.together(solved))
+            self.symbols[str(roots[0])] = f"(({whole}) // ({by}))"
+        self.derived.append(f"{made} == {show(expression, self.symbols)}")
+        return made
 
     def _set_outputs(self, names: tuple[str, ...] | None) -> None:
         (result,) = (n for n in self.program.graph.nodes if n.op == "output")
@@ -128,16 +143,6 @@ class Importer:
             name = node.name if isinstance(node, FxNode) else f"output_{i}"
             names.append(name if name not in names else f"{name}.{i}")
         return tuple(names)
-
-    def _note_limits(self) -> None:
-        """Sizes that the exporter found a largest value for."""
-        found = []
-        for key, bounds in self.program.range_constraints.items():
-            name = symbol(self.symbols.get(str(key), str(key)))
-            if bounds.upper.is_Integer and int(bounds.upper) < 1 << 32:
-                found.append(f"{name}={int(bounds.upper)}")
-        if found:
-            self.graph.metadata[LARGEST] = ",".join(found)
 
     def _note_buffers(self) -> None:
         """What training must leave alone, though it may be a float tensor."""
@@ -179,7 +184,7 @@ class Importer:
             if value is None:
                 raise UnsupportedError(f"result {index} of {show_name(source)} is not supported")
             return value
-        call = Call(self.b, node, self._read)
+        call = Call(self.b, node, self._read, self.symbols)
         made = ATEN[handler_name(node)](call, *call.args)
         if isinstance(made, Value):
             self._name(made, node.name)

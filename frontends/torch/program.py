@@ -8,14 +8,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+import torch.fx.experimental._config
 from torch import nn
 from torch.export import Dim, ExportedProgram
-from torch.export.graph_signature import InputKind
 from torch.fx import Node as FxNode
 
 from ...ir import ModelError, UnsupportedError
+from ...ir.types import symbol
 from ..unsupported import Unsupported
 from .call import ATEN
+from .guards import user_inputs
 
 Spec = Any
 """What `torch.export` takes as dynamic_shapes; a string names an axis that varies."""
@@ -29,6 +31,13 @@ schema says: dropout does where it does nothing."""
 
 MAY_ALIAS = ("aten.einsum.default", "aten.type_as.default")
 """Known ops that must be decomposed where there are writes, to see what they write to."""
+
+
+def _any_sizes() -> Any:
+    """The exporter takes no size for "not 1" on its own: a branch on it is a guard as any other,
+    and what does not matter to results (which memory format strides are of) is none.
+    """
+    return torch.fx.experimental._config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
 
 
 def export(
@@ -45,9 +54,10 @@ def export(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.export.export(
-                module, args, dict(kwargs), dynamic_shapes=_with_dims(shapes)
-            )
+            with _any_sizes():
+                return torch.export.export(
+                    module, args, dict(kwargs), dynamic_shapes=_with_dims(shapes)
+                )
     except Exception as error:  # what a traced module raises is its own affair
         reason = " ".join(str(error).split())[:400]
         raise ModelError(
@@ -83,7 +93,8 @@ def known_ops(program: ExportedProgram) -> tuple[ExportedProgram, list[Unsupport
             table.pop(op)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = program.run_decompositions(table)
+        with _any_sizes():
+            program = program.run_decompositions(table)
     return program, survey(program)
 
 
@@ -156,27 +167,47 @@ def _reason(node: FxNode) -> str | None:
 
 
 def symbol_names(program: ExportedProgram, spec: Spec) -> dict[str, str]:
-    """The user's names of the program's dimension symbols, found where the example inputs have
-    them.
+    """The graph's names of the symbols that inputs have: the user's, found where the example inputs
+    have them, else the program's own.
     """
+    tensors = [n.meta.get("val") for n in user_inputs(program)]
+    sizes = [d for t in tensors if isinstance(t, torch.Tensor) for d in t.shape]
+    plain = [s.node.expr for s in sizes if isinstance(s, torch.SymInt) and s.node.expr.is_symbol]
+    return {str(s): symbol(str(s)) for s in plain} | _users_names(program, spec)
+
+
+def _users_names(program: ExportedProgram, spec: Spec) -> dict[str, str]:
     if spec is None or program.example_inputs is None:
         return {}
     args, kwargs = program.example_inputs
     signature = program.module_call_graph[0].signature
     names = (signature.forward_arg_names if signature else None) or []
+    spec = _spread(spec, list(args))
     if len(names) < len(args) + len(kwargs):  # forward(*args): one name for all of them
         parts = list(spec.values()) if isinstance(spec, Mapping) else list(spec)
         axes = _by_leaf(args, parts[0] if len(parts) == 1 else parts)
     else:
         by_name = spec if isinstance(spec, Mapping) else dict(zip(names, spec))
         axes = _by_leaf(dict(zip(names, args)) | kwargs, by_name)
-    kinds = [s.kind for s in program.graph_signature.input_specs]
-    nodes = [n for n in program.graph.nodes if n.op == "placeholder"]
-    inputs = (n for n, kind in zip(nodes, kinds) if kind is InputKind.USER_INPUT)
     found: dict[str, str] = {}
-    for node, named in zip(inputs, axes):
+    for node, named in zip(user_inputs(program), axes):
         found |= _axis_names(node.meta.get("val"), named)
     return found
+
+
+def _spread(spec: Spec, args: list[Any]) -> Spec:
+    """The spec of forward(*xs), which has one entry for them all, with one for each."""
+    if isinstance(spec, Mapping):
+        inner = {f"{k}_{i}": s for k, v in spec.items() if isinstance(v, tuple | list)
+                 for i, s in enumerate(v)}  # fmt: skip
+        return {**inner, **spec}
+    parts = list(spec)
+    last = parts[-1] if parts else None
+    if isinstance(last, tuple | list) and len(parts) + len(last) - 1 == len(args) and \
+            isinstance(args[len(parts) - 1], torch.Tensor) and \
+            any(isinstance(s, Mapping | tuple | list) for s in last):  # fmt: skip
+        return [*parts[:-1], *last]
+    return spec
 
 
 def _by_leaf(value: Any, spec: Spec) -> Iterator[Spec]:
@@ -202,7 +233,7 @@ def _axis_names(tensor: Any, axes: Spec) -> dict[str, str]:
         name = dim if isinstance(dim, str) else getattr(dim, "__name__", None)
         size = tensor.shape[axis]
         if isinstance(name, str) and isinstance(size, torch.SymInt) and size.node.expr.is_symbol:
-            found[str(size.node.expr)] = name
+            found[str(size.node.expr)] = symbol(name)
     return found
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from ...ir import DEFAULT_LIMITS, Array, Builder, DType, Graph, Limits, TautError, Value, verify
-from ...ir.interpret import LARGEST
 from .config import BertConfig, read_config
 from .weights import Weights, read_safetensors
 
@@ -59,7 +58,7 @@ def build_bert(c: BertConfig, weights: Weights, *, token_types: bool = False) ->
         x = encoder.layer(x, keep, f"encoder.layer.{i}")
     graph = b.outputs(last_hidden_state=x, sentence_embedding=encoder.pool(x, mask))
     graph.name = "bert"
-    graph.metadata[LARGEST] = f"sequence={c.max_position_embeddings}"
+    graph.require(f"sequence <= {c.max_position_embeddings}")
     return graph
 
 

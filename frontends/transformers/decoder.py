@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...ir import Builder, Graph, ModelError, Value
-from ...ir.interpret import LARGEST
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,8 @@ class _Decoder:
         logits = b.mat_mul(x, self.weight("head", c.hidden_size, c.vocab_size), name="logits")
         graph = b.outputs(logits=logits, **outputs)
         graph.name = "decoder"
-        graph.metadata[LARGEST] = f"length={c.positions},past={c.positions}"
+        for size in ("length", "past"):
+            graph.require(f"{size} <= {c.positions}")
         return graph
 
     def weight(self, name: str, *shape: int, scale: float = 0.0) -> Value:

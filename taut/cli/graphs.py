@@ -39,6 +39,7 @@ def inspect(
         return
     ends = [("input", n, t) for n, t in facts["inputs"].items()]
     ends += [("output", n, t) for n, t in facts["outputs"].items()]
+    ends += [("needs", c, "") for c in facts["conditions"]]
     ops = sorted(facts["ops"].items(), key=lambda kv: (-kv[1]["macs"], -kv[1]["count"], kv[0]))
     rows = [(k, v["count"], f"{v['macs']:,}", f"{v['parameters']:,}") for k, v in ops]
     totals = (
@@ -86,6 +87,7 @@ def summary(graph: Graph, dims: Sizes) -> dict[str, Any]:
     symbols = {d or "?" for shape in shapes for d in shape if not isinstance(d, int)}
     uses = {d: dims.get(d, dims.get("*", 1)) for d in symbols}
     bound = graph.copy()
+    bound.conditions = ()  # the sizes of a count need not be ones that the graph may run on
     try:
         for node in bound.inputs:
             if not node.type.is_static and (node.type.shape is not None or node.name in dims):
@@ -106,6 +108,7 @@ def summary(graph: Graph, dims: Sizes) -> dict[str, Any]:
         "open": dict(sorted(uses.items())),
         "parameters": sum(a.size for a in constants),
         "constant_bytes": sum(a.nbytes for a in constants),
+        "conditions": [c.text for c in graph.conditions],
         "macs": costs.macs, "uncounted": len(costs.unknown), "ops": ops,
     }  # fmt: skip
 
@@ -134,8 +137,14 @@ def export(
     """Write a model in another form; ONNX (float or QDQ) runs in the runtimes you have."""
     import os
 
-    common.write(common.load(model), output)
+    graph = common.load(model)
+    common.write(graph, output)
+    lost = [c.text for c in graph.conditions] if output.lower().endswith(".onnx") else []
+    if lost and not json:
+        common.show(common.safe(f"ONNX has no checks of sizes, so other runtimes will not refuse "
+                                f"what breaks: {'; '.join(lost)}"), error=True)  # fmt: skip
     if json:
-        common.show_json({"output": output, "bytes": os.path.getsize(output)})
+        size = os.path.getsize(output)
+        common.show_json({"output": output, "bytes": size, "unchecked": lost})
     elif output != "-":
         common.show(common.safe(f"{output}: {common.engineering(os.path.getsize(output), 'B')}"))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from taut.ir import Array, FeedError, Graph
-from taut.ir.interpret import check_feed
+from taut.ir.interpret import check_feed, check_sizes
 
 from .recipe import TARGET
 
@@ -25,7 +25,7 @@ class Feeder:
     def __init__(self, graph: Graph, own: Iterable[str], classes: int | None) -> None:
         skipped = set(own)
         self.inputs = {n.name: n for n in graph.inputs if n.name not in skipped}
-        self.classes = classes
+        self.graph, self.classes = graph, classes
 
     def __call__(self, batch: Batch, *, trusted: bool = False) -> dict[str, Array]:
         """The feeds of one batch; `trusted` data are known to be finite.
@@ -36,6 +36,7 @@ class Feeder:
         given = self._named(batch)
         symbols: dict[str, int] = {}
         feeds = {k: check_feed(n, given[k], symbols) for k, n in self.inputs.items()}
+        check_sizes(self.graph, symbols)
         for name, array in feeds.items():
             if array.ndim and not array.size:
                 raise FeedError("a batch is empty", node=name)

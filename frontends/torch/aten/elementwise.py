@@ -25,7 +25,7 @@ def common(c: Call, a: int = 0, b: int = 1) -> DType:
 
 
 def _number(x: Any) -> Any:
-    return 0 if isinstance(x, torch.SymInt) else x
+    return 0 if isinstance(x, torch.SymInt) else 0.0 if isinstance(x, torch.SymFloat) else x
 
 
 def scaled(c: Call, x: Any, alpha: float) -> Value:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ....ir import UnsupportedError, Value
 from ..call import Call, Dimension, Size, aten, count, rank, shape_of
+from ..guards import same_size
 
 END = 1 << 62
 """From here on the end of a slice means the axis's own."""
@@ -42,6 +43,9 @@ def unflatten(c: Call, x: Value, dim: int, sizes: Sequence[Dimension]) -> Value:
 def squeeze(c: Call, x: Value, dims: int | Sequence[int] | None = None) -> Value:
     asked = range(rank(x)) if dims is None else [dims] if isinstance(dims, int) else dims
     gone = [d % rank(x) for d in asked if shape_of(x)[d] == 1]
+    for d in asked:
+        if shape_of(x)[d] != 1:
+            c.need(c.metas[0].shape[d] != 1)
     return c.b.squeeze(x, c.ints(gone)) if gone else x
 
 
@@ -130,17 +134,13 @@ def slice_(c: Call, x: Value, dim: int, start: Dimension | None, end: Dimension 
         return x
     last: Dimension = END if end is None else end
     made = c.b.slice(x, c.vector([start or 0]), c.vector([last]), c.ints([dim]), c.ints([step]))
-    if not start and step == 1 and isinstance(end, Size) and _same(c.result.shape[dim], c.metas[3]):
+    whole = not start and step == 1 and isinstance(end, Size)
+    if whole and same_size(c.result.shape[dim], c.metas[3]):
         # A reshape that changes nothing says what inference cannot know: nothing was cut short.
         sizes = [c.size(made, i) for i in range(rank(made))]
         sizes[dim] = end
         return c.b.reshape(made, c.vector(sizes))
     return made
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Whether the exporter knows two sizes to be equal."""
-    return getattr(a, "node", None) is not None and a.node.expr == b.node.expr
 
 
 @aten("slice_scatter")

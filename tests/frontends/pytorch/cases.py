@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from bridge import Many, randn, torch
@@ -244,6 +245,10 @@ DIRECT = {
     "alpha": lambda x: A.alpha_dropout(x, 0.5, False),
     "numel": lambda x: x.flatten()[: x.numel() // 2],
     "sizes": lambda x: x.reshape(x.shape[0] * 3, (x.shape[0] + 2 - x.shape[0]), -1),
+    "sizes_real": lambda x: x[: torch.sym_int(x.shape[0] / 2)] * (x.shape[0] / 4 + 0.5),
+    "sizes_down": lambda x: x[-(-x.shape[0] // 2) + 1:] + math.floor(x.shape[0] * 0.7),
+    "sizes_up": lambda x: x[: math.ceil(x.shape[0] * 0.7)] * math.trunc(x.shape[0] * 1.3),
+    "sizes_float": lambda x: x * torch.sym_float(x.shape[0]),
     "size_add": lambda x: x.new_ones(x.shape[0] + 1, 2),
     "size_sub": lambda x: x.new_ones(x.shape[0] * 3 - 2),
     "size_mod": lambda x: x.new_ones(x.shape[0] % 2 + 1),

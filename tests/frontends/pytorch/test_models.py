@@ -60,7 +60,7 @@ def test_bert() -> None:
     graph = agrees(networks.Bert(), calls, shapes)
     assert list(graph.signature.outputs) == ["hidden", "pooled", "sentence"]
     assert graph.signature.outputs["hidden"].shape == ("batch", "sequence", 32)
-    assert "sequence=40" in graph.metadata["largest_sizes"]
+    assert [c.text for c in graph.conditions] == ["sequence <= 40"]
     with pytest.raises(taut.ir.FeedError, match="sequence is 41"):
         taut.reference(graph, *(x.numpy() for x in tokens(2, 41, 60)))
 

@@ -42,7 +42,8 @@ class GridSample(Op):
     or by cubics
 
     The grid's last axis holds one place, the last spatial axis first. Outside of x: zeros, the
-    nearest element (border), or x mirrored (reflection).
+    nearest element (border), or x mirrored (reflection); a cubic's four neighbours on each axis
+    are each taken so, wherever the place itself is.
     """
 
     numerics = SUMS.but(
@@ -105,7 +106,7 @@ class GridSample(Op):
         x = np.clip(np.nan_to_num(x, nan=-2.0), -(2.0**40), 2.0**40)
         if self.mode == "nearest":
             x = np.rint(x)
-        if self.padding_mode == "border":
+        if self.padding_mode == "border" and self.mode != "cubic":
             low, high = self._edges(n)
             x = np.where((x < low) | (x > high), np.clip(x, 0, n - 1), x)
         x = self._mirrored(x, n)

@@ -68,3 +68,13 @@ def _triangle(name: str, upper: bool) -> None:
 
 _triangle("triu", True)
 _triangle("tril", False)
+
+
+_SAMPLED, _OUTSIDE = ("linear", "nearest", "cubic"), ("zeros", "border", "reflection")
+
+
+@aten("grid_sampler", "grid_sampler_2d", "grid_sampler_3d")
+def grid_sample(c: Call, x: Value, grid: Value, mode: int, padding: int, corners: bool) -> Value:
+    """Modes are numbers in PyTorch's order."""
+    return c.b.grid_sample(x, c.cast(grid, x.type.dtype), mode=_SAMPLED[mode],
+                           padding_mode=_OUTSIDE[padding], align_corners=corners)  # fmt: skip

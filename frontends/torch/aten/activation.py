@@ -91,11 +91,15 @@ def prelu(c: Call, x: Value, weight: Value) -> Value:
 
 @aten("softplus")
 def softplus(c: Call, x: Value, beta: float, threshold: float) -> Value:
-    """ln(1 + e^(beta x)) / beta; the threshold only keeps others' formula from overflow."""
-    if beta == 1:
+    """ln(1 + e^(beta x)) / beta, and x where beta x is over the threshold. What is over 20 is x
+    already, but in double precision and where beta x is infinite.
+    """
+    if beta == 1 and threshold >= 20 and c.dtype is not DType.f64:
         return c.b.softplus(x)
     scale = c.tensor(beta)
-    return c.b.div(c.b.softplus(c.b.mul(x, scale)), scale)
+    scaled = c.b.mul(x, scale)
+    near = c.b.div(c.b.softplus(scaled), scale)
+    return c.b.where(c.b.greater(scaled, c.tensor(threshold)), x, near)
 
 
 @aten("log_sigmoid")
@@ -105,12 +109,14 @@ def log_sigmoid(c: Call, x: Value) -> Value:
 
 @aten("softshrink")
 def softshrink(c: Call, x: Value, bound: float) -> Value:
-    return c.b.shrink(x, bias=float(bound), lambd=float(bound))
+    """x less what of it is within the bounds, which for NaN is NaN (the IR's shrink has 0)."""
+    return c.b.sub(x, clip(c, x, -bound, bound))
 
 
 @aten("hardshrink")
 def hardshrink(c: Call, x: Value, bound: float) -> Value:
-    return c.b.shrink(x, bias=0.0, lambd=float(bound))
+    """0 where |x| is within the bound; NaN is not (the IR's shrink has 0 for it)."""
+    return c.b.where(c.b.less_or_equal(c.b.abs(x), c.tensor(bound)), c.tensor(0), x)
 
 
 @aten("glu")

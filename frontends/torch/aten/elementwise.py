@@ -77,8 +77,23 @@ def div_mode(c: Call, a: Any, b: Any, mode: str | None) -> Value:
 def floor_divide(c: Call, a: Any, b: Any) -> Value:
     x, y = c.tensor(a), c.tensor(b)
     if c.dtype.is_float:
-        return c.b.floor(c.b.div(x, y))
+        return _floor_of_floats(c, x, y)
     return c.b.div(c.b.sub(x, c.b.mod(x, y)), y)
+
+
+def _floor_of_floats(c: Call, x: Value, y: Value) -> Value:
+    """The whole number below x / y, by the rest of the division: the quotient itself may be rounded
+    up to a whole number.
+    """
+    b, zero, one = c.b, c.tensor(0), c.tensor(1)
+    rest = b.mod(x, y, fmod=True)
+    times = b.div(b.sub(x, rest), y)
+    apart = b.xor(b.less(y, zero), b.less(rest, zero))  # the rest is on the other side of 0
+    over = getattr(b, "and")(apart, getattr(b, "not")(b.equal(rest, zero)))
+    times = b.where(over, b.sub(times, one), times)
+    whole = b.floor(times)
+    whole = b.where(b.greater(b.sub(times, whole), c.tensor(0.5)), b.add(whole, one), whole)
+    return b.where(b.equal(y, zero), b.div(x, y), whole)
 
 
 @aten(*both("remainder"))
@@ -99,6 +114,8 @@ def pow(c: Call, a: Any, b: Any) -> Value:
             return c.b.mul(base, base)
         if b == 0.5 and c.dtype.is_float:
             return c.b.sqrt(base)
+        if b == -0.5 and c.dtype.is_float:
+            return c.b.reciprocal(c.b.sqrt(base))
     return c.b.pow(base, c.tensor(b))
 
 
@@ -124,8 +141,15 @@ def _plain(op: str) -> None:
     aten(op)(f)
 
 
-for _op in ("neg", "abs", "sign"):
+for _op in ("neg", "abs"):
     _plain(_op)
+
+
+@aten("sign")
+def sign(c: Call, x: Value) -> Value:
+    """0 for NaN, where the IR has NaN."""
+    made = c.b.sign(x)
+    return c.b.where(c.b.is_nan(x), c.tensor(0), made) if c.dtype.is_float else made
 
 
 @aten("floor", "ceil", "round")

@@ -9,9 +9,9 @@ PyTorch reads place p of an axis of m elements, made of one of n, in single prec
     align_corners   p (n - 1) / (m - 1)
 
 and m is floor(n * factor) in double precision. Linear ways hand an axis on as it is where m is n, a
-factor or not; so does nearest on images, which there also reads p / 2 where m is 2 n. The IR's `resize` divides by the factor and computes
-m in single precision, as ONNX has it. Where that comes to the same it is used, else the elements
-are read by index.
+factor or not; so does nearest on images, which there also reads p / 2 where m is 2 n. The IR's
+`resize` divides by the factor and computes m in single precision, as ONNX has it. Where that comes
+to the same it is used, else the elements are read by index.
 """
 
 from __future__ import annotations

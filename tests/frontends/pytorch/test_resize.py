@@ -66,7 +66,7 @@ def test_drawn_interpolations_of_any_size(sizes: tuple[int, ...]) -> None:
         for run in (lambda a: taut.reference(graph, a), program):
             if run is None:
                 continue
-            right(run(x.numpy()), by_torch(module, (x,)), atol=2e-4)  # places of some 700 are rounded
+            right(run(x.numpy()), by_torch(module, (x,)), atol=2e-4)  # far places round
 
 
 def test_sizes_are_cut_off_in_double_precision() -> None:

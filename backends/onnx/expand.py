@@ -13,6 +13,7 @@ from ...ir.ops.barrier import OptimizationBarrier
 from ...ir.ops.linear import FusedMatMul
 from ...ir.ops.rounded_bias import RoundBias
 from ...ir.ops.scaled_gradient import ScaleGradient
+from ...ir.ops.shape import Dropout
 
 ATTENTION_SINCE = 23
 _LATER = f"export with opset {ATTENTION_SINCE}"
@@ -30,6 +31,9 @@ def body_of(node: Node, operands: Sequence[Value | None], opset: int) -> Graph |
         return _body(operands, lambda b, x: b.identity(x))
     if isinstance(op, RoundBias):
         return _body(operands, lambda b, *xs: op.definition(b, *xs))
+    if isinstance(op, Dropout) and (op.shared or op.alpha):  # which counts in training only
+        plain = op.replace(shared=(), alpha=False, outputs=1)
+        return _body(operands, lambda b, *xs: b.add_op(plain, *xs))
     if isinstance(op, ScaleGradient):
         return _body(operands, lambda b, x, factor: b.identity(x))
     if isinstance(op, Attention) and opset < ATTENTION_SINCE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from torch.fx import Node as FxNode
 from torch.fx.node import map_arg
 
 from ...ir import Builder, DType, Shape, UnsupportedError, Value
+from ..unsupported import NotCarried
 from .guards import show
 from .tensors import dtype_of
 
@@ -63,9 +65,10 @@ class Call:
     """
 
     def __init__(
-        self, b: Builder, node: FxNode, read: Callable[[FxNode], Any], names: Mapping[str, str]
-    ) -> None:
-        self.b, self.node, self.names = b, node, names
+        self, b: Builder, node: FxNode, read: Callable[[FxNode], Any], names: Mapping[str, str],
+        padding: dict[Value, int],
+    ) -> None:  # fmt: skip
+        self.b, self.node, self.names, self.padding = b, node, names, padding
         given = list(_arguments(node))
         self.args = [map_arg(a, read) for a in given]
         self.metas = [map_arg(a, lambda n: n.meta["val"]) for a in given]
@@ -147,6 +150,10 @@ class Call:
         """Make what PyTorch says of sizes (a SymBool) a condition of the graph."""
         if isinstance(fact, torch.SymBool) and not fact.node.expr.is_number:
             self.b.graph.require(show(fact.node.expr, self.names))
+
+    def left_out(self, what: str) -> None:
+        """Say that something is not carried over."""
+        warnings.warn(f"{self.node.name}: {what}", NotCarried, stacklevel=2)
 
     def no(self, refused: Any, what: str) -> None:
         """Raises UnsupportedError if an argument asks for what is not supported."""

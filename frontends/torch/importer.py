@@ -17,24 +17,12 @@ from ...ir import Builder, Dim, TautError, TensorType, UnsupportedError, Value
 from ...ir.errors import show_name
 from ...ir.graph import Graph
 from ...ir.ops.structure import Constant, Input
+from ...ir.training import BUFFERS, PADDING
 from ...ir.types import symbol
 from .call import ATEN, Call, Size
 from .guards import add_conditions, show
 from .program import handler_name, live_nodes, op_name
 from .tensors import dtype_of, to_array
-
-BUFFERS = "torch.buffers"
-"""Key of a graph's metadata that names the float constants that are no parameters, as JSON."""
-
-
-def buffer_names(graph: Graph) -> frozenset[str]:
-    """Constants that are no parameters, as far as the metadata says."""
-    try:
-        found = json.loads(graph.metadata.get(BUFFERS, "[]"))
-    except (ValueError, RecursionError):
-        return frozenset()
-    return frozenset(n for n in found if isinstance(n, str)) if isinstance(found, list) else \
-        frozenset()  # fmt: skip
 
 
 class Importer:
@@ -52,6 +40,7 @@ class Importer:
         self.values: dict[FxNode, Any] = {}
         self.arrays: dict[FxNode, tuple[str, torch.Tensor]] = {}
         self.named: set[Value] = set()
+        self.padding: dict[Value, int] = {}  # rows of tables that are not trained
         self.held: set[str] = set()  # names of parameters and buffers that are in the graph
 
     def run(self, output_names: tuple[str, ...] | None) -> Graph:
@@ -149,6 +138,7 @@ class Importer:
         parameters = {
             self.values[node].node.name for node, (target, _) in self.arrays.items()
             if target in self.program.graph_signature.parameters and node in self.values
+            and self.arrays[node][1].requires_grad
         }  # fmt: skip
         names = [
             n.name for n in self.graph.of(Constant)
@@ -156,6 +146,9 @@ class Importer:
         ]  # fmt: skip
         if names:
             self.graph.metadata[BUFFERS] = json.dumps(names)
+        rows = {v.node.name: row for v, row in self.padding.items()}
+        if rows:
+            self.graph.metadata[PADDING] = json.dumps(rows)
 
     # ---- nodes ---------------------------------------------------------------------------------
 
@@ -184,7 +177,7 @@ class Importer:
             if value is None:
                 raise UnsupportedError(f"result {index} of {show_name(source)} is not supported")
             return value
-        call = Call(self.b, node, self._read, self.symbols)
+        call = Call(self.b, node, self._read, self.symbols, self.padding)
         made = ATEN[handler_name(node)](call, *call.args)
         if isinstance(made, Value):
             self._name(made, node.name)

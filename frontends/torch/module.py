@@ -15,9 +15,9 @@ from ...ir.errors import show_name
 from ...ir.interpret import run_node
 from ...ir.ops.quantization import DequantizeLinear
 from ...ir.ops.structure import Constant, Input
+from ...ir.training import buffer_names, padding_rows
 from .forward import FORWARD, Step, check
 from .forward.quantization import quantized
-from .importer import buffer_names
 from .tensors import to_array, to_tensor, torch_dtype
 
 STATISTICS = {("batch_normalization", 3), ("batch_normalization", 4)}
@@ -64,6 +64,7 @@ class GraphModule(nn.Module):
         self._places: dict[str, tuple[str, str]] = {}  # of a constant: its module's path, its name
         self._latents: dict[str, Latent] = {}
         self._fixed = buffer_names(graph)
+        self._padding = padding_rows(graph)
         for node in graph.of(Constant):
             with_node(node, self._hold, node, trainable)
 
@@ -124,6 +125,10 @@ class GraphModule(nn.Module):
         """A constant as ops read it: an integer weight rounded to what it will be."""
         tensor = self.constant(name)
         latent = self._latents.get(name)
+        row = self._padding.get(name)
+        if row is not None and row < len(tensor):  # which has no gradient
+            at = torch.arange(len(tensor), device=tensor.device) == row
+            tensor = torch.where(at.reshape(-1, *[1] * (tensor.ndim - 1)), tensor.detach(), tensor)
         if latent is None:
             return tensor
         zero = None if latent.zero is None else self.constant(latent.zero)

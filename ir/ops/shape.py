@@ -114,7 +114,13 @@ class CastLike(Same):
 @register
 @dataclass(frozen=True)
 class Dropout(Op):
-    """x (inference); with outputs=2 also the mask, all true. Training is refused, but at ratio 0"""
+    """x (inference); with outputs=2 also the mask, all true. Training is refused, but at ratio 0
+
+    `shared` and `alpha` say what `dropout-masks` makes of it for training: over axes `shared` all
+    elements are kept or dropped together; with `alpha` what is dropped becomes the lowest value of
+    selu, and mean and variance stay (G. Klambauer and others, "Self-normalizing neural networks",
+    2017).
+    """
 
     numerics = MOVES
     axes = "x[...] -> y[...]"
@@ -122,10 +128,14 @@ class Dropout(Op):
     held = MappingProxyType({"ratio": "it is a probability"})
     seed: int = 0
     outputs: int = 1
+    shared: tuple[int, ...] = ()
+    alpha: bool = False
 
     def infer(
         self, x: Abstract, ratio: Abstract | None = None, training_mode: Abstract | None = None
     ) -> Inferred:
+        if self.shared and x.shape is not None:
+            check_axes(self.shared, len(x.shape))
         check_scalar(ratio, "the ratio")
         check_scalar(training_mode, "training_mode")
         known = ratio is None or ratio.value is not None

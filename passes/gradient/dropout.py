@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...ir import Builder, DType, Graph, Node, UnsupportedError
+from ...ir import Builder, DType, Graph, Node, TensorType, UnsupportedError
 from ...ir.ops.shape import Dropout
 from ..base import Changes, Outcome, Pass, register_pass
 from ..context import Context
 from ..rewrite import erase_dead
 from .names import KEEP, matches
 
+_LOWEST = -1.7580993408473766
+"""Where selu ends on the left."""
+
 
 @register_pass
 @dataclass(frozen=True)
 class DropoutMasks(Pass):
     """dropout(x, ratio) -> where(keep, x / (1 - ratio), 0), with an input `keep.NODE` bool of x's
-    shape, which whoever runs the graph draws anew for each step, true with chance 1 - ratio
-    (`dropout_ratios`).
+    shape (1 on its `shared` axes; of an `alpha` one where(keep, a x + b, c)), which whoever runs
+    the graph draws anew for each step, true with chance 1 - ratio (`dropout_ratios`).
 
     N. Srivastava and others, "Dropout: a simple way to prevent neural networks from overfitting"
     (2014). A graph stays a function: the same masks give the same bits. Nodes whose names match a
@@ -48,11 +51,21 @@ def _mask(graph: Graph, node: Node, ratio: float) -> None:
         raise UnsupportedError(f"drops parts of {x.type}, whose sizes are unknown", node=node.name,
                                hint="bind the inputs' shapes first")  # fmt: skip
     b = Builder(graph, before=node, prefix=f"{node.name}.")
-    kept = graph.add_input(f"{KEEP}{node.name}", x.type.with_dtype(DType.bool), before=node)
-    made = b.where(kept, b.mul(x, b.number(1 / (1 - ratio), x)), b.number(0, x))
+    assert isinstance(node.op, Dropout)
+    shared = {a % len(x.shape) for a in node.op.shared}
+    shape = tuple(1 if i in shared else d for i, d in enumerate(x.shape))
+    kept = graph.add_input(f"{KEEP}{node.name}", TensorType(DType.bool, shape), before=node)
+    scale, shift, dropped = 1 / (1 - ratio) if ratio < 1 else 0.0, 0.0, 0.0
+    if node.op.alpha:  # so that mean and variance of what is 0 and 1 stay
+        scale = ((1 - ratio) * (1 + ratio * _LOWEST**2)) ** -0.5 if ratio < 1 else 0.0
+        shift = -scale * ratio * _LOWEST
+        dropped = scale * _LOWEST + shift
+    made = b.mul(x, b.number(scale, x))
+    made = b.add(made, b.number(shift, x)) if shift else made
+    made = b.where(kept, made, b.number(dropped, x))
     graph.replace_all_uses(node[0], made)
     if len(node.results) > 1:
-        graph.replace_all_uses(node[1], kept)
+        graph.replace_all_uses(node[1], b.expand(kept, b.shape(x)) if shared else kept)
 
 
 def ratio_of(graph: Graph, node: Node) -> float:

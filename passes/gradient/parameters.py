@@ -11,6 +11,7 @@ from ...ir import FeedError, Graph, Node, TensorType, VerifyError
 from ...ir.op import Array, is_differentiable
 from ...ir.ops.scaled_gradient import ScaleGradient
 from ...ir.ops.structure import Constant
+from ...ir.training import buffer_names
 from ..base import Exact, Outcome, Pass, near, register_pass
 from ..context import Context
 
@@ -29,9 +30,9 @@ class Parameters(Pass):
     By default those are the float constants of more than one element that an op reads at an operand
     which gradients reach and which is trained rather than set (statistics, bounds and scales are
     set: `Op.settings`), but for a teacher's (named `teacher.`...) and for masks: constants with an
-    element that is not finite or is below -1e4; and those of any size that `scale_gradient` reads.
-    Exact when the inputs are fed the constants' arrays: `trainable` gives these by name, `freeze`
-    puts arrays back.
+    element that is not finite or is below -1e4, and for what the metadata calls a buffer; and those
+    of any size that `scale_gradient` reads. Exact when the inputs are fed the constants' arrays:
+    `trainable` gives these by name, `freeze` puts arrays back.
     """
 
     name = "parameters"
@@ -73,7 +74,8 @@ def trainable(graph: Graph, names: tuple[str, ...] = ()) -> dict[str, Array]:
             raise FeedError(f"no constant is named {name!a}{near(name, list(constants))}")
         if not constants[name].type.dtype.is_float:
             raise FeedError(f"is {constants[name].type}, which is not trainable", node=name)
-    chosen = names or [k for k, n in constants.items() if _is_trained(graph, n)]
+    fixed = buffer_names(graph)
+    chosen = names or [k for k, n in constants.items() if k not in fixed and _is_trained(graph, n)]
     return {k: _array(constants[k]) for k in chosen}
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...ir import Array, Graph, Node, Value
+from ...ir import Array, Builder, Graph, Node, Value
+from ...ir.ops.adjoint import in_type_of, mean_factor
 from ...ir.ops.normalization import BatchNormalization
 from ...ir.ops.structure import Constant
 from ..base import Changes, Outcome, Pass, register_pass
@@ -22,7 +23,9 @@ STATISTICS = {3: "mean", 4: "var"}  # operands of a batch normalization
 class BatchStatistics(Pass):
     """Let batch_normalization normalize by its batch's own mean and variance (training_mode), and
     update the running ones: these become inputs of the constants' names, and outputs `next.NAME`
-    hold what they are after the step, running * momentum + own * (1 - momentum).
+    hold what they are after the step, running * momentum + own * (1 - momentum). There `own` is the
+    unbiased variance (over n - 1), which estimates that of all data and which trainers keep; the op
+    itself has the one over n, as ONNX does.
 
     S. Ioffe and C. Szegedy, "Batch normalization" (2015). A node whose statistics are computed
     stays as it is, as do statistics that two nodes share (`split_statistics` parts them), and nodes
@@ -47,10 +50,25 @@ class BatchStatistics(Pass):
             elif context.gate("batch-statistics", node.name):
                 names = [opened(graph, v.node).name for v in running if v is not None]
                 graph.set_op(node, op.replace(training_mode=True))
-                outputs |= {f"{NEXT}{k}": node[1 + i] for i, k in enumerate(names)}
+                moved = node[1], _unbiased(graph, node)
+                outputs |= {f"{NEXT}{k}": v for k, v in zip(names, moved)}
                 outcome.applied("trained", node, f"updates {' and '.join(names)}")
         graph.set_outputs(outputs)
         return outcome
+
+
+def _unbiased(graph: Graph, node: Node) -> Value:
+    """The running variance with n / (n - 1) times the batch's part of it. Of one element, whose
+    variance is 0, no more than that.
+    """
+    assert isinstance(node.op, BatchNormalization)
+    x, old = graph.operand(node, 0), graph.operand(node, 4)
+    assert x is not None and old is not None
+    made, b = node[2], Builder(graph, prefix=f"{node.name}.")
+    own = b.sub(made, b.mul(old, b.number(node.op.momentum, old)))
+    share = in_type_of(b, mean_factor(b, x, made), made)  # 1 / n
+    rest = b.max(b.sub(b.number(1, made), share), share)
+    return b.add(made, b.mul(own, b.div(share, rest)))
 
 
 def _obstacle(graph: Graph, node: Node, keep: tuple[str, ...]) -> str:

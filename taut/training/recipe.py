@@ -6,8 +6,11 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from taut.ir import Array, FeedError, Graph
 from taut.ir.ops.structure import Constant
+from taut.ir.training import padding_rows
 from taut.passes import Pass, PassManager, Pipeline
 from taut.passes.fuse.auto import FuseAuto
 from taut.passes.gradient import trainable
@@ -172,6 +175,17 @@ def with_arrays(model: Graph, arrays: Mapping[str, Array]) -> Graph:
     for name, array in arrays.items():
         twin.set_op(twin[name], Constant(array.copy()))
     return twin
+
+
+def padding_masks(model: Graph, learned: Learned) -> dict[str, Array]:
+    """Masks that hold the row that stands for padding of each embedding's table, by name."""
+    found: dict[str, Array] = {}
+    for name, row in padding_rows(model).items():
+        array = learned.parameters.get(name)
+        if array is not None and array.ndim and row < len(array):
+            found[name] = np.ones(array.shape, np.bool_)
+            found[name][row] = False
+    return found
 
 
 def zero_masks(graph: Graph, frozen: tuple[str, ...] = ()) -> dict[str, Array]:

@@ -15,7 +15,15 @@ from taut.passes.gradient.names import KEEP, MASK, NEXT, RATE, STATE, STEP
 from taut.passes.gradient.statistics import split_statistics
 
 from .feed import Batch, Feeder, rows_of
-from .recipe import Learned, Recipe, count_name, evaluation_graph, step_graph, with_arrays
+from .recipe import (
+    Learned,
+    Recipe,
+    count_name,
+    evaluation_graph,
+    padding_masks,
+    step_graph,
+    with_arrays,
+)
 
 
 @dataclass
@@ -77,7 +85,8 @@ class Trainer:
         self.model = graph.copy()
         split_statistics(self.model)
         learned = Learned.of(self.model, self.recipe.frozen)
-        self.masks = {k: _mask(learned, k, m) for k, m in (masks or {}).items()}
+        held = {**padding_masks(self.model, learned), **(masks or {})}
+        self.masks = {k: _mask(learned, k, m) for k, m in held.items()}
         self.step_graph = step_graph(self.model, self.recipe, learned, tuple(self.masks))
         self.evaluation_graph = evaluation_graph(self.model, self.recipe, learned)
         moved = {**learned.parameters, **learned.statistics}

@@ -106,9 +106,3 @@ def same(c: Call, x: Value, *_: Any) -> Value:
 @aten("to.dtype", "to.other", "_to_copy", "type_as")
 def convert(c: Call, x: Value, *_: Any) -> Value:
     return c.tensor(x)
-
-
-@aten("dropout_", "feature_dropout_")
-def no_dropout(c: Call, x: Value, p: float, train: bool) -> Value:
-    c.no(train, "dropout in training mode")
-    return x

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+
+from torch.fx import Node as FxNode
 
 from ....ir import DType, UnsupportedError, Value
 from ..call import Call, Dimension, aten, rank
 
 
 @aten("embedding")
-def embedding(c: Call, weight: Value, indices: Value, *_: Any) -> Value:
+def embedding(c: Call, weight: Value, indices: Value, padding: int = -1, by_frequency: bool = False,
+              sparse: bool = False) -> Value:  # fmt: skip
+    """The row `padding` of the table is not trained."""
+    if by_frequency:
+        c.left_out("its gradient is not scaled by frequency in training")
+    table = c.node.args[0]
+    assert isinstance(table, FxNode)
+    if padding >= 0 and (table.op != "placeholder" or len(table.users) > 1):
+        c.left_out(f"row {padding} of its table, which is padding, is trained: others read it too")
+    elif padding >= 0:
+        c.padding[weight] = padding
     return c.b.gather(weight, indices, axis=0)
 
 

@@ -34,6 +34,9 @@ def batch_norm(c: Call, x: Value, weight: Value | None, bias: Value | None, mean
             hint="export in evaluation mode, with running statistics",
         )
     scale, shift = vectors(c, x, weight, bias)
+    if momentum == 0:
+        c.left_out("its running statistics stay in training (momentum is 0, or None, which takes "
+                   "the mean over all batches)")  # fmt: skip
     # PyTorch's momentum is the new statistics' share, the IR's (as ONNX's) the old ones'.
     return c.b.batch_normalization(
         x, scale, shift, mean, var, epsilon=float(eps), momentum=1 - float(momentum)
@@ -99,15 +102,23 @@ def instance_norm(c: Call, x: Value, weight: Value | None, bias: Value | None, m
                   var: Value | None, by_input: bool, momentum: float, eps: float,
                   fast: bool) -> Value:  # fmt: skip
     if not by_input and mean is not None and var is not None:
-        return batch_norm(c, x, weight, bias, mean, var, False, momentum, eps, fast)
+        c.left_out("in training it goes by the running statistics as well, which stay")
+        column = c.ints([-1] + [1] * (rank(x) - 2))
+        inverse = c.b.reciprocal(c.b.sqrt(c.b.add(var, c.constant(eps, var.type.dtype))))
+        factor = inverse if weight is None else c.b.mul(weight, inverse)
+        y = c.b.mul(c.b.sub(x, c.b.reshape(mean, column)), c.b.reshape(factor, column))
+        return y if bias is None else c.b.add(y, c.b.reshape(bias, column))
     scale, shift = vectors(c, x, weight, bias)
     return c.b.instance_normalization(x, scale, shift, epsilon=float(eps))
 
 
-@aten("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
+@aten("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "dropout_",
+      "feature_dropout_", "alpha_dropout_", "feature_alpha_dropout_")  # fmt: skip
 def dropout(c: Call, x: Value, p: float, train: bool) -> Value:
-    """Does nothing, but keeps its ratio for a training to come."""
+    """Does nothing, but keeps its ratio, and what is dropped together, for a training to come."""
     c.no(train, "dropout in training mode")
-    if "feature" in str(c.node.target) or "alpha" in str(c.node.target):
-        return x  # kinds of dropout that the IR has no op for
-    return c.b.dropout(x, c.constant(p, DType.f32))
+    name = str(c.node.target)
+    shared = tuple(range(2, rank(x))) if "feature" in name else ()
+    if name.split(".")[1].endswith("_") and len(c.node.all_input_nodes[0].users) > 1:
+        c.left_out("in training it drops in place, which others that read its operand do not see")
+    return c.b.dropout(x, c.constant(p, DType.f32), shared=shared, alpha="alpha" in name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ....ir import UnsupportedError, Value
+from ....ir import DType, UnsupportedError, Value
 from ..call import Call, aten, rank
 
 ORDERS = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}
@@ -59,6 +59,8 @@ def _stack(
             found.append(end)
         # y[t,d,n,h]: directions lie side by side in what the next layer reads.
         x = b.reshape(b.transpose(y, perm=(0, 2, 1, 3)), c.ints([0, 0, -1]))
+        if dropout and i < layers - 1:
+            x = b.dropout(x, c.constant(dropout, DType.f32))
     x = b.transpose(x, perm=(1, 0, 2)) if batch_first else x
     return (x, *(b.concat(*found, axis=0) if layers > 1 else found[0] for found in last))
 

@@ -110,7 +110,15 @@ def dropout(step: Step, x: Tensor, ratio: Tensor | None = None, _: Any = None) -
     """Drops in training mode. A ratio left out is 1/2, as in the ONNX standard."""
     y = x
     if step.training:
-        y = F.dropout(x, 0.5 if ratio is None else step.number(ratio, 1))
+        p = 0.5 if ratio is None else step.number(ratio, 1)
+        shared = {a % x.ndim for a in step.op.shared}
+        kept = x.new_ones([1 if i in shared else n for i, n in enumerate(x.shape)])
+        if step.op.alpha and shared:
+            y = F.feature_alpha_dropout(x, p, True)
+        elif step.op.alpha:
+            y = F.alpha_dropout(x, p, True)
+        else:
+            y = x * F.dropout(kept, p) if shared else F.dropout(x, p)
     return (y, torch.ones_like(x, dtype=torch.bool)) if step.op.outputs == 2 else y
 
 

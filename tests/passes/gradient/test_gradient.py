@@ -125,7 +125,7 @@ def test_batch_statistics_follow_the_batches() -> None:
     np.testing.assert_allclose(out["next.bn.mean"],
                                arrays["bn.mean"] * 0.9 + h.mean((0, 2, 3)) * 0.1)  # fmt: skip
     np.testing.assert_allclose(out["next.bn.var"],
-                               arrays["bn.var"] * 0.9 + h.var((0, 2, 3)) * 0.1)  # fmt: skip
+                               arrays["bn.var"] * 0.9 + h.var((0, 2, 3), ddof=1) * 0.1)  # fmt: skip
     way = rng.standard_normal(arrays["stem.weight"].shape)
     feeds = {"x": x, "labels": rng.integers(0, 5, 8), **arrays}
     want = slope(step, feeds, "stem.weight", way, 1e-6)

@@ -40,7 +40,8 @@ def test_batch_normalization_takes_the_batch_and_moves_its_statistics() -> None:
     made = interpret(graph, feeds)
     mean, var = x.mean((0, 2, 3)), x.var((0, 2, 3))
     np.testing.assert_allclose(made["next.a.mean"], 0.8 * 0.5 + 0.2 * mean, rtol=1e-5)
-    np.testing.assert_allclose(made["next.a.var"], 0.8 * 2 + 0.2 * var, rtol=1e-5)
+    unbiased = x.var((0, 2, 3), ddof=1)
+    np.testing.assert_allclose(made["next.a.var"], 0.8 * 2 + 0.2 * unbiased, rtol=1e-5)
     y = (x - mean.reshape(3, 1, 1)) / np.sqrt(var.reshape(3, 1, 1) + 1e-5)
     np.testing.assert_allclose(made["y"], y, rtol=1e-3, atol=1e-4)  # normalized again: no change
 
@@ -71,6 +72,45 @@ def test_dropout_keeps_what_its_mask_says_and_scales_it() -> None:
     x, keep = np.float32([[1, 2, 3, 4]]), np.array([[True, False, True, True]])
     made = interpret(graph, {"x": x, "keep.d": keep})["y"]
     np.testing.assert_allclose(made, [[4 / 3, 0, 4, 16 / 3]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_the_running_variance_of_few_elements(rows: int) -> None:
+    """Of one alone there is no unbiased variance: the batch's is 0, and stays a number."""
+    b = Builder()
+    x = b.input("x", "f32", ("n", 2))
+    parts = [b.constant(np.full(2, v, np.float32), k)
+             for k, v in (("s", 1), ("b", 0), ("mean", 0.5), ("var", 2))]  # fmt: skip
+    graph = b.outputs(y=b.batch_normalization(x, *parts, momentum=0.8, name="bn"))
+    made = rng.standard_normal((rows, 2)).astype(np.float32)
+    got = interpret(optimize(graph, "batch-statistics"),
+                    {"x": made, "mean": parts[2].array, "var": parts[3].array})  # fmt: skip
+    own = made.var(0, ddof=1) if rows > 1 else np.zeros(2)
+    np.testing.assert_allclose(got["next.var"], 0.8 * 2 + 0.2 * own, rtol=1e-5)
+
+
+def test_dropout_of_whole_channels() -> None:
+    b = Builder()
+    x = b.input("x", "f32", ("n", 3, "h", 4))
+    y = b.dropout(x, b.constant(np.float32(0.25), "r"), shared=(2, -1), name="d")
+    graph = optimize(b.outputs(y=y), "dropout-masks")
+    assert graph["keep.d"].type.shape == ("n", 3, 1, 1)
+    keep = rng.random((2, 3, 1, 1)) < 0.5
+    ones = np.ones((2, 3, 5, 4), np.float32)
+    made = interpret(graph, {"x": ones, "keep.d": keep})["y"]
+    np.testing.assert_allclose(made, np.broadcast_to(keep / 0.75, ones.shape), rtol=1e-6)
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.5, 0.9])
+def test_alpha_dropout_keeps_mean_and_variance(ratio: float) -> None:
+    b = Builder()
+    x = b.input("x", "f32", ("n",))
+    y = b.dropout(x, b.constant(np.float32(ratio), "r"), alpha=True, name="d")
+    graph = optimize(b.outputs(y=y), "dropout-masks")
+    n = 400_000
+    made = interpret(graph, {"x": rng.standard_normal(n).astype(np.float32),
+                             "keep.d": rng.random(n) >= ratio})["y"]  # fmt: skip
+    assert abs(made.mean()) < 0.02 and abs(made.var() - 1) < 0.05
 
 
 def test_dropout_of_unknown_size_is_refused() -> None:

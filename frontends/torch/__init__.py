@@ -50,7 +50,8 @@ def from_torch(
     dict.
 
     What the exporter assumed of sizes becomes conditions of the graph: inputs that break one are
-    refused. Warns (NotCarried) of assertions on data, which a graph cannot hold.
+    refused. Warns (NotCarried) of what a graph cannot hold: assertions on data, and what a module
+    does in training only (noise that is no dropout, state that moves).
 
     Raises UnsupportedOps, which lists every unsupported node; ModelError where the module cannot be
     traced; VerifyError, LimitError; UnsupportedError, also where PyTorch is missing.
@@ -61,6 +62,7 @@ def from_torch(
 
     from .module import GraphModule
     from .program import export
+    from .training import lost_in_training
 
     if isinstance(source, GraphModule) and args is None:
         return source.to_graph()
@@ -74,6 +76,9 @@ def from_torch(
             hint="files of weights are read by taut.frontends.torch.load_state",
         )
     graph = _import(program, dynamic_shapes, output_names)
+    if isinstance(source, nn.Module):
+        for reason in lost_in_training(source, args or (), kwargs or {}, graph):
+            warnings.warn(reason, NotCarried, stacklevel=2)
     verify(graph, limits)
     return graph
 

@@ -1,4 +1,4 @@
-"""What a module does in training only, and whether it comes along: noise, statistics, what stays."""
+"""What a module does in training only, and whether it comes along: noise, statistics, weights."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from bridge import randn, torch
 from taut.frontends.torch import NotCarried
 from taut.passes.gradient import trainable
 from taut.passes.gradient.dropout import dropout_ratios
-from taut.training import Recipe, Trainer
 
 import taut
+from taut.training import Recipe, Trainer
 
 nn, F = torch.nn, torch.nn.functional
 
@@ -56,14 +56,10 @@ def test_every_form_of_dropout_is_kept(name: str) -> None:
     step = taut.optimize(graph, "dropout-masks")
     (keep,) = [n for n in step.inputs if n.name.startswith("keep.")]
     assert keep.type.shape == tuple(1 if i in shared else n for i, n in enumerate(shape))
-    # As PyTorch's own, for the mask that it drew: of any number that a draw gives or takes.
+    # As PyTorch's own, for the mask that it drew.
     ones = torch.ones(shape) if name != "in place" else x
-    module.train()
-    want = module(ones)
-    alone = module.eval()(ones)
-    kept = ((want - alone.min()).abs() > 1e-9) if False else want > alone * 0 - 0.5
-    if "alpha" not in name:
-        kept = want != 0
+    want = module.train()(ones)
+    kept = want > want.min() + 1e-6 if "alpha" in name else want != 0
     for axis in shared:
         kept = kept.any(axis, keepdim=True)
     feeds = {graph.inputs[0].name: ones.numpy(), keep.name: kept.numpy()}
@@ -74,7 +70,6 @@ def test_every_form_of_dropout_is_kept(name: str) -> None:
 @pytest.mark.parametrize("name", FORMS)
 def test_to_torch_drops_in_every_form(name: str) -> None:
     module, shape, shared = FORMS[name]
-    copy = taut.to_torch(taut.from_torch(module, (randn(*shape),)))
     ones = torch.ones(64, 32, *shape[2:])
     copy = taut.to_torch(taut.from_torch(module, (ones,)))
     got = next(iter(copy(ones).values()))
@@ -198,7 +193,7 @@ LOST = {
     "cumulative": (nn.BatchNorm1d(4, momentum=None), (6, 4), "running statistics stay"),
     "instances": (nn.InstanceNorm1d(4, track_running_stats=True), (6, 4, 3), "running statistics"),
     "attention": (nn.TransformerEncoderLayer(8, 2, 16, dropout=0.2, batch_first=True), (2, 3, 8),
-                  "attention"),
+                  "3 come along.*Attention"),
     "scores": (Function(lambda m, x: F.scaled_dot_product_attention(
         x, x, x, dropout_p=0.2 if m.training else 0.0)), (2, 2, 3, 4), "random"),
     "spectral": (nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3)), (2, 4), "_u"),

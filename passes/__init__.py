@@ -16,6 +16,7 @@ from .base import (
     Pass,
     Remark,
     Within,
+    WithinSteps,
     all_passes,
     pass_class,
     register_pass,
@@ -35,7 +36,7 @@ for _module in pkgutil.iter_modules(__path__):
 __all__ = [
     "PRESETS", "Analyses", "Bound", "Changes", "Context", "Exact", "Match", "Outcome", "Pass",
     "PassManager", "PassRecord", "Pipeline", "Remark", "Report", "Rewrite", "RewriteBuilder",
-    "Samples", "Within", "all_analyses", "all_passes", "analysis", "apply_rewrites", "bisect",
-    "optimize", "parse_pipeline", "pass_class", "random_feeds", "read_reproducer",
-    "register_pass", "register_preset", "replay", "write_reproducer",
+    "Samples", "Within", "WithinSteps", "all_analyses", "all_passes", "analysis",
+    "apply_rewrites", "bisect", "optimize", "parse_pipeline", "pass_class", "random_feeds",
+    "read_reproducer", "register_pass", "register_preset", "replay", "write_reproducer",
 ]  # fmt: skip

@@ -61,7 +61,19 @@ class Changes:
         return "changes the function"
 
 
-Bound = Exact | Within | Changes
+@dataclass(frozen=True)
+class WithinSteps:
+    """What is quantized lies within `count` steps of where the reference has it, each result by
+    itself, and what depends on it follows (`taut.ir.envelope` draws what that makes possible).
+    """
+
+    count: float = 1.0
+
+    def __str__(self) -> str:
+        return f"within {self.count:g} step{'s' if self.count != 1 else ''} of each result's grid"
+
+
+Bound = Exact | Within | WithinSteps | Changes
 
 Kind = Literal["applied", "missed", "note"]
 
@@ -133,6 +145,8 @@ class Pass:
     """Names of analyses whose results stay right (checked where the manager checks)."""
     keeps_signature: ClassVar[bool] = True
     """Whether the graph's inputs and outputs stay as they are (types may become better known)."""
+    absent: ClassVar[str] = ""
+    """What a graph lacks that a pass finds nothing to do in and has nothing else to say of."""
     nested: ClassVar[bool] = False
     """Whether the manager runs it on the bodies of branches and loops too, each a graph of its own
     (inputs and outputs by position, nothing known of what calls it)."""
@@ -150,6 +164,10 @@ class Pass:
     def promise(self) -> Bound:
         """The bound with these options; `bound` unless a pass says otherwise."""
         return self.bound
+
+    def promise_on(self, graph: Graph) -> Bound:
+        """What it promises on this graph, as it stands before the pass."""
+        return self.promise
 
     def run(self, graph: Graph, context: Context) -> Outcome:
         """Change `graph` in place through its methods and say what was done."""
@@ -232,6 +250,6 @@ def near(word: str, words: list[str]) -> str:
 
 
 __all__ = [
-    "Bound", "Changes", "Exact", "Kind", "Outcome", "Pass", "Remark", "Within",
+    "Bound", "Changes", "Exact", "Kind", "Outcome", "Pass", "Remark", "Within", "WithinSteps",
     "all_passes", "load_plugins", "near", "pass_class", "register_pass",
 ]  # fmt: skip

@@ -101,6 +101,8 @@ class PassManager:
             if before is not None and self.reproduce is not None:
                 self._write_reproducer(i, before, context, checker, error)
             raise
+        if p.absent and not (record.changed or outcome.counts or outcome.remarks):
+            outcome.note(f"nothing to do: {p.absent}")
         record.counts, record.remarks = outcome.counts, outcome.remarks
         record.dropped_remarks = outcome.dropped
         record.nodes_after, record.steps = len(graph), (first + 1, steps.count)

@@ -14,9 +14,10 @@ LAYERS = (
 """What the float and the integer pipelines have in common."""
 
 PRODUCTS = (
-    "fuse-attention,motion,fuse-linear,fuse-matmul,merge-matmuls{convolutions=false},fold,cse,dce"
+    "fuse-attention,motion,lower-integer,fuse-linear,fuse-matmul,merge-matmuls{convolutions=false},"
+    "fold,cse,dce"
 )
-"""Matrix products with what stands around them. Static quantization puts its pairs around plain
-products, so it comes before."""
+"""Matrix products with what stands around them. Quantization puts its pairs around plain products,
+so what a file holds in integers is lowered before."""
 
 register_preset("O2", f"{LAYERS},{PRODUCTS},fuse-auto")

@@ -4,8 +4,10 @@ SQNR is 10 log10(sum a^2 / sum (a - b)^2) in decibels over all elements and item
 the share of positions at which both have their largest element in the same place: along the last
 axis of tensors of up to three dimensions, along the channels (axis 1) of larger ones.
 
-Where a float layer `conv` has become integers (`conv.requantized`), which say nothing of their
-scale, they are compared after the straight line that fits the first item best (least squares).
+Where a float layer `conv` has become integers (`conv.requantized`), these count as the numbers that
+they stand for: (q - zero point) * step, as the graph tells it (`taut.passes.quantize.meaning`), for
+the tensor, each channel or each block. Integers of which the graph tells nothing are named and not
+compared.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,16 +25,16 @@ from taut.ir.graph import Value
 from taut.ir.interpret import feeds_of
 from taut.ir.op import Array
 from taut.ir.ops.structure import Constant, Input
+from taut.passes.quantize.meaning import Meaning, meanings
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-Arrays = dict[tuple[str, int], Array]
-
-
 @dataclass
 class Layer:
-    """One compared value. `sqnr_db` is inf where both are equal, nan where neither is finite."""
+    """One compared value. `sqnr_db` is inf where both are equal, nan where neither is finite or
+    where one is of integers of which nobody knows what they stand for (`unscaled`).
+    """
 
     name: str
     op: str
@@ -41,7 +43,7 @@ class Layer:
     max_error: float
     agreement: float
     output: bool = False
-    fitted: bool = False  # integers, compared after a linear fit
+    unscaled: bool = False  # integers without a known step: not compared
 
 
 @dataclass
@@ -55,14 +57,11 @@ class _Sums:
     largest: float = 0.0
     agree: int = 0
     places: int = 0
-    line: tuple[float, float] | None = None  # slope and offset, for integers
+    unscaled: bool = False
 
-    def see(self, a: Array, b: Array) -> None:
+    def see(self, x: Array, y: Array) -> None:
+        """Add an item, as float64."""
         with np.errstate(all="ignore"):
-            x, y = a.astype(np.float64), b.astype(np.float64)
-            if a.dtype != b.dtype:
-                self.line = self.line or _fit(x, y)
-                y = y * self.line[0] + self.line[1]
             error = np.where((x == y) | (np.isnan(x) & np.isnan(y)), 0.0, x - y)
             self.signal += float(np.sum(np.square(np.where(np.isfinite(x), x, 0))))
             self.noise += float(np.sum(np.square(error)))
@@ -75,6 +74,9 @@ class _Sums:
             self.places += int(np.size(same))
 
     def layer(self) -> Layer:
+        if self.unscaled:
+            nan = math.nan
+            return Layer(self.name, self.op, self.type, nan, nan, nan, self.output, True)
         if self.noise == 0:
             sqnr = math.inf
         elif not math.isfinite(self.noise):
@@ -82,17 +84,7 @@ class _Sums:
         else:
             sqnr = 10 * math.log10(self.signal / self.noise) if self.signal else -math.inf
         share = self.agree / self.places if self.places else 1.0
-        return Layer(self.name, self.op, self.type, sqnr, self.largest, share, self.output,
-                     self.line is not None)  # fmt: skip
-
-
-def _fit(x: Array, q: Array) -> tuple[float, float]:
-    """Slope and offset of the line x = slope * q + offset with the least squared error."""
-    centred = q - q.mean() if q.size else q
-    spread = float(np.square(centred).sum())
-    slope = float((centred * x).sum()) / spread if spread else 0.0
-    offset = float(x.mean() - slope * q.mean()) if q.size else 0.0
-    return slope, offset
+        return Layer(self.name, self.op, self.type, sqnr, self.largest, share, self.output)
 
 
 @dataclass
@@ -132,16 +124,17 @@ class Comparison:
             table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
         for x in self.layers:
             name = x.name if x.name.isprintable() else show_name(x.name)
-            table.add_row(
-                escape(name), "output" if x.output else x.op, x.type,
-                f"{'~' if x.fitted else ''}{x.sqnr_db:.1f}",
-                f"{x.max_error:.3g}", f"{x.agreement:.1%}", style="bold" if x.output else None,
-            )  # fmt: skip
+            numbers = (f"{x.sqnr_db:.1f}", f"{x.max_error:.3g}", f"{x.agreement:.1%}")
+            if x.unscaled:
+                numbers = ("?", "?", "?")
+            table.add_row(escape(name), "output" if x.output else x.op, x.type, *numbers,
+                          style="bold" if x.output else None)  # fmt: skip
         return table
 
     def _caption(self) -> str:
-        fitted = any(x.fitted for x in self.layers)
-        return f"over {self.items} items" + ("; ~: integers, after a linear fit" if fitted else "")
+        unknown = any(x.unscaled for x in self.layers)
+        what = "; ?: integers, and the graph does not tell their step" if unknown else ""
+        return f"over {self.items} items{what}"
 
     def __str__(self) -> str:
         from rich.console import Console
@@ -152,7 +145,20 @@ class Comparison:
         return capture.get()
 
 
-Runner = Callable[[Mapping[str, Array]], tuple[Arrays, dict[str, Array]]]
+class Seen(NamedTuple):
+    """An array as it was computed, and what its integers stand for."""
+
+    array: Array
+    meaning: Meaning | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether these are integers."""
+        return self.array.dtype.kind in "iu"
+
+
+Layers = dict[tuple[str, int], Seen]
+Runner = Callable[[Mapping[str, Array]], tuple[Layers, dict[str, Seen]]]
 
 
 def compare(a: Any, b: Any, data: Iterable[Any]) -> Comparison:
@@ -171,11 +177,11 @@ def compare(a: Any, b: Any, data: Iterable[Any]) -> Comparison:
         pairs = [(k, False, v, layers_b.get(k)) for k, v in layers_a.items()]
         pairs += [((k, 0), True, v, out_b[k]) for k, v in out_a.items()]
         for (name, index), output, x, y in pairs:
-            if y is not None and x.shape == y.shape and (output or _comparable(x, y)):
+            if y is not None and x.array.shape == y.array.shape:
                 key = (name, index, output)
                 if key not in sums:
-                    sums[key] = _start(graph, name, index, output, x)
-                sums[key].see(x, y)
+                    sums[key] = _start(graph, name, index, output, x.array)
+                _see(sums[key], x, y)
         items += 1
     if not items:
         raise FeedError("there is no data to compare over")
@@ -189,12 +195,24 @@ def _start(graph: Graph, name: str, index: int, output: bool, x: Array) -> _Sums
     return _Sums(name if not index else f"{name}#{index}", op, f"{x.dtype}{list(x.shape)}", output)
 
 
-INTEGER_NAMES = (".requantized", ".looked_up", ".integers")
-"""What `lower-integer` appends to a float layer's name for its 8-bit result."""
+def _see(sums: _Sums, x: Seen, y: Seen) -> None:
+    """Compare two arrays as real numbers, or as they are where neither or both are integers of
+    one type that stand for the same."""
+    real = [s.array.astype(np.float64) for s in (x, y)]
+    if x.counts or y.counts:
+        if all(s.meaning is not None or not s.counts for s in (x, y)):
+            real = [s.array.astype(np.float64) if s.meaning is None else s.meaning.real(s.array)
+                    for s in (x, y)]  # fmt: skip
+        elif x.array.dtype != y.array.dtype:
+            sums.unscaled = True
+            return
+    sums.see(*real)
 
 
-def _comparable(x: Array, y: Array) -> bool:
-    return x.dtype == y.dtype or (x.dtype.kind == "f" and y.dtype.kind in "iu")
+INTEGER_NAMES = (".requantized", ".looked_up", ".integers", ".clipped")
+"""What quantization and `lower-integer` append to a float layer's name for its 8-bit result."""
+ACCUMULATOR = ".accumulator"
+"""The same for int32 sums, before anything that is fused to the layer."""
 
 
 def _base(name: str) -> str:
@@ -204,26 +222,47 @@ def _base(name: str) -> str:
     return name
 
 
+def _plain(graph: Graph, name: str) -> bool:
+    """Whether a layer is its accumulator: no residual or activation is part of it."""
+    node = graph.find(name)
+    if node is None or getattr(node.op, "activation", ""):
+        return False
+    return len(graph.operands(node)) < 4
+
+
 def _runner(side: Any, other: Any) -> Runner:
     """Runs one side; a graph's layers are kept where the other graph has one of that name."""
-    if not isinstance(side, Graph):
-        return lambda feeds: ({}, dict(side(*feeds.values())))  # in graph order
-    nodes = other.nodes() if isinstance(other, Graph) else ()
-    names = {n.name for n in nodes} | {_base(n.name) for n in nodes}
+    graph = side if isinstance(side, Graph) else getattr(side, "graph", None)
+    known = {} if graph is None else meanings(graph)
+    means = {} if graph is None else {k: known.get(v) for k, v in
+                                      zip(graph.output_names, graph.outputs)}  # fmt: skip
 
-    def run(feeds: Mapping[str, Array]) -> tuple[Arrays, dict[str, Array]]:
-        layers: Arrays = {}
+    def results(arrays: Mapping[str, Array]) -> dict[str, Seen]:
+        return {k: Seen(v, means.get(k)) for k, v in arrays.items()}
+
+    if not isinstance(side, Graph):
+        return lambda feeds: ({}, results(side(*feeds.values())))  # in graph order
+    there = other if isinstance(other, Graph) else Graph()
+    names = {n.name for n in there.nodes()} | {_base(n.name) for n in there.nodes()}
+
+    def run(feeds: Mapping[str, Array]) -> tuple[Layers, dict[str, Seen]]:
+        layers: Layers = {}
+        sums: Layers = {}
 
         def watch(value: Value, array: Array) -> None:
-            name = value.node.name
+            name, base = value.node.name, _base(value.node.name)
             if isinstance(value.node.op, Input | Constant):
                 return
+            seen = Seen(array, known.get(value))
             if name in names:
-                layers[name, value.index] = array
-            elif _base(name) in names:
-                layers.setdefault((_base(name), value.index), array)
+                layers[name, value.index] = seen
+            elif base in names:
+                layers.setdefault((base, value.index), seen)
+            elif name.endswith(ACCUMULATOR) and _plain(there, name.removesuffix(ACCUMULATOR)):
+                sums[name.removesuffix(ACCUMULATOR), value.index] = seen
 
-        return layers, interpret(side, feeds, watch=watch)
+        outputs = results(interpret(side, feeds, watch=watch))
+        return {**sums, **layers}, outputs
 
     return run
 

@@ -28,7 +28,7 @@ def global_pool(low: Lowering, node: Node) -> bool:
     size = low.shape(value)[2:]
     one, zero = (1, 1), (0, 0)
     g = Geometry(size, one, one, zero, zero, one)
-    return _float_pool(low, node, g, np.full((1, 1), 1.0 / math.prod(size)))
+    return _float_pool(low, node, g, np.full((1, 1), math.prod(size)))
 
 
 @lowers("max_pool", "average_pool")
@@ -47,24 +47,23 @@ def windows(low: Lowering, node: Node) -> bool:
         return _float_pool(low, node, g, None)
     op: Any = node.op
     counts = op.counts(low.shape(value)[2:], op.window(low.shape(value)[2:], g.kernel), g.out)
-    with np.errstate(divide="ignore"):  # of no element: 0 / 0, as in the reference
-        return _float_pool(low, node, g, 1.0 / counts)
+    return _float_pool(low, node, g, counts)
 
 
-def _float_pool(low: Lowering, node: Node, g: Geometry, scale: np.ndarray | None) -> bool:
-    """The windowed kernels: the maximum, or sums times `scale` [out rows, out columns]."""
+def _float_pool(low: Lowering, node: Node, g: Geometry, counts: np.ndarray | None) -> bool:
+    """The windowed kernels: the maximum, or sums divided by `counts` [out rows, out columns]."""
     value = low.graph.operand(node, 0)
     assert value is not None
     kind = node.type.dtype.value
-    fill = 0.0 if scale is not None or kind == "u8" else -math.inf
+    fill = 0.0 if counts is not None or kind == "u8" else -math.inf
     source = lift(image(low, value, g, fill))
     target = lift(low.result(node[0], exact=False, granule=LANES))
     values = pool_words(low, source, target, g.lifted())
-    if scale is None:
+    if counts is None:
         kernel = pool.max_kernel(kind, g.lifted().kernel)
     else:
         kernel = pool.AVERAGE
-        values |= scale_words(low, scale.reshape(target.shape[2:]) if scale.size > 1 else scale)
+        values |= scale_words(low, counts.reshape(target.shape[2:]) if counts.size > 1 else counts)
     words = record_words(PoolRecord, values)
     low.emit(Step(kernel, words, [source.buffer], [target.buffer], (node.name,)))
     return True
@@ -87,9 +86,9 @@ def pool_words(low: Lowering, source: Tensor, target: Tensor, g: Geometry) -> di
 
 
 def scale_words(low: Lowering, scale: np.ndarray) -> dict[str, Word]:
-    """Factors by output pixel, or one for all."""
+    """Factors or divisors by output pixel, or one for all."""
     if np.all(scale == scale.flat[0]):
-        return {"scale": low.constant(np.full(1, scale.flat[0]))}
+        return {"scale": low.constant(np.full(1, scale.flat[0], np.float64))}
     table = np.ascontiguousarray(scale, np.float64)
     return {"scale": low.constant(table), "scale_row": 8 * table.shape[1], "scale_pixel": 8}
 

@@ -205,6 +205,9 @@ class Requantize(Op):
     scalar or one per channel along `axis` of the result; for accumulators 0 <= m_k. `zero_points`
     has one integer for each x_k (all 0 if empty; always 0 for accumulators). `lo` and `hi` default
     to the bounds of `dtype`. rounding: half_even, half_up (toward plus infinity) or floor.
+
+    `steps` says what the result stands for, (y - zero_point) * steps, one number or one per channel
+    along `axis`, where that is known. No result depends on it.
     """
 
     numerics = STRUCTURE.but(ties="as `rounding` says, to even by default", overflow="saturates")
@@ -217,6 +220,7 @@ class Requantize(Op):
     lo: int | None = None
     hi: int | None = None
     rounding: str = "half_even"
+    steps: tuple[float, ...] = ()
 
     @property
     def bounds(self) -> tuple[int, int]:
@@ -323,12 +327,16 @@ class Lookup(Op):
 
     `table` is a vector of 8- or 16-bit integers; `low` defaults to the smallest value of x's type.
     Below low and beyond the table its first and last entry serve, so that no x reads outside.
+    `step` and `zero_point` say what the result stands for, (y - zero_point) * step, where that is
+    known (0: it is not). No result depends on them.
     """
 
     numerics = STRUCTURE.but(overflow="the first or last entry")
     onnx = None
     axes = "x[...] table[t] -> y[...]"
     low: int | None = None
+    step: float = 0.0
+    zero_point: int = 0
 
     def first(self, dtype: DType) -> int:
         """The x that reads the table's first entry."""

@@ -121,6 +121,7 @@ class ExtremesFirst(Pass):
     """
 
     name = "extremes-first"
+    absent = "no maximum or minimum follows a function that rises"
     bound = Within(rtol=1e-6, atol=1e-7)
 
     def run(self, graph: Graph, context: Context) -> Outcome:

@@ -161,6 +161,7 @@ class FuseLinear(Pass):
     """
 
     name = "fuse-linear"
+    absent = "no linear layers follow each other"
     bound = Within(rtol=1e-4, atol=1e-4)
     seeds = (seeds.LINEAR,)
     families = ("mlp",)

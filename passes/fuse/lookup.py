@@ -137,6 +137,7 @@ class FuseLookup(Pass):
     """
 
     name = "fuse-lookup"
+    absent = "no rows are looked up in constant tables"
     bound = Within(rtol=1e-6, atol=1e-7)
     seeds = (seeds.ONE_HOT, seeds.ROWS)
 

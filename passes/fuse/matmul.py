@@ -212,6 +212,7 @@ class FuseMatMul(Pass):
     """
 
     name = "fuse-matmul"
+    absent = "no matrix product has anything around it that it could take up"
     bound = Within(rtol=1e-4, atol=1e-5)
     transposes: bool = True
     residual: bool = True

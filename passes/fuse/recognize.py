@@ -367,6 +367,7 @@ class Recognize(Pass):
     """
 
     name = "recognize"
+    absent = "no function is written out in simpler ones"
     bound = Within(rtol=2e-4, atol=1e-5)
     seeds = (seeds.HARD, seeds.NORMS)
     nested = True

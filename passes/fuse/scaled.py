@@ -98,6 +98,7 @@ class FuseScaled(Pass):
     """
 
     name = "fuse-scaled"
+    absent = "no integer product is converted to float and scaled"
     bound = Within(rtol=1e-5, atol=1e-6)
     seeds = (seeds.DYNAMIC_PRODUCT,)
 

@@ -12,15 +12,18 @@ from ...ir import DType, Graph, Node, TautError, Value, op_class
 from ...ir.op import Array
 from ...ir.ops.integer import Lookup, Requantize
 from ...ir.ops.pooling import MaxPool
-from ...ir.ops.quantization import QuantizeLinear
+from ...ir.ops.quantization import DequantizeLinear, QuantizeLinear
 from ...ir.ops.shape import Cast
-from ..base import Changes, Outcome, Pass, register_pass
+from ..base import Bound, Changes, Exact, Outcome, Pass, WithinSteps, register_pass
 from ..context import Context
 from ..quantize.functions import Step, composed, interval, step_of
 from ..quantize.grid import Grid
 from ..quantize.place import COMBINES, POOLS, SAME
 from ..rewrite import erase_dead
-from .match import grid_of_node, integers_of
+from .accumulators import Accumulators, image_size
+from .match import ACTIVATIONS, REALS, grid_of_node, integers_of
+from .prepare import prepare
+from .remarks import explain_rest, nothing_to_do
 from .scales import (
     INDEX_SHIFT,
     INDEX_TOLERANCE,
@@ -32,10 +35,10 @@ from .scales import (
     index_table,
     multipliers,
 )
-from .terms import Accumulators, Sum, Term, image_size
+from .terms import Sum, Term
 
 PRODUCTS = frozenset(("conv", "fused_conv", "gemm", "mat_mul"))
-KNOWN = PRODUCTS | COMBINES | POOLS | SAME
+KNOWN = PRODUCTS | COMBINES | POOLS | SAME | {"batch_normalization", "cast"}
 MOST_VISITED = 200
 
 
@@ -58,12 +61,22 @@ class LowerInteger(Pass):
     """
 
     name = "lower-integer"
-    bound = Changes()
+    bound = WithinSteps()
     families = ("quantized",)
     multipliers: Literal["any", "power-of-two"] = "any"
 
+    def promise_on(self, graph: Graph) -> Bound:
+        if not any(graph.of(DequantizeLinear)):
+            return Exact()
+        # Half precision may round off more than a step where the integers are exact.
+        half = any(v.type.dtype is DType.f16 for n in graph.of(DequantizeLinear) for v in n.results)
+        return Changes() if half else self.bound
+
     def run(self, graph: Graph, context: Context) -> Outcome:
+        if not any(graph.of(DequantizeLinear)):
+            return nothing_to_do(graph)
         lowering = Lowering(graph, self.multipliers == "power-of-two")
+        prepare(graph, lowering.outcome)
         for node in list(graph.of(QuantizeLinear)):
             if context.gate(self.name, node.name):
                 lowering.lower_quantize(node)
@@ -72,6 +85,10 @@ class LowerInteger(Pass):
             if node in live and node.op.name in PRODUCTS | POOLS:
                 lowering.lower_to_float(node)
         erase_dead(graph, graph.nodes()[::-1])
+        for name, node in lowering.renamed.items():
+            if graph.find(name) is None:
+                graph.rename(node, name)
+        explain_rest(graph, lowering.outcome)
         return lowering.outcome
 
 
@@ -82,6 +99,7 @@ class Lowering:
         self.graph, self.powers = graph, powers
         self.outcome = Outcome()
         self.accumulators = Accumulators(graph)
+        self.renamed: dict[str, Node] = {}  # what takes over the name of a float node
 
     # ---- results of 8 bits ---------------------------------------------------------------------
 
@@ -91,12 +109,14 @@ class Lowering:
         source = self.graph.operand(node, 0)
         assert source is not None
         if grid is None:
-            self.outcome.missed(node, "its scale is not one constant number for 8-bit integers")
+            if node.type.dtype in ACTIVATIONS:  # others are told of where they are read
+                why = "its scale is not a constant, one or one for each channel of axis 1, in f32"
+                self.outcome.missed(node, why)
             return
         if self._starts_here(source):
             return
         try:
-            made = self._integers(source, (), grid, node)
+            made = self._integers(source, (), grid, node, source.node.name)
         except Refusal as reason:
             self.outcome.missed(source.node, f"stays quantize/dequantize: {reason}")
             return
@@ -117,9 +137,11 @@ class Lowering:
         return True
 
     def _integers(
-        self, value: Value, steps: tuple[Step, ...], grid: Grid, place: Node
+        self, value: Value, steps: tuple[Step, ...], grid: Grid, place: Node, name: str
     ) -> Value:
-        """Integers on `grid` of `steps` applied to a float value. Raises Refusal."""
+        """Integers on `grid` of `steps` applied to a float value; `name` is that of the float value
+        that they stand for. Raises Refusal.
+        """
         source = integers_of(self.graph, value)
         if source is not None:
             if not steps and source.grid == grid:
@@ -127,19 +149,22 @@ class Lowering:
             if steps or self.powers:
                 table = byte_table(source.grid, composed(steps), grid)
                 self.outcome.count("lookup")
-                return self._lookup(source.value, table, None, value.node.name, place)
-            return self._round(Sum(self.accumulators.of(value).terms), grid, value.node, place)
+                return self._lookup(source.value, table, None, grid, name, place)
+            return self._round(Sum(self.accumulators.of(value).terms), grid, name, place)
         node = value.node
+        under = self.graph.operand(node, 0) if isinstance(node.op, Cast) else None
+        if under is not None and node.type.dtype in REALS and under.type.dtype in REALS:
+            return self._integers(under, steps, grid, place, name)
         step = step_of(self.graph, node)
         if step is not None and not self.accumulators.adds_bias(node):
-            return self._integers(step[1], (step[0], *steps), grid, place)
+            return self._integers(step[1], (step[0], *steps), grid, place, name)
         if node.op.name in SAME:
-            return self._moved(node, value.index, steps, grid, place)
+            return self._moved(node, value.index, steps, grid, place, name)
         made = self.accumulators.of(value)
-        return self._round(Sum(made.terms, (*made.steps, *steps)), grid, node, place)
+        return self._round(Sum(made.terms, (*made.steps, *steps)), grid, name, place)
 
     def _moved(
-        self, node: Node, index: int, steps: tuple[Step, ...], grid: Grid, place: Node
+        self, node: Node, index: int, steps: tuple[Step, ...], grid: Grid, place: Node, name: str
     ) -> Value:
         """Data movement, on integers; functions of one element go before it."""
         if node.op.name in ("max_pool", "global_max_pool") and interval(steps) is None:
@@ -151,7 +176,8 @@ class Lowering:
         for i in range(count):
             value = operands[i]
             assert value is not None
-            operands[i] = self._integers(value, steps, grid, place)
+            part = f"{name}.{i}" if steps else value.node.name
+            operands[i] = self._integers(value, steps, grid, place, part)
         if node.op.name == "pad" and getattr(node.op, "mode", "") == "constant":
             fill = operands[2] if len(operands) > 2 else None
             real = np.zeros((), np.float32) if fill is None else fill.array
@@ -165,31 +191,35 @@ class Lowering:
             assert operands[0] is not None
             op = MaxPool(kernel_shape=image_size(operands[0]))
         try:
-            made = self.graph.add(op, *operands,
-                                  name=f"{node.name}.integers", before=place)  # fmt: skip
+            made = self.graph.add(op, *operands, name=f"{name}.integers", before=place)
         except TautError as error:
             raise Refusal(f"{node.op.name} does not take integers ({error.message})") from error
         self.outcome.count(node.op.name)
         return made[index]
 
-    def _round(self, total: Sum, grid: Grid, node: Node, place: Node) -> Value:
+    def _round(self, total: Sum, grid: Grid, name: str, place: Node) -> Value:
         """End a sum with requantize, or with requantize to an index and a lookup."""
         bounds = interval(total.steps)
         if bounds is not None:
             lo, hi = clamp_of(grid, bounds)
-            made = self._requantize(total.terms, grid, lo, hi, node, place)
+            made = self._requantize(total.terms, grid, lo, hi, f"{name}.requantized", place)
             self.outcome.count("requantize")
             return made
         index = index_table(composed(total.steps), grid, total.reach, self.powers)
         to = Grid(index.scale, index.zero, DType.i16)
-        at = self._requantize(total.terms, to, index.low, index.high, node, place)
+        at = self._requantize(total.terms, to, index.low, index.high, f"{name}.index", place)
         self.outcome.count("requantize and lookup")
-        return self._lookup(at, index.table, index.low, node.name, place)
+        return self._lookup(at, index.table, index.low, grid, name, place)
 
     def _requantize(
-        self, terms: tuple[Term, ...], grid: Grid, lo: int, hi: int, node: Node, place: Node
+        self, terms: tuple[Term, ...], grid: Grid, lo: int, hi: int, name: str, place: Node
     ) -> Value:  # fmt: skip
         indexes = grid.dtype is DType.i16
+        tolerance = INDEX_TOLERANCE if indexes else TOLERANCE
+        error = sum(t.error * float(np.max(t.scale / grid.step)) for t in terms)
+        if error > tolerance:
+            raise Refusal("its bias would be rounded to steps of its accumulator, which are as "
+                          f"large as {2 * error:.2g} of its result's")  # fmt: skip
         # Accumulators first: they are what a backend folds the rest into.
         terms = tuple(sorted(terms, key=lambda t: t.x.type.dtype is not DType.i32))
         found = multipliers(
@@ -198,15 +228,14 @@ class Lowering:
             span=float(max(hi - grid.zero, grid.zero - lo, 1)) + 1.0,
             powers=self.powers,
             most=INDEX_SHIFT if indexes else MAX_SHIFT,
-            tolerance=INDEX_TOLERANCE if indexes else TOLERANCE,
+            tolerance=tolerance,
         )
         axes = {t.axis for t in terms if t.scale.ndim} | ({1} if grid.scales else set())
         if len(axes) > 1:
             raise Refusal("its operands have scales along different axes")
         operands: list[Value] = []
         for t, m in zip(terms, found.factors):
-            name = f"{node.name}.multiplier"
-            operands += [t.x, self.graph.constant(m, name, before=place)]
+            operands += [t.x, self.graph.constant(m, f"{name}.multiplier", before=place)]
         op = Requantize(
             dtype=grid.dtype,
             zero_points=tuple(t.zero for t in terms) if any(t.zero for t in terms) else (),
@@ -215,15 +244,16 @@ class Lowering:
             axis=axes.pop() if axes else 1,
             lo=None if lo == grid.dtype.bounds[0] else lo,
             hi=None if hi == grid.dtype.bounds[1] else hi,
+            steps=grid.scales or (grid.scale,),
         )
-        return self.graph.add(op, *operands, name=f"{node.name}.requantized", before=place)[0]
+        return self.graph.add(op, *operands, name=name, before=place)[0]
 
     def _lookup(
-        self, x: Value, table: Array, low: int | None, name: str, place: Node
+        self, x: Value, table: Array, low: int | None, grid: Grid, name: str, place: Node
     ) -> Value:
         constant = self.graph.constant(table, f"{name}.table", before=place)
-        return self.graph.add(Lookup(low=low), x, constant, name=f"{name}.looked_up",
-                              before=place)[0]  # fmt: skip
+        op = Lookup(low=low, step=grid.scale, zero_point=grid.zero)
+        return self.graph.add(op, x, constant, name=f"{name}.looked_up", before=place)[0]
 
     # ---- results that leave in float -----------------------------------------------------------
 
@@ -234,24 +264,41 @@ class Lowering:
         if integers_of(self.graph, self.graph.operand(node, 0)) is None:
             return
         try:
-            total = self.accumulators.of(node[0])
+            term, step = self._accumulator(node)
         except Refusal as reason:
-            self.outcome.missed(node, f"stays quantize/dequantize: {reason}")
+            self.outcome.missed(node, f"stays in float: {reason}")
             return
-        made = self._real(total.terms[0], node)
+        made = self._real(term, node)
+        if node.type.dtype is not DType.f32:
+            to = Cast(to=node.type.dtype)
+            made = self.graph.add(to, made, name=f"{node.name}.narrowed", before=node)[0]
         residual = self.graph.operand(node, 3)
         if residual is not None and node.op.name in PRODUCTS:
             made = self._add("add", node, made, residual)
-        for step in total.steps:
+        if step is not None:
+            kind = node.type.dtype.numpy
             operands: list[Value | None] = [
-                None if c is None else self.graph.constant(c, f"{node.name}.bound", before=node)
+                None if c is None else
+                self.graph.constant(c.astype(kind), f"{node.name}.bound", before=node)
                 for c in step.constants
-            ]
+            ]  # fmt: skip
             operands.insert(step.position, made)
             made = self.graph.add(step.op, *operands, name=f"{node.name}.{step.op.name}",
                                   before=node)[0]  # fmt: skip
         self.graph.replace_all_uses(node[0], made)
+        self.renamed[node.name] = made.node
         self.outcome.count("to float")
+
+    def _accumulator(self, node: Node) -> tuple[Term, Step | None]:
+        """The accumulator of a product or mean, and the activation behind the residual, which both
+        stay in float. Raises Refusal.
+        """
+        if node.op.name not in ("conv", "fused_conv"):
+            return self.accumulators.of(node[0]).terms[0], None
+        if getattr(node.op, "residual_last", False) and self.graph.operand(node, 3) is not None:
+            raise Refusal("its residual comes after the activation")
+        step = self.accumulators.activation(node)
+        return self.accumulators.convolved(node), step
 
     def _real(self, term: Term, node: Node) -> Value:
         """An accumulator as float32: cast, times its scale."""

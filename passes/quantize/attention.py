@@ -37,6 +37,7 @@ class QuantizeAttention(Pass):
     """
 
     name = "quantize-attention"
+    absent = "there is no attention in single precision"
     bound = Changes()
     families = ("transformer",)
     skip: tuple[str, ...] = ()

@@ -187,6 +187,7 @@ class FinalizeQuantization(Pass):
     """
 
     name = "finalize-quantization"
+    absent = "there are no quantizers in training"
     bound = Changes()
     seeds = (TRAINED,)
 

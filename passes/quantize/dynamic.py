@@ -52,6 +52,7 @@ class QuantizeDynamic(Pass):
     """
 
     name = "quantize-dynamic"
+    absent = "no matrix product has a float input and a constant float weight"
     bound = Changes()
     families = ("mlp", "transformer")
     bits: int = 8

@@ -28,6 +28,7 @@ import numpy as np
 
 from ...ir import DType, Graph, Node, Use, Value
 from ...ir.ops.normalization import BatchNormalization
+from ...ir.ops.quantization import DequantizeLinear
 from ..base import Outcome
 from .functions import step_of
 
@@ -42,6 +43,14 @@ SAME = frozenset((
     "resize", "upsample", "concat",
 ))  # fmt: skip
 
+BEFORE = {
+    "fused_mat_mul": "fuse-matmul has taken up what stands around it: quantize before",
+    "fusion": "its ops lie inside a fusion: run inline-fusions before",
+    "conv_integer": "it is on integers already",
+    "mat_mul_integer": "it is on integers already",
+    "scaled_mat_mul": "it is on integers already",
+}
+"""What earlier passes made, around which no pairs are put."""
 
 BETA = 2
 """The operand of a batch normalization that is its bias."""
@@ -89,6 +98,8 @@ def role_of(graph: Graph, node: Node) -> Role | str:
     """The role of a node if it were quantized, or why it cannot be ("" where nobody asks)."""
     name = node.op.name
     operands = graph.operands(node)
+    if name in BEFORE:
+        return BEFORE[name]
     if not node.results or node.type.dtype is not DType.f32:
         known = name in PRODUCTS
         return f"its element type is {node.type.dtype.value}" if known else ""
@@ -108,13 +119,15 @@ def role_of(graph: Graph, node: Node) -> Role | str:
     if name in POOLS:
         return Role("pool", (0,))
     if name in SAME:
-        return _same(node, operands)
+        return same_role(node, operands)
     return ""
 
 
 def _product(node: Node, operands: list[Value | None]) -> Role | str:
     x, weight = operands[0], operands[1]
     assert x is not None and weight is not None
+    if weight.array is None and isinstance(weight.node.op, DequantizeLinear):
+        return "it is quantized already"
     if weight.array is None:
         return "its weight is computed when it runs"
     if x.array is not None:
@@ -152,7 +165,8 @@ def _is_bias(value: Value, node: Node) -> bool:
     return node.type.shape is not None and node.type.shape[-1] == array.size
 
 
-def _same(node: Node, operands: list[Value | None]) -> Role | str:
+def same_role(node: Node, operands: list[Value | None]) -> Role | str:
+    """The role of a node that moves data, or why its result is not on its operand's grid."""
     op, name = node.op, node.op.name
     if name == "concat":
         if any(v is None or v.array is not None for v in operands):

@@ -41,7 +41,7 @@ def prepare(graph: Graph, context: Context, outcome: Outcome) -> None:
             continue
         if not context.gate("quantize-prepare", node.name):
             continue
-        node = _split(graph, node, outcome)
+        node = split_endings(graph, node, outcome)
         if isinstance(node.op, ConvTranspose):
             _unfold_transposed(graph, node, outcome)
         elif not _join_gate(graph, node, outcome):
@@ -70,7 +70,7 @@ def _activation(graph: Graph, value: Value) -> tuple[Node, str, tuple[float, ...
     return user, step.op.name, tuple(getattr(step.op, a.name) for a in step.op.attributes)
 
 
-def _split(graph: Graph, node: Node, outcome: Outcome) -> Node:
+def split_endings(graph: Graph, node: Node, outcome: Outcome) -> Node:
     """The convolution without the endings that have no integer form inside it."""
     op = node.op
     if not isinstance(op, FusedConv | FusedConvTranspose):

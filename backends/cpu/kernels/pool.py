@@ -143,7 +143,12 @@ def sum_pool(isa: Isa):
 
 
 def average_pool(isa: Isa):
-    """float32: the sum over each window times scale (a float64, rounded to single)."""
+    """float32: the sum over each window by scale, the number of its elements (a float64).
+
+    Each row of the window is summed by itself and the division is one, as the reference has it: a
+    mean of numbers on a grid often lies half way between two of a finer one, and a quantizer
+    behind it would round what differs in the last bit to another integer.
+    """
     from ..emit import F32, F64, vec
 
     def emit_row(row: Row) -> None:
@@ -153,9 +158,9 @@ def average_pool(isa: Isa):
             def tap(address: Any, total: Any) -> Any:
                 return b.fadd(total, e.load(address, vec(F32, LANES)))
 
-            total = _window(row, at("source", 4), e.vector(F32, 0.0), tap)
-            m = e.splat(b.fptrunc(e.load(at("scale", 0), F64, 8), F32))
-            e.store(b.fmul(total, m), at("target", 4))
+            total = _window(row, at("source", 4), e.vector(F32, 0.0), tap, join=b.fadd)
+            count = e.splat(b.fptrunc(e.load(at("scale", 0), F64, 8), F32))
+            e.store(b.fdiv(total, count), at("target", 4))
 
         row.vectors(vector)
 
@@ -257,8 +262,12 @@ def _inside(row: Row, x: Any, y: Any) -> Any:
     return made
 
 
-def _window(row: Row, start: Any, first: Any, tap: Any, by_rows: bool = False) -> Any:
-    """Fold tap(address, value) over the taps (or rows) of the window at address `start`."""
+def _window(
+    row: Row, start: Any, first: Any, tap: Any, by_rows: bool = False, join: Any = None
+) -> Any:
+    """Fold tap(address, value) over the taps (or rows) of the window at address `start`; with
+    `join`, over each of its rows from `first` on, whose results are joined.
+    """
     e = row.e
     tap_row, tap_pixel = row.field("tap_row"), row.field("tap_pixel")
 
@@ -266,13 +275,14 @@ def _window(row: Row, start: Any, first: Any, tap: Any, by_rows: bool = False) -
         base = e.add(start, e.mul(y, tap_row))
         if by_rows:
             return [tap(base, carried[0])]
-        return e.loop(
+        made = e.loop(
             e.i64(0),
             row.field("window"),
             1,
-            carried,
+            carried if join is None else [first],
             lambda x, inner: [tap(e.add(base, e.mul(x, tap_pixel)), inner[0])],
         )
+        return made if join is None else [join(carried[0], made[0])]
 
     return e.loop(e.i64(0), row.field("height"), 1, [first], line)[0]
 

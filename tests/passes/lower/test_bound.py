@@ -110,7 +110,8 @@ def test_matrix_products(
     else:
         assume(not turned)
         y = m.b.add(m.b.mat_mul(x, w), bias)
-    m.check(m.finish(y, scale * 10**ratio * inner, out))
+    # A float bias is refused where the accumulator's steps are too coarse for it.
+    m.check(m.finish(y, scale * 10**ratio * inner, out), may_refuse=ratio < 1.5)
 
 
 @settings(max_examples=60, deadline=None)

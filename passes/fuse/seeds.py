@@ -17,7 +17,7 @@ graph @linear(%x: f32[n,2]) -> (%y: f32[n,1], %z: f32[n,2], %v: f32[n,2]) {
   %d = constant [1.0, 2.0, -1.0, 3.0, 0.5, 1.0] : f32[2,3]
   %4 = gemm(%x, %c, %s) {alpha=0.5 transB=true} : f32[n,3]
   %o = constant [1.0, -1.0] : f32[2]
-  %v = fused_mat_mul(%4, %d, %o) {alpha=2.0 transB=true activation="relu"} : f32[n,2]
+  %v = fused_mat_mul(%4, %d, %o) {alpha=0.5 transB=true activation="leaky_relu" params=[0.1]} : f32[n,2]
   return %y, %z, %v
 }
 """
@@ -191,7 +191,9 @@ graph @pooled(%x: f32[n,2,4,4]) -> (%y: f32[n,1,2,2], %z: f32[n,2,4,4]) {
   %y = relu(%2) : f32[n,1,2,2]
   %v = constant [3.0, -1.0] : f32[1,2,1,1]
   %3 = conv(%x, %v) : f32[n,1,4,4]
-  %4 = sigmoid(%1) : f32[n,1,4,4]
+  %u = constant [2.0, 0.5] : f32[1,2,1,1]
+  %6 = conv(%x, %u) : f32[n,1,4,4]
+  %4 = sigmoid(%6) : f32[n,1,4,4]
   %5 = concat(%3, %4) {axis=1} : f32[n,2,4,4]
   %z = relu(%5) : f32[n,2,4,4]
   return %y, %z

@@ -136,16 +136,16 @@ graph @sizes(%x: f32[n,3], %z: f32[n,m]) -> (%y: f32[n,3], %s: i64[2]) {
 """
 
 TURNED = """
-graph @turned(%x: f32[n,2,3,4], %r: f32[n,3,4,2]) -> (%y: f32[n,4,3,4], %z: f32[n,3,4,2]) {
+graph @turned(%x: f32[n,2,3,4], %r: f32[n,3,4,2]) -> (%y: f32[n,4,3,4]) {
   %c = constant [1.0, 2.0] : f32[2]
   %1 = transpose(%x) {perm=[0,2,3,1]} : f32[n,3,4,2]
   %2 = add(%1, %c) : f32[n,3,4,2]
   %3 = sigmoid(%2) : f32[n,3,4,2]
   %4 = sub(%2, %3) : f32[n,3,4,2]
-  %5 = concat(%4, %2) {axis=3} : f32[n,3,4,4]
-  %y = transpose(%5) {perm=[0,3,1,2]} : f32[n,4,3,4]
-  %z = relu(%r) : f32[n,3,4,2]
-  return %y, %z
+  %5 = mul(%4, %r) : f32[n,3,4,2]
+  %6 = concat(%5, %2) {axis=3} : f32[n,3,4,4]
+  %y = transpose(%6) {perm=[0,3,1,2]} : f32[n,4,3,4]
+  return %y
 }
 """
 

@@ -85,7 +85,7 @@ class PadIntoWindow(Algebra):
         fill = 0.0 if m.v is None else float(m.v.array.reshape(-1)[0])
         if fill != self.own_fill(m):
             zeros = isinstance(op, MaxPool) and fill == 0 and not any(op.pads)
-            if not zeros or not nonnegative(m.graph, m.x):
+            if not zeros or 0 in (m.x.shape or ()) or not nonnegative(m.graph, m.x):
                 return m.fail(f"{op.name} does not pad with {fill:g}", m.pad)
         if isinstance(op, AveragePool) and any(op.pads) and not op.count_include_pad:
             return m.fail("the average leaves out its own padding")

@@ -166,9 +166,9 @@ def window(plan: Plan, sizes: tuple[int, ...], kernel: list[int]) -> None:
     if plant.chance(0.35):
         return
     if plant.chance(0.5):
-        stride = plant.pick(1, 2, 2)
-        plan.set("strides", tuple(stride if plant.chance(0.8) else plant.pick(1, 2, 3)
-                                  for _ in sizes))  # fmt: skip
+        stride = plant.pick(1, 2, 2, 0)
+        plan.set("strides", tuple((stride or k) if plant.chance(0.8) else plant.pick(1, 2, 3)
+                                  for k in kernel))  # fmt: skip
     if plant.chance(0.2):
         plan.set("auto_pad", plant.pick("SAME_UPPER", "SAME_LOWER", "VALID"))
     elif plant.chance(0.5):

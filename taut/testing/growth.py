@@ -24,15 +24,16 @@ from taut.ir import Graph, Node, Op, TautError, TensorType, Value, op_class, par
 from taut.ir.op import Array
 from taut.ir.ops.structure import Constant, Input
 from taut.passes import Context, Pass, PassManager, Rewrite
-from taut.passes.pattern import Operands, build, solutions, variables
+from taut.passes.pattern import Operands, Pattern, build, solutions, variables
 from taut.passes.rewrite import Match as Found
 
-from .fits import op_of
+from .fits import is_pointwise, op_of
 from .plants import Match, Plant, Unfit, Want
 
-MATCHES = 16  # of each rule, in all graphs together, at least
-MOST_IN_ONE = 12
+MATCHES = 30  # of each rule, in all graphs together, at least
+MOST_IN_ONE = 14
 TRIES = 20
+OFTEN = 0.85
 FIRES = 0.6  # the share of draws that are to pass the guards
 MOST_HINTS = 12
 
@@ -51,6 +52,8 @@ class Growth:
         self.awkward = tuple(awkward)
         self.random = Random(seed)
         self.turn: deque[str | int] = deque()
+        self.patterns = {name: build(rule.pattern) for name, rule in rules.items()}
+        self.drawn: dict[str, Counter[str]] = {name: Counter() for name in rules}
         self.met: dict[str, Counter[str]] = {name: Counter() for name in rules}
         self.by_pipe: dict[int, list[str]] = {}
 
@@ -119,22 +122,25 @@ class Growth:
         plant.hints, plant.words, plant.makers = literals(type(rule))
         plant.related = plant.chance(0.5)
         match = Match(plant)
-        pattern = build(rule.pattern)
+        pattern = self.patterns[name]
         root = match.make(pattern)
         if root is None:
             raise Unfit("the pattern is left out")
-        met = verdict(rule, plant.graph, root.node)
+        met = verdict(rule, pattern, plant.graph, root.node)
         plant.makers = ()
-        seen = self.met[name]
-        if not last and not self.wanted(seen, met):
+        self.drawn[name][met] += 1
+        if not last and not self.wanted(name, met):
             raise Unfit("enough of these")
-        seen[met] += 1
+        self.met[name][met] += 1
         return around(plant, match, root)
 
-    def wanted(self, seen: Counter[str], met: str) -> bool:
+    def wanted(self, name: str, met: str) -> bool:
+        """Whether one more of these is wanted: rare verdicts are, and half and half of both."""
+        seen, drawn = self.met[name], self.drawn[name]
         total = sum(seen.values())
         if met in ("fires", "unknown"):
-            return seen[met] <= FIRES * total + 1
+            often = drawn[met] > OFTEN * sum(drawn.values())  # refusals would be long in coming
+            return often or seen[met] <= FIRES * total + 1
         refused = total - seen["fires"]
         return seen[met] <= 2 or seen[met] * len(seen) <= refused or self.random.random() < 0.25
 
@@ -153,9 +159,8 @@ def offered_rules(pipe: Iterable[Pass]) -> dict[str, Rewrite]:
     return found
 
 
-def verdict(rule: Rewrite, graph: Graph, root: Node) -> str:
+def verdict(rule: Rewrite, pattern: Pattern, graph: Graph, root: Node) -> str:
     """What the rule's guards say at a node: fires, or why not."""
-    pattern = build(rule.pattern)
     names = frozenset(variables(pattern))
     answer = "no match"
     try:
@@ -205,6 +210,9 @@ def literals(
                 with contextlib.suppress(TautError):
                     makers[op_class(item)] = None
     usable = [m for m in makers if drawable(m)]
+    # Element-wise ops are many and alike: the others come as often as all of them.
+    rare = [m for m in usable if not is_pointwise(m)]
+    usable += rare * (len(usable) // max(len(rare), 1))
     return tuple(numbers)[:MOST_HINTS], tuple(words)[:MOST_HINTS], tuple(usable)
 
 
@@ -301,20 +309,29 @@ def behind(plant: Plant, x: Value, always: bool = False) -> Value:
 
 
 def regrown(plant: Plant, seed: Graph) -> list[tuple[str, Value]]:
-    """A seed's nodes once more, on other numbers and values, some of them changed a little; and
+    """A seed's nodes once more, on other numbers and values, one of them changed now and then; and
     what to show of them, with its name in the seed."""
     here: dict[Value, Value] = {}
     inner: list[Node] = []
-    for node in seed.nodes():
-        if node is seed.result:
-            break
+    symbols = symbols_of(seed)
+    nodes = [n for n in seed.nodes() if n is not seed.result]
+    change = plant.pick("", "", "", "shape", "shape", "attribute", "attribute", "between", "op")
+    inputs = [n for n in nodes if isinstance(n.op, Input)]
+    changed = plant.pick(*inputs) if change == "shape" else plant.pick(
+        *(n for n in nodes if not isinstance(n.op, Input | Constant)))  # fmt: skip
+    for node in nodes:
+        this = change if node is changed else ""
         if isinstance(node.op, Input):
-            here[Value(node)] = plant.leaf(Want(node.type.dtype, known_shape(plant, node)))
+            shape = tuple(symbols.get(str(d), d) for d in node.type.shape or ())
+            shape = plant.broadcast(shape) if this else shape
+            here[Value(node)] = plant.leaf(Want(node.type.dtype, shape))
         elif isinstance(node.op, Constant):
             here[Value(node)] = plant.constant(varied(plant, node.op.value), node.name)
         else:
             operands = [None if v is None else here[v] for v in seed.operands(node)]
-            made = plant.add(node.op, *operands).node
+            if this == "between" and operands and operands[0] is not None:
+                operands[0] = plant.changed(operands[0])
+            made = plant.add(altered(plant, node.op, this), *operands).node
             inner.append(made)
             here |= {Value(node, i): Value(made, i) for i in range(len(node.results))}
     shown = [(k, behind(plant, here[v])) for k, v in zip(seed.output_names, seed.outputs)]
@@ -324,14 +341,39 @@ def regrown(plant: Plant, seed: Graph) -> list[tuple[str, Value]]:
     return shown
 
 
-def known_shape(plant: Plant, node: Node) -> tuple[Any, ...]:
-    """An input's shape; symbols are the plant's own."""
-    names = iter(("n", "m", "n", "m"))
-    mine: dict[str, str] = {}
-    shape = node.type.shape
-    if shape is None:
-        raise Unfit("of unknown rank")
-    return tuple(mine.setdefault(d, next(names)) if isinstance(d, str) else d for d in shape)
+ALIKE = (("add", "sub", "mul", "div", "max", "min"), ("relu", "abs", "neg", "sigmoid", "tanh"),
+         ("reduce_mean", "reduce_max", "reduce_min", "reduce_sum"))  # fmt: skip
+"""Ops that may stand for each other."""
+
+
+def altered(plant: Plant, op: Op, change: str) -> Op:
+    """The op with another attribute, or another op like it. Raises Unfit."""
+    if change == "op":
+        others = [n for group in ALIKE if op.name in group for n in group if n != op.name]
+        return op_of(plant.pick(*others)) if others else op
+    known = [a for a in op.attributes if a.kind in ("int", "float", "bool", "ints")]
+    if change != "attribute" or not known:
+        return op
+    a = plant.pick(*known)
+    value = getattr(op, a.name)
+    if a.kind == "bool":
+        value = not value
+    elif a.kind == "int" and value is not None:
+        value += plant.pick(-1, 1)
+    elif a.kind == "float" and value is not None:
+        value = plant.pick(0.5, 2.0, -1.0, 1.0)
+    elif a.kind == "ints" and value:
+        value = tuple(plant.random.sample(value, len(value)))
+    try:
+        return op.replace(**{a.name: value})
+    except TautError as error:
+        raise Unfit(str(error)) from error
+
+
+def symbols_of(seed: Graph) -> dict[str, str]:
+    """The plant's own symbols for a seed's, in their order."""
+    theirs = dict.fromkeys(d for n in seed.inputs for d in n.type.shape or () if isinstance(d, str))
+    return dict(zip(theirs, "nmnmnmnm"))
 
 
 def varied(plant: Plant, array: Array) -> Array:

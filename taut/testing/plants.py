@@ -240,7 +240,7 @@ class Plant:
 
     def broadcast(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
         """A shape that broadcasts into this one most often; or widens it."""
-        styles = ("same",) * 5 + ("scalar", "last", "channel", "ones", "wider")
+        styles = ("same",) * 5 + ("channel",) * 3 + ("scalar", "scalar", "last", "ones", "wider")
         style = self.pick(*styles)
         rank = len(shape)
         if style == "scalar":
@@ -252,7 +252,7 @@ class Plant:
         if style == "ones":
             kept = tuple(d if self.chance(0.5) else 1 for d in shape)
             return kept[self.random.randrange(rank + 1) :] if self.chance(0.3) else kept
-        if style == "wider" and self.chance(0.4):
+        if style == "wider":
             ones = [i for i, d in enumerate(shape) if d == 1]
             if ones and self.chance(0.5):
                 at = self.pick(*ones)
@@ -419,9 +419,11 @@ class Plan:
         """The operand at this place of the op, as the pattern says or, in its rest, as it comes."""
         wanted = self.pattern.operands
         last = len(wanted) - 1
+        declared = self.cls.operands
         if optional is None:
-            declared = self.cls.operands
             optional = place < len(declared) and declared[place].optional
+        if place >= len(declared) and not (declared and declared[-1].variadic):
+            return None
         if wanted and isinstance(wanted[-1], Rest) and place >= last:
             rest: tuple[Any, ...] = self.match.bound.get(wanted[-1].name, ())
             made = None if optional and self.plant.chance(0.5) else self.plant.leaf(want)
@@ -450,7 +452,8 @@ class Plan:
         given = dict(self.attributes)
         for a in self.cls.attributes:
             required = a.default is dataclasses.MISSING
-            often = 0.4 if a.kind == "float" and self.plant.hints else 0.12
+            float_hint = a.kind == "float" and self.plant.hints
+            often = 0.4 if float_hint or a.name == "activation" else 0.12
             if a.name in given or (not required and not self.plant.chance(often)):
                 continue
             value = self._drawn(a.name, a.kind)
@@ -472,7 +475,7 @@ class Plan:
                 plant.pick(0.5, 0.1, 2.0, -0.5, 1 / 6, *plant.hints, *plant.hints)  # fmt: skip
         if kind == "bool":
             return plant.chance(0.5)
-        if kind == "str":
+        if kind == "str" and name != "auto_pad":
             return plant.pick("relu", "sigmoid", "tanh", *plant.words)
         if kind == "int" and name in ("axis", "outputs"):
             return plant.pick(-1, 1, 0, 2, -2) if name == "axis" else plant.pick(1, 2)

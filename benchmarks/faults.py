@@ -79,6 +79,7 @@ def planted(path: Path, fault: Fault) -> ast.Module:
             _, make = list(variants(node, way))[fault.variant]
             made = ast.copy_location(make(), node)
             changed = _Replace(node, made).visit(tree)
+            assert isinstance(changed, ast.Module)
             return ast.fix_missing_locations(changed)
     raise ValueError(f"no such fault: {fault.key}")
 
@@ -142,7 +143,7 @@ def _way(node: ast.AST, field: str, way: int, boolean: bool) -> int:
 def _about_profit(node: ast.expr) -> bool:
     names = {n.attr if isinstance(n, ast.Attribute) else n.id for n in ast.walk(node)
              if isinstance(n, ast.Attribute | ast.Name)}  # fmt: skip
-    compares = isinstance(node, ast.Compare | ast.Name | ast.Attribute | ast.Call)
+    compares = isinstance(node, ast.Compare | ast.Name | ast.Attribute | ast.Call | ast.UnaryOp)
     return compares and bool(names & PROFIT)
 
 
@@ -237,7 +238,7 @@ def _of_call(node: ast.Call) -> Iterator[tuple[str, Make]]:
         yield "another function", lambda: _with(node, func=_renamed(node.func, SWAPS[name]))
 
 
-def _renamed(func: ast.expr, name: str) -> ast.expr:
+def _renamed(func: ast.expr, name: str) -> ast.AST:
     if isinstance(func, ast.Attribute):
         return _with(func, attr=name)
     return ast.Name(name, ast.Load())

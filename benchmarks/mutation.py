@@ -28,6 +28,7 @@ from faults import Fault, faults, planted
 
 ROOT = Path(__file__).resolve().parents[1]
 EQUIVALENT = Path(__file__).with_name("equivalent.txt")
+FEW = 20  # faults for which no graphs are drawn beforehand
 SECONDS = 400  # for one fault; a pass that hangs is a fault that is found
 
 SUBJECTS: dict[str, tuple[str, ...]] = {
@@ -113,13 +114,61 @@ def verdict(fault: Fault | None, pipelines: tuple[str, ...], examples: int) -> t
         return "no import", f"{type(error).__name__}: {error}"
     for pipeline in pipelines:
         try:
-            made = testing.check_pipelines([pipeline], examples=examples, seed=0, shrink=False)
+            shared = DRAWN.get(pipeline) if fault is None or not in_pattern(fault) else None
+            made = held(pipeline, shared) if shared else testing.check_pipelines(
+                [pipeline], examples=examples, seed=0, shrink=False)[0]
         except Exception as error:
             said = str(error).strip().splitlines() or [""]
             return "found", f"{pipeline}: {type(error).__name__}: {said[0][:160]}"
-        if made[0].unexercised:
-            return "found", f"{pipeline}: not exercised: {', '.join(made[0].unexercised)}"
+        if made.unexercised:
+            return "found", f"{pipeline}: not exercised: {', '.join(made.unexercised)}"
     return "survived", ""
+
+
+# ---- graphs that are drawn once ------------------------------------------------------------------
+
+DRAWN: dict[str, list[Any]] = {}
+"""For each pipeline what `taut fuzz` draws for it: graph, inputs, the reference's outputs, whether
+it is grown. A child that inherits them need not draw again, unless a pattern has changed."""
+MAKERS = {"extreme", "square", "half_product"}
+"""Functions that patterns are made by."""
+
+
+def draw(pipeline: str, examples: int) -> list[Any]:
+    """The graphs of one run of the fuzzer."""
+    from taut.passes import Pipeline
+    from taut.testing import AWKWARD, growth, search
+
+    pipe = Pipeline.of(pipeline)
+    kinds = AWKWARD if all(type(p.promise).__name__ == "Exact" for p in pipe) else ()
+    found: list[Any] = []
+    search.search(lambda *drawn: found.append(drawn), growth.Growth.of([pipe], kinds, 0), (),
+                  examples, 0, kinds, shrink=False)  # fmt: skip
+    return found
+
+
+def held(pipeline: str, graphs: list[Any]) -> Any:
+    """The check of `taut fuzz` over graphs that are drawn already; its report."""
+    from taut.ir import FeedError, print_graph
+    from taut.passes import Pipeline
+    from taut.testing import checks, growth, tally
+
+    pipe = Pipeline.of(pipeline)
+    count = tally.Tally(pipeline)
+    count.offered(growth.offered_rules(pipe))
+    for graph, inputs, want, grown in graphs:
+        try:
+            did = checks._keeps(pipeline, [p.promise for p in pipe], graph, print_graph(graph),
+                                inputs, want)  # fmt: skip
+        except FeedError:
+            continue
+        count.add(*did, grown)
+    return count.report(0.0)
+
+
+def in_pattern(fault: Fault) -> bool:
+    """Whether a fault may change what is drawn: it stands in a pattern, or where those are made."""
+    return fault.where.endswith(".pattern") or fault.where in MAKERS
 
 
 def forked(fault: Fault | None, pipelines: tuple[str, ...], examples: int) -> tuple[int, int]:
@@ -207,16 +256,18 @@ def main() -> None:
     from taut.passes import all_passes  # isort: skip
 
     all_passes()  # what every child needs is loaded once
-
-    bad = [] if given.trust else sound(given.examples)
-    if bad:
-        raise SystemExit("without a fault, already: " + "; ".join(bad))
     known = equivalent()
     if given.faults:
         wanted = set(given.faults.read_text().splitlines())
         work = [f for file in SUBJECTS for f in faults(ROOT / file, ROOT) if f.key in wanted]
     else:
         work = chosen(given.count, given.seed, set(known))
+    if len(work) > FEW:
+        every = sorted({p for f in work for p in SUBJECTS[f.file]})
+        DRAWN.update({p: draw(p, given.examples) for p in every})
+    bad = [] if given.trust else sound(given.examples)
+    if bad:
+        raise SystemExit("without a fault, already: " + "; ".join(bad))
     rows = judged(work, given.jobs, given.examples, given.count)
     survivors = [r["fault"] for r in rows if r["result"] == "survived"]
     if given.write:

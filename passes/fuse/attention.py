@@ -209,7 +209,7 @@ class FuseAttentionPass(Pass):
     name = "fuse-attention"
     absent = "no softmax stands directly between two matrix products"
     bound = Within(rtol=2e-4, atol=1e-5)
-    seeds = (seeds.WRITTEN_ATTENTION, seeds.ADDED_MASK, seeds.CAUSAL)
+    seeds = (seeds.WRITTEN_ATTENTION, seeds.ADDED_MASK, seeds.CAUSAL, seeds.SHORT_MASK)
     families = ("transformer",)
     heads: bool = True
 

@@ -163,7 +163,7 @@ class FuseLinear(Pass):
     name = "fuse-linear"
     absent = "no linear layers follow each other"
     bound = Within(rtol=1e-4, atol=1e-4)
-    seeds = (seeds.LINEAR,)
+    seeds = (seeds.LINEAR, seeds.LINEAR_TWICE)
     families = ("mlp",)
 
     def run(self, graph: Graph, context: Context) -> Outcome:

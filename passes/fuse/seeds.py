@@ -17,7 +17,7 @@ graph @linear(%x: f32[n,2]) -> (%y: f32[n,1], %z: f32[n,2], %v: f32[n,2]) {
   %d = constant [1.0, 2.0, -1.0, 3.0, 0.5, 1.0] : f32[2,3]
   %4 = gemm(%x, %c, %s) {alpha=0.5 transB=true} : f32[n,3]
   %o = constant [1.0, -1.0] : f32[2]
-  %v = fused_mat_mul(%4, %d, %o) {alpha=0.5 transB=true activation="leaky_relu" params=[0.1]} : f32[n,2]
+  %v = fused_mat_mul(%4, %d, %o) {transB=true activation="leaky_relu" params=[0.1]} : f32[n,2]
   return %y, %z, %v
 }
 """
@@ -249,3 +249,79 @@ graph @norms(%x: f32[n,3,4]) -> (%y: f32[n,3,4], %z: f32[n,3,4]) {
   return %y, %z
 }
 """
+
+SCALED_CONV = """
+graph @scaled(%x: f32[n,2,4,4], %r: f32[2,3]) -> (%y: f32[n,2,4,4], %z: f32[n,2,4,4], %v: f32[2,2]) {
+  %s = constant [2.0, -0.5] : f32[2,1,1]
+  %t = constant [1.0, 3.0] : f32[2,1,1]
+  %w = constant [1.0, 2.0, 0.0, -1.0, 1.5, 2.0, 3.0, 0.5] : f32[2,2,2,1]
+  %c = constant [0.5, -1.0] : f32[2]
+  %1 = mul(%x, %s) : f32[n,2,4,4]
+  %2 = add(%1, %t) : f32[n,2,4,4]
+  %y = conv(%2, %w, %c) {pads=[1,0,0,0]} : f32[n,2,4,4]
+  %u = constant [1.0, -2.0, 0.5, 1.5] : f32[2,2,1,1]
+  %k = constant [2.0, 0.25] : f32[2,1,1]
+  %3 = conv(%x, %u) : f32[n,2,4,4]
+  %4 = leaky_relu(%3) {alpha=0.2} : f32[n,2,4,4]
+  %z = mul(%4, %k) : f32[n,2,4,4]
+  %a = constant [1.0, 2.0, -1.0, 3.0, 0.5, 1.0] : f32[3,2]
+  %5 = mat_mul(%r, %a) : f32[2,2]
+  %6 = add(%5, %c) : f32[2,2]
+  %m = constant [3.0, -2.0] : f32[2]
+  %v = div(%6, %m) : f32[2,2]
+  return %y, %z, %v
+}
+"""  # noqa: E501
+
+LINEAR_TWICE = """
+graph @twice(%x: f32[n,2], %r: f32[n,1]) -> (%y: f32[n,1], %z: f32[2,n,1], %v: f32[n,1], %u: f32[n,1]) {
+  %a = constant [1.0, 2.0, 3.0, 4.0, 5.0, 6.0] : f32[2,3]
+  %s = constant [1.0, 2.0, 3.0] : f32[3]
+  %t = constant [0.5, -1.0, 2.0] : f32[3]
+  %b = constant [1.0, 0.5, -1.0] : f32[3,1]
+  %1 = gemm(%x, %a, %s) : f32[n,3]
+  %2 = add(%1, %t) : f32[n,3]
+  %y = mat_mul(%2, %b) : f32[n,1]
+  %c = constant [1.0, -2.0, 3.0, 0.5, 5.0, 1.0] : f32[2,3]
+  %3 = mat_mul(%x, %c) : f32[n,3]
+  %4 = add(%3, %s) : f32[n,3]
+  %d = constant [1.0, 0.5, -1.0, 2.0, 3.0, -2.0] : f32[2,3,1]
+  %z = mat_mul(%4, %d) : f32[2,n,1]
+  %e = constant [2.0, -2.0, 3.0, 0.5, 1.0, 1.0] : f32[2,3]
+  %5 = fused_mat_mul(%x, %e, %t) {alpha=0.5} : f32[n,3]
+  %f = constant [1.0, 2.0, -1.0] : f32[1,3]
+  %g = constant [3.0] : f32[1]
+  %v = fused_mat_mul(%5, %f, %g, %r) {transB=true alpha=2.0 activation="tanh"} : f32[n,1]
+  %h = constant [3.0, -2.0, 1.0, 0.5, 1.0, 2.0] : f32[2,3]
+  %6 = fused_mat_mul(%x, %h) {activation="relu"} : f32[n,3]
+  %i = constant [1.0, 2.0, -3.0] : f32[3,1]
+  %u = mat_mul(%6, %i) : f32[n,1]
+  return %y, %z, %v, %u
+}
+"""  # noqa: E501
+
+SHORT_MASK = """
+graph @short(%q: f32[2,1,4], %k: f32[2,5,4], %v: f32[2,5,2], %m: f32[2,1,1], %n: f32[5,1]) -> (%y: f32[2,1,2], %z: f32[2,5,4], %w: f32[1,1,2], %u: f32[2,5,2]) {
+  %1 = transpose(%k) {perm=[0,2,1]} : f32[2,4,5]
+  %2 = mat_mul(%q, %1) : f32[2,1,5]
+  %3 = add(%2, %m) : f32[2,1,5]
+  %4 = softmax(%3) : f32[2,1,5]
+  %y = mat_mul(%4, %v) : f32[2,1,2]
+  %5 = mat_mul(%k, %1) : f32[2,5,5]
+  %6 = add(%5, %n) : f32[2,5,5]
+  %7 = softmax(%6) : f32[2,5,5]
+  %z = mat_mul(%7, %k) : f32[2,5,4]
+  %o = constant [0] : i64[1]
+  %e = constant [1] : i64[1]
+  %8 = slice(%q, %o, %e, %o) : f32[1,1,4]
+  %9 = slice(%1, %o, %e, %o) : f32[1,4,5]
+  %10 = mat_mul(%8, %9) : f32[1,1,5]
+  %11 = softmax(%10) {axis=0} : f32[1,1,5]
+  %t = constant [1.0, 2.0, -1.0, 3.0, 0.5, 1.0, 2.0, 2.0, -3.0, 1.0] : f32[1,5,2]
+  %w = mat_mul(%11, %t) : f32[1,1,2]
+  %12 = mat_mul(%k, %1) : f32[2,5,5]
+  %13 = softmax(%12) {axis=1} : f32[2,5,5]
+  %u = mat_mul(%13, %v) : f32[2,5,2]
+  return %y, %z, %w, %u
+}
+"""  # noqa: E501

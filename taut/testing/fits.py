@@ -56,11 +56,8 @@ def dtypes(cls: type[Op]) -> tuple[DType, ...]:
     return tuple(taken)
 
 
-def dims(plan: Plan, value: Value) -> tuple[Any, ...]:
-    """A shape with numbers throughout. Raises Unfit where a size is open."""
-    if value.shape is None or not all(isinstance(d, int) for d in value.shape):
-        raise Unfit("a size is open")
-    return value.shape
+def shape_of(value: Value) -> tuple[Any, ...]:
+    return value.shape or ()
 
 
 def first(plan: Plan, **changes: Any) -> Want:
@@ -119,7 +116,7 @@ def clip(plan: Plan) -> Operands:
 
 def prelu(plan: Plan) -> Operands:
     x = plan.need(0, first(plan, kinds=FLOATS))
-    shape = x.shape or ()
+    shape = shape_of(x)
     channel = (shape[1], *(1,) * (len(shape) - 2)) if len(shape) > 1 else ()
     slope = Want(dtype=x.type.dtype, param=True)
     slope = slope.of(shape=channel) if plan.plant.chance(0.5) else slope.of(like=shape)
@@ -155,7 +152,7 @@ def images(plan: Plan, **changes: Any) -> Value:
     if want.shape is not None:  # channels and sizes are the layer's to say
         want = want.of(shape=(want.shape[0], *(None,) * (len(want.shape) - 1)))
     x = plan.need(0, want)
-    if len(x.shape or ()) < 3 or not all(isinstance(d, int) for d in (x.shape or ())[1:]):
+    if len(shape_of(x)) < 3 or not all(isinstance(d, int) for d in shape_of(x)[1:]):
         raise Unfit("no image")
     return x
 
@@ -182,7 +179,7 @@ def window(plan: Plan, sizes: tuple[int, ...], kernel: list[int]) -> None:
 def conv(plan: Plan) -> Operands:
     plant, transposed = plan.plant, "transpose" in plan.cls.name
     x = images(plan)
-    channels, sizes = (x.shape or ())[1], tuple((x.shape or ())[2:])
+    channels, sizes = shape_of(x)[1], tuple(shape_of(x)[2:])
     if not channels:
         raise Unfit("no channels")
     group = plan.set("group", plant.pick(1, 1, 1, channels, *(
@@ -199,14 +196,14 @@ def conv(plan: Plan) -> Operands:
         plan.attributes.pop("dilations", None)
     weight = plan.operand(1, Want(dtype=dtype, shape=(*rows, *kernel), param=True))
     bias = plan.operand(2, Want(dtype=dtype, shape=(out,), param=True))
-    residual = plan.operand(3, Want(dtype=dtype, shape=(*(x.shape or ())[:1], out, *sizes)))
+    residual = plan.operand(3, Want(dtype=dtype, shape=(*shape_of(x)[:1], out, *sizes)))
     slope = plan.operand(4, Want(dtype=dtype, shape=(out,), param=True))
     return [x, weight, bias, residual, slope]
 
 
 def conv_integer(plan: Plan) -> Operands:
     x = images(plan, kinds=BYTES)
-    channels, sizes = (x.shape or ())[1], tuple((x.shape or ())[2:])
+    channels, sizes = shape_of(x)[1], tuple(shape_of(x)[2:])
     out = plan.plant.pick(1, 2, 3)
     kernel = [max(1, min(plan.plant.pick(1, 2, 3), n)) for n in sizes]
     window(plan, sizes, kernel)
@@ -221,7 +218,7 @@ def pool(plan: Plan) -> Operands:
     kinds = BYTES if plan.cls.name == "sum_pool_integer" else \
         (*FLOATS, DType.i8, DType.u8) if plan.cls.name == "max_pool" else FLOATS  # fmt: skip
     x = images(plan, kinds=kinds)
-    sizes = tuple((x.shape or ())[2:])
+    sizes = tuple(shape_of(x)[2:])
     whole = plan.plant.chance(0.25)
     kernel = [n if whole else max(1, min(plan.plant.pick(1, 2, 3), n)) for n in sizes]
     window(plan, sizes, kernel)
@@ -238,16 +235,16 @@ def norm(plan: Plan) -> Operands:
     """Scales and shifts over the channels of axis 1."""
     want = first(plan, kinds=FLOATS, ranks=(4, 4, 3, 2))
     x = plan.need(0, want)
-    if len(x.shape or ()) < 2 or not isinstance((x.shape or ())[1], int):
+    if len(shape_of(x)) < 2 or not isinstance(shape_of(x)[1], int):
         raise Unfit("no channels")
-    vector = Want(dtype=x.type.dtype, shape=((x.shape or ())[1],), param=True)
+    vector = Want(dtype=x.type.dtype, shape=(shape_of(x)[1],), param=True)
     count = len(plan.cls.operands)
     return [x, *(plan.operand(i, vector.of(positive=i == 4)) for i in range(1, count))]
 
 
 def last_norm(plan: Plan) -> Operands:
     x = plan.need(0, first(plan, kinds=FLOATS, ranks=(2, 3, 4)))
-    shape = x.shape or ()
+    shape = shape_of(x)
     axis = plan.set("axis", plan.plant.pick(-1, -1, len(shape) - 1, -2 if len(shape) > 1 else -1))
     vector = Want(dtype=x.type.dtype, shape=shape[axis:], param=True)
     return [x, *(plan.operand(i, vector) for i in range(1, len(plan.cls.operands)))]
@@ -268,7 +265,7 @@ def mat_mul(plan: Plan) -> Operands:
     if turned["transA"] and want.shape is not None:
         want = want.of(shape=(*want.shape[:-2], None, want.shape[-2]))
     a = plan.need(0, want)
-    shape = a.shape or ()
+    shape = shape_of(a)
     if len(shape) < 2:
         raise Unfit("no matrix")
     k = shape[-2] if turned["transA"] else shape[-1]
@@ -315,14 +312,14 @@ def _scales(plan: Plan, a: Value, dtype: DType, n: int, full: tuple[Any, ...]) -
 def attention(plan: Plan) -> Operands:
     plant = plan.plant
     q = plan.need(0, first(plan, kinds=FLOATS[:6], ranks=(4,)))
-    if len(q.shape or ()) != 4:
+    if len(shape_of(q)) != 4:
         raise Unfit("attention wants four axes")
-    b, h, _, d = q.shape or ()
+    b, h, _, d = shape_of(q)
     heads = plant.pick(h, h, *(g for g in (1, 2) if isinstance(h, int) and h % g == 0))
     keys, e = plant.pick(1, 2, 3, 4), plant.pick(d, d, 2, 3)
     k = plan.operand(1, Want(dtype=q.type.dtype, shape=(b, heads, keys, d)))
     v = plan.operand(2, Want(dtype=q.type.dtype, shape=(b, heads, keys, e)))
-    mask = Want(dtype=plant.pick(q.type.dtype, DType.bool), shape=(*(q.shape or ())[2:3], keys))
+    mask = Want(dtype=plant.pick(q.type.dtype, DType.bool), shape=(*shape_of(q)[2:3], keys))
     return [q, k, v, plan.operand(3, mask)]
 
 
@@ -343,7 +340,7 @@ def transpose(plan: Plan) -> Operands:
         want = want.of(shape=tuple(want.shape[perm.index(i)] for i in range(len(perm))))
     x = plan.need(0, want)
     if perm is None:
-        perm = order(plan, len(x.shape or ()), x)
+        perm = order(plan, len(shape_of(x)), x)
     if perm == tuple(range(len(perm)))[::-1] and plant.chance(0.4) and given is None:
         return [x]  # what is left out reverses
     plan.set("perm", perm)
@@ -374,7 +371,7 @@ def reshape(plan: Plan) -> Operands:
     if plan.want.shape is not None:  # from the same shape, or two axes joined
         want = want.of(shape=plan.want.shape)
     x = plan.need(0, want)
-    shape = x.shape or ()
+    shape = shape_of(x)
     choices: list[tuple[Any, ...]] = [shape, (-1,), (0, -1) if shape else (-1,)]
     others = [v.shape for v in list(plant.values)[-14:] if v.shape is not None
               and plant.values[v].size == plant.values[x].size]  # fmt: skip
@@ -407,18 +404,18 @@ def squeeze(plan: Plan) -> Operands:
     plant = plan.plant
     shape = [plant.pick(1, 1, 2, 3) for _ in range(plant.pick(2, 3, 4))]
     x = plan.need(0, first(plan, shape=tuple(shape)))
-    ones = [i for i, d in enumerate(x.shape or ()) if d == 1]
+    ones = [i for i, d in enumerate(shape_of(x)) if d == 1]
     if not ones:
         raise Unfit("nothing to squeeze")
     axes = plant.random.sample(ones, plant.pick(*range(1, len(ones) + 1)))
-    return [x, plan.operand(1, Want(array=signed(plan, axes, len(x.shape or ()))))]
+    return [x, plan.operand(1, Want(array=signed(plan, axes, len(shape_of(x)))))]
 
 
 def unsqueeze(plan: Plan) -> Operands:
     plant = plan.plant
     x = plan.need(0, first(plan, shape=None, ranks=(1, 2, 3)))
     count = plant.pick(1, 1, 2)
-    rank = len(x.shape or ()) + count
+    rank = len(shape_of(x)) + count
     axes = plant.random.sample(range(rank), count)
     return [x, plan.operand(1, Want(array=signed(plan, axes, rank)), optional=False)]
 
@@ -431,13 +428,13 @@ def signed(plan: Plan, axes: list[int], rank: int) -> np.ndarray[Any, Any]:
 
 def flatten(plan: Plan) -> Operands:
     x = plan.need(0, first(plan, shape=None, ranks=(2, 3, 4)))
-    plan.set("axis", plan.plant.pick(1, 1, *range(len(x.shape or ()))))
+    plan.set("axis", plan.plant.pick(1, 1, *range(len(shape_of(x)))))
     return [x]
 
 
 def expand(plan: Plan) -> Operands:
     x = plan.need(0, first(plan, shape=None))
-    shape = [plan.plant.size(d) for d in x.shape or ()]
+    shape = [plan.plant.size(d) for d in shape_of(x)]
     grown = [plan.plant.pick(1, 2) * d if d == 1 else d for d in shape]
     lead = plan.plant.pick((), (), (), (1,), (2,))
     same = np.array((*lead, *(grown if plan.plant.chance(0.6) else shape)), np.int64)
@@ -450,7 +447,7 @@ def reduction(plan: Plan) -> Operands:
     if want.shape is not None and plant.chance(0.5):
         want = want.of(shape=None)
     x = plan.need(0, want)
-    rank = len(x.shape or ())
+    rank = len(shape_of(x))
     if not rank:
         raise Unfit("nothing to reduce")
     choices = [[rank - 1], [rank - 1], [rank - 1], [plant.random.randrange(rank)]]
@@ -470,7 +467,7 @@ def pad(plan: Plan) -> Operands:
     want = first(plan, kinds=TENSORS, ranks=(4, 4, 3, 2))
     want = want if want.shape is None else want.of(shape=None, ranks=(len(want.shape),))
     x = plan.need(0, want)
-    rank = len(x.shape or ())
+    rank = len(shape_of(x))
     style = plant.pick("image", "image", "image", "any", "zero", "crop")
     begin, end = [0] * rank, [0] * rank
     for i in range(rank):
@@ -498,11 +495,11 @@ def pad(plan: Plan) -> Operands:
 def slices(plan: Plan) -> Operands:
     plant = plan.plant
     x = plan.need(0, first(plan, shape=None, ranks=(1, 2, 3)))
-    rank = len(x.shape or ())
+    rank = len(shape_of(x))
     if not rank:
         raise Unfit("nothing to slice")
     axes = plant.random.sample(range(rank), plant.pick(1, min(2, rank)))
-    sizes = [plant.size((x.shape or ())[a]) for a in axes]
+    sizes = [plant.size(shape_of(x)[a]) for a in axes]
     starts, ends, steps = [], [], []
     for n in sizes:
         whole = plant.chance(0.65)
@@ -517,7 +514,7 @@ def slices(plan: Plan) -> Operands:
 
 def tile(plan: Plan) -> Operands:
     x = plan.need(0, first(plan, shape=None))
-    rank = len(x.shape or ())
+    rank = len(shape_of(x))
     repeats = np.array([plan.plant.pick(1, 1, 1, 2) for _ in range(rank)], np.int64)
     return [x, plan.operand(1, Want(array=repeats), optional=False)]
 
@@ -525,7 +522,7 @@ def tile(plan: Plan) -> Operands:
 def concat(plan: Plan) -> Operands:
     plant = plan.plant
     x = plan.need(0, first(plan, ranks=(4, 3, 2, 1)))
-    shape = x.shape or ()
+    shape = shape_of(x)
     if not shape:
         raise Unfit("nothing to join along")
     axis = plan.set("axis", plant.pick(1 if len(shape) > 1 else 0, 0, len(shape) - 1, -1))
@@ -539,7 +536,7 @@ def concat(plan: Plan) -> Operands:
 def gather(plan: Plan) -> Operands:
     plant = plan.plant
     x = plan.need(0, first(plan, shape=None, ranks=(1, 2, 2, 3), param=True))
-    shape = x.shape or ()
+    shape = shape_of(x)
     if not shape or not isinstance(shape[0], int) or not shape[0]:
         raise Unfit("nothing to look up")
     axis = plan.set("axis", plant.pick(0, 0, 0, len(shape) - 1))
@@ -550,7 +547,7 @@ def gather(plan: Plan) -> Operands:
 
 def softmax(plan: Plan) -> Operands:
     x = plan.need(0, first(plan, kinds=FLOATS, ranks=(2, 3, 4)))
-    rank = len(x.shape or ())
+    rank = len(shape_of(x))
     if rank:
         plan.set("axis", plan.plant.pick(-1, -1, rank - 1, plan.plant.random.randrange(rank)))
     return [x]
@@ -558,7 +555,7 @@ def softmax(plan: Plan) -> Operands:
 
 def upsample(plan: Plan) -> Operands:
     x = plan.need(0, first(plan, shape=None, dtype=DType.f32, ranks=(4, 3)))
-    rank = len(x.shape or ())
+    rank = len(shape_of(x))
     scales = [1.0, 1.0, *(plan.plant.pick(1.0, 2.0, 1.5, 3.0) for _ in range(rank - 2))][:rank]
     plan.set("mode", plan.plant.pick("nearest", "linear"))
     return [x, plan.operand(1, Want(array=np.array(scales, np.float32)), optional=False)]
@@ -571,12 +568,12 @@ def quantize(plan: Plan) -> Operands:
     plant, opens = plan.plant, plan.cls.name == "dequantize_linear"
     want = first(plan, dtype=None, kinds=BYTES if opens else (DType.f32,), ranks=(4, 3, 2))
     x = plan.need(0, want)
-    shape = x.shape or ()
+    shape = shape_of(x)
     kind = x.type.dtype if opens else plant.pick(*BYTES)
     many = plant.chance(0.25) and len(shape) > 1 and isinstance(shape[1], int)
     if many:
         plan.set("axis", 1)
-    form = (shape[1],) if many else ()
+    form = shape[1:2] if many else ()
     step = plant.pick(0.05, 0.1, 0.5)
     steps = np.full(form, step, np.float32) * np.float32(1)
     scale = plan.operand(1, Want(array=steps), optional=False)

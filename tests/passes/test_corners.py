@@ -1,0 +1,123 @@
+"""Graphs at the edge of what a rewrite may take: each once gave a wrong result or an error."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from taut.ir import interpret, parse
+from taut.passes import PassManager, random_feeds
+
+from taut import testing
+
+CASES = {
+    "the absolute value of a negated unsigned number": ("simplify", """
+        graph @main(%x: u8[4]) -> (%y: u8[4]) {
+          %1 = neg(%x) : u8[4]
+          %y = abs(%1) : u8[4]
+          return %y
+        }"""),
+    "a product of halves is rounded before the sum": ("simplify", """
+        graph @main(%x: bf16[4,4], %w: bf16[4,3], %c: bf16[4,3]) -> (%y: bf16[4,3]) {
+          %1 = mat_mul(%x, %w) : bf16[4,3]
+          %y = add(%1, %c) : bf16[4,3]
+          return %y
+        }"""),
+    "windows of padding alone have no maximum": ("simplify", """
+        graph @main(%x: f32[2,4,5,0]) -> (%y: f32[2,4,1,1]) {
+          %1 = sigmoid(%x) : f32[2,4,5,0]
+          %n = constant [0, 0, 0, 2, 0, 0, 0, 2] : i64[8]
+          %v = constant 0.0 : f32[]
+          %2 = pad(%1, %n, %v) : f32[2,4,5,4]
+          %y = max_pool(%2) {kernel_shape=[5,4]} : f32[2,4,1,1]
+          return %y
+        }"""),
+    "shape data that wraps": ("fold", """
+        graph @main(%x: f32[2]) -> (%y: i8[], %z: u8[]) {
+          %a = constant -128 : i8[]
+          %b = constant 52 : i8[]
+          %y = sub(%a, %b) : i8[]
+          %c = constant 56 : u8[]
+          %z = mul(%c, %c) : u8[]
+          return %y, %z
+        }"""),
+    "hard swish of integers": ("recognize", """
+        graph @main(%x: i8[4]) -> (%y: i8[4]) {
+          %three = constant 3 : i8[]
+          %zero = constant 0 : i8[]
+          %six = constant 6 : i8[]
+          %1 = add(%x, %three) : i8[4]
+          %2 = clip(%1, %zero, %six) : i8[4]
+          %3 = mul(%2, %x) : i8[4]
+          %y = div(%3, %six) : i8[4]
+          return %y
+        }"""),
+    "a mean over no axes": ("recognize", """
+        graph @main(%x: f32[1,4,2], %s: f32[1,4,2]) -> (%y: f32[1,4,2]) {
+          %m = reduce_mean(%x) {noop_with_empty_axes=true} : f32[1,4,2]
+          %d = sub(%x, %m) : f32[1,4,2]
+          %two = constant 2.0 : f32[]
+          %q = pow(%d, %two) : f32[1,4,2]
+          %v = reduce_mean(%q) : f32[1,1,1]
+          %one = constant 1.0 : f32[]
+          %e = add(%one, %v) : f32[1,1,1]
+          %r = sqrt(%e) : f32[1,1,1]
+          %n = div(%d, %r) : f32[1,4,2]
+          %y = mul(%n, %s) : f32[1,4,2]
+          return %y
+        }"""),
+    "classes that are one number": ("fuse-lookup", """
+        graph @main(%x: i64[5,1]) -> (%y: f32[5,5]) {
+          %c = constant 0 : i64[]
+          %w = constant [1.0, 2.0, 3.0, 4.0, 5.0] : f32[1,5]
+          %1 = equal(%c, %x) : bool[5,1]
+          %2 = cast(%1) {to=f32} : f32[5,1]
+          %y = mat_mul(%2, %w) : f32[5,5]
+          return %y
+        }"""),
+    "the root of what is below zero, pooled": ("fuse-conv", """
+        graph @main(%x: f32[2,1,4,4]) -> (%y: f32[2,1,2,2]) {
+          %1 = sqrt(%x) : f32[2,1,4,4]
+          %y = max_pool(%1) {kernel_shape=[2,2] strides=[2,2]} : f32[2,1,2,2]
+          return %y
+        }"""),
+    "heads without elements": ("fuse-attention", """
+        graph @main(%q: f32[3,2,2,0], %k: f32[3,1,1,0], %v: f32[3,1,1,2]) -> (%y: f32[3,2,4]) {
+          %1 = transpose(%q) {perm=[0,2,1,3]} : f32[3,2,2,0]
+          %2 = transpose(%k) {perm=[0,2,1,3]} : f32[3,1,1,0]
+          %3 = transpose(%v) {perm=[0,2,1,3]} : f32[3,1,1,2]
+          %4 = attention(%1, %2, %3) {scale=1.0} : f32[3,2,2,2]
+          %5 = transpose(%4) {perm=[0,2,1,3]} : f32[3,2,2,2]
+          %s = constant [3, 2, -1] : i64[3]
+          %y = reshape(%5, %s) : f32[3,2,4]
+          return %y
+        }"""),
+    "the maximum of nothing": ("extremes-first", """
+        graph @main(%x: f32[3,0]) -> (%y: f32[3,1], %z: f32[3,1]) {
+          %axis = constant [1] : i64[1]
+          %1 = mish(%x) : f32[3,0]
+          %y = reduce_max(%1, %axis) : f32[3,1]
+          %2 = sigmoid(%x) : f32[3,0]
+          %z = reduce_max(%2, %axis) : f32[3,1]
+          return %y, %z
+        }"""),
+    "sums of integers wrap": ("extremes-first", """
+        graph @main(%x: i8[64,2]) -> (%y: i8[64,1]) {
+          %c = constant 125 : i8[]
+          %axis = constant [1] : i64[1]
+          %1 = add(%x, %c) : i8[64,2]
+          %y = reduce_max(%1, %axis) : i8[64,1]
+          return %y
+        }"""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_corner(case: str) -> None:
+    pipeline, text = CASES[case]
+    graph = parse("\n".join(line.strip() for line in text.strip().splitlines()))
+    after = PassManager(pipeline).run(graph).graph
+    for seed in range(4):
+        feeds = random_feeds(graph, np.random.default_rng(seed))
+        want, got = interpret(graph, feeds), interpret(after, feeds)
+        for name, array in want.items():
+            assert testing.difference(array, got[name], rtol=1e-5, atol=1e-6) is None, name

@@ -92,7 +92,7 @@ def check(monkeypatch: pytest.MonkeyPatch, rounding: Rounding, noise: float, exa
 
     monkeypatch.setattr("taut.testing.checks.taut", SimpleNamespace(compile=compile))
     found = SimpleNamespace(generate=Phase.generate, shrink=Phase.generate)  # need not be small
-    monkeypatch.setattr("taut.testing.checks.Phase", found)
+    monkeypatch.setattr("taut.testing.search.Phase", found)
     testing.check_backend("cpu", families=("quantized",), examples=examples, seed=1)
 
 

@@ -38,12 +38,12 @@ class Attention(Op):
     c * tanh(x / c). With outputs = 4: y, present_key and present_value (all keys and values,
     4-D), and the scores [b,h,l,t] as qk_matmul_output_mode says: 0 before and 1 after softcap, 2
     with the bias, 3 after softmax. softmax_precision is the type in which softmax is done.
-
-    NaN and infinity in a key or a value that is_causal or a window hides from a query may reach it,
-    by a weight of 0 times infinity, or not.
     """
 
-    numerics = SUMS.but(infinity="a mask of -inf gives a place no weight; see mat_mul and softmax")
+    numerics = SUMS.but(
+        nan="stays NaN; that of keys which is_causal or a window hides from a query may reach it",
+        infinity="a mask of -inf gives a place no weight; see mat_mul and softmax",
+    )
     results = ("y", "present_key", "present_value", "qk_matmul_output")
     is_causal: bool = False
     scale: float | None = None

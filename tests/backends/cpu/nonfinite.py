@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import poison
 from taut.backends.cpu import compile, isa
-from taut.ir import Array, Builder, Graph, interpret
+from taut.ir import Array, Builder, Graph, Value, interpret
 from taut.ir.ops.convolution import ConvWeightGradient
 from taut.ir.ops.pooling import AveragePoolGradient, MaxPoolGradient
 from taut.passes import optimize
@@ -98,19 +98,19 @@ def weights(rng: Random, *shape: int) -> Array:
     return sprinkle(rng, made, 1) if rng.random() < 0.3 else made
 
 
-ACTIVATIONS = {
-    "": (), "relu": (), "clip": (-0.5, 1.5), "leaky_relu": (0.1,), "elu": (1.0,),
-    "sigmoid": (), "tanh": (), "softplus": (), "gelu": (), "swish": (1.0,),
-}  # fmt: skip
+ACTIVATIONS = (
+    "", "relu", "clip", "leaky_relu", "elu", "sigmoid", "tanh", "softplus", "gelu", "swish",
+    "hard_swish", "hard_sigmoid",
+)  # fmt: skip
 
 
-def ending(rng: Random, b: Builder, y, shape, spatial_rank: int):
+def ending(rng: Random, b: Builder, y: Value) -> Value:
     """Nothing, or an activation and a residual before or after it: endings that fuse."""
-    kind = rng.choice(list(ACTIVATIONS))
+    kind = str(rng.choice(ACTIVATIONS))
     residual = rng.random() < 0.4
     last = rng.random() < 0.5
     if residual and not last:
-        y = b.add(y, b.relu(b.input("r", "f32", shape)))
+        y = b.add(y, b.relu(b.input("r", "f32", y.type.shape)))
     match kind:
         case "clip":
             y = b.clip(y, np.float32(-0.5), np.float32(1.5))
@@ -123,7 +123,7 @@ def ending(rng: Random, b: Builder, y, shape, spatial_rank: int):
         case _:
             y = getattr(b, kind)(y)
     if residual and last:
-        y = b.add(y, b.relu(b.input("r", "f32", shape)))
+        y = b.add(y, b.relu(b.input("r", "f32", y.type.shape)))
     return y
 
 
@@ -150,7 +150,7 @@ def convolution(rng: Random, group: int, per_in: int, per_out: int) -> Drawn:
     w = weights(rng, group * per_out, per_in, *kernel)
     bias = numbers(rng, group * per_out) if rng.random() < 0.5 else None
     y = b.conv(x, w, bias, group=group, **geometry(rng, rank))
-    y = ending(rng, b, y, y.type.shape, rank)
+    y = ending(rng, b, y)
     if rng.random() < 0.3 and min(y.type.shape[2:]) >= 3:
         y = b.max_pool(y, kernel_shape=(2,) * rank, strides=(2,) * rank)
     graph = b.outputs(y=y)
@@ -199,7 +199,7 @@ def transposed_conv(rng: Random) -> Drawn:
     dilations = tuple(int(rng.choice([1, 1, 2])) for _ in range(rank))
     pads = tuple(int(rng.integers(0, min((k - 1) * d, 1) + 1)) for k, d in zip(kernel, dilations))
     y = b.conv_transpose(x, w, group=group, strides=strides, dilations=dilations, pads=pads * 2)
-    y = ending(rng, b, y, y.type.shape, rank)
+    y = ending(rng, b, y)
     graph = b.outputs(y=y)
     slow = () if np.isfinite(w).all() else ("conv_transpose", "fused_conv_transpose")
     return Drawn(graph, feeds_of(rng, graph), slow)
@@ -328,7 +328,7 @@ def product(rng: Random) -> Drawn:
     y = b.mat_mul(a, c)
     if rng.random() < 0.5:
         y = b.add(y, numbers(rng, n))
-    y = ending(rng, b, y, y.type.shape, 0)
+    y = ending(rng, b, y)
     graph = b.outputs(y=y)
     return Drawn(graph, feeds_of(rng, graph))
 
@@ -424,7 +424,7 @@ def attention_of_bytes(rng: Random) -> Drawn:
     d, e = int(rng.choice([1, 8, 37])), int(rng.choice([1, 41]))
     b, feeds = Builder(), {}
 
-    def operand(name: str, array: Array):
+    def operand(name: str, array: Array) -> Value:
         feeds[name] = array
         return b.input(name, "u8" if array.dtype == np.uint8 else "f32", array.shape)
 

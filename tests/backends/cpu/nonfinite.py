@@ -151,7 +151,7 @@ def convolution(rng: Random, group: int, per_in: int, per_out: int) -> Drawn:
     bias = numbers(rng, group * per_out) if rng.random() < 0.5 else None
     y = b.conv(x, w, bias, group=group, **geometry(rng, rank))
     y = ending(rng, b, y)
-    if rng.random() < 0.3 and min(y.type.shape[2:]) >= 3:
+    if rng.random() < 0.3 and min(y.type.static_shape[2:]) >= 3:
         y = b.max_pool(y, kernel_shape=(2,) * rank, strides=(2,) * rank)
     graph = b.outputs(y=y)
     return Drawn(graph, feeds_of(rng, graph))

@@ -414,7 +414,7 @@ def attention(rng: Random) -> Drawn:
         return Drawn(graph, feeds)
     for name in "kv":  # what is_causal hides may be looked at or not: the first key is seen by all
         feeds[name][:, :, :1] = sprinkle(rng, feeds[name][:, :, :1])
-    return Drawn(graph, feeds, calm=("k", "v"))
+    return Drawn(graph, feeds, calm=("k", "v", "mask"))
 
 
 @family

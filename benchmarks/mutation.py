@@ -259,7 +259,8 @@ def main() -> None:
     known = equivalent()
     if given.faults:
         wanted = set(given.faults.read_text().splitlines())
-        work = [f for file in SUBJECTS for f in faults(ROOT / file, ROOT) if f.key in wanted]
+        files = {name.split()[0] for name in wanted} & SUBJECTS.keys()
+        work = [f for file in files for f in faults(ROOT / file, ROOT) if f.key in wanted]
     else:
         work = chosen(given.count, given.seed, set(known))
     if len(work) > FEW:

@@ -62,10 +62,10 @@ class ExtremeOfSum(Rewrite):
 
     def applies(self, m: Match) -> bool:
         shape, c = m.x.shape, m.c.array.shape
-        over = _reduced_axes(m)
-        if shape is None or shape != m.f.type.shape or over is None or known_empty(m):
+        if not shape or shape != m.f.type.shape or known_empty(m):
             return False
-        if not m.x.type.dtype.is_float:
+        over = _reduced_axes(m)
+        if over is None or not m.x.type.dtype.is_float:
             return False
         lead = len(shape) - len(c)
         return all(axis < lead or c[axis - lead] == 1 for axis in over)

@@ -54,9 +54,25 @@ def _candidates(graph: Graph, inputs: Feeds) -> Iterator[Smaller]:
         for name in outputs:
             yield from _made(graph, inputs, lambda g, n=name: g.set_outputs(
                 {k: v for k, v in zip(g.output_names, g.outputs) if k != n}))  # fmt: skip
+    yield from _earlier(graph, inputs)
     yield from _bypassed(graph, inputs)
     yield from _cut(graph, inputs)
     yield from _plainer(graph, inputs)
+
+
+def _earlier(graph: Graph, inputs: Feeds) -> Iterator[Smaller]:
+    """What an output is made of shown in its place."""
+    for name, value in zip(graph.output_names, graph.outputs):
+        for place, v in enumerate(graph.operands(value.node)):
+            if v is not None and not isinstance(v.node.op, Input | Constant):
+                yield from _made(graph, inputs, lambda g, n=name, p=place: _show(g, n, p))
+
+
+def _show(graph: Graph, name: str, place: int) -> None:
+    outputs = dict(zip(graph.output_names, graph.outputs))
+    operand = graph.operands(outputs[name].node)[place]
+    assert operand is not None
+    graph.set_outputs({**outputs, name: operand})
 
 
 def _bypassed(graph: Graph, inputs: Feeds) -> Iterator[Smaller]:

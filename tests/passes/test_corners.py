@@ -100,6 +100,14 @@ CASES = {
           %z = reduce_max(%2, %axis) : f32[3,1]
           return %y, %z
         }"""),
+    "a number that a constant makes a vector": ("extremes-first", """
+        graph @main(%x: f64[]) -> (%y: f64[1]) {
+          %c = constant [2.0] : f64[1]
+          %axis = constant [0] : i64[1]
+          %1 = add(%x, %c) : f64[1]
+          %y = reduce_max(%1, %axis) : f64[1]
+          return %y
+        }"""),
     "sums of integers wrap": ("extremes-first", """
         graph @main(%x: i8[64,2]) -> (%y: i8[64,1]) {
           %c = constant 125 : i8[]

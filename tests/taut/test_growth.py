@@ -122,9 +122,9 @@ def drawn(pipeline: str, count: int, seed: int = 0) -> list[tuple[str, dict[str,
 
 
 def test_grown_graphs_are_sound_and_repeat() -> None:
-    for name in ("simplify", "fuse-conv", "fuse-attention"):
-        made, again = drawn(name, 6), drawn(name, 6)
-        assert [t for t, _ in made] == [t for t, _ in again] != [t for t, _ in drawn(name, 6, 1)]
+    for name in ("motion", "fuse-conv", "fuse-attention"):
+        made, again = drawn(name, 3), drawn(name, 3)
+        assert [t for t, _ in made] == [t for t, _ in again] != [t for t, _ in drawn(name, 3, 1)]
         for (text, feeds), (_, same) in zip(made, again):
             graph = parse(text)
             verify(graph)

@@ -54,7 +54,7 @@ def check(graph: Graph, node: Node, w: WeightIntegers) -> int:
     strides = op.strides or (1, 1)
     x = graph.operand(node, 0)
     assert x is not None
-    if not x.type.is_static or not node.type.is_static:
+    if not all(isinstance(n, int) for v in (x, node[0]) for n in (v.shape or ("",) * 3)[2:]):
         raise Refusal("the size of the image is not known yet (bind the model's dimensions)")
     if op.output_shape or op.auto_pad not in ("NOTSET", "VALID"):
         raise Refusal("its padding follows from the size of its result")
@@ -84,10 +84,10 @@ def unfold(graph: Graph, node: Node, w: WeightIntegers, bias: Array | None, stri
     x, real = graph.operand(node, 0), graph.operand(node, 1)
     assert x is not None and real is not None
     repeats = stride * stride
-    begins, outs = (op.pads or (0,) * 4)[:2], node.type.static_shape[2:]
+    begins, outs = (op.pads or (0,) * 4)[:2], spatial(node[0])
     taps = [-(-k // stride) for k in w.array.shape[2:]]
     before, behind = [], []
-    for size, j, begin, out in zip(x.type.static_shape[2:], taps, begins, outs):
+    for size, j, begin, out in zip(spatial(x), taps, begins, outs):
         rows = -(-(begin + out) // stride) - begin // stride
         before.append(j - 1 - begin // stride)
         behind.append(max(rows - size - before[-1] + j - 1, 0))
@@ -107,11 +107,16 @@ def unfold(graph: Graph, node: Node, w: WeightIntegers, bias: Array | None, stri
         moved = DepthToSpace(blocksize=stride, mode="CRD")
         last = graph.add(moved, last, name=f"{node.name}.image", before=node)
     starts = np.array([b % stride for b in begins])
-    if starts.any() or last.type.static_shape[2:] != outs:
+    if starts.any() or spatial(last[0]) != outs:
         limits = (starts, starts + np.array(outs), np.array([2, 3]))
         bounds = [graph.constant(v, f"{node.name}.bounds", before=node) for v in limits]
         last = graph.add(Slice(), last, *bounds, name=f"{node.name}.cropped", before=node)
     graph.replace_all_uses(node[0], last[0])
+
+
+def spatial(value: Value) -> tuple[int, ...]:
+    """The known sizes behind batch and channels."""
+    return cast(tuple[int, ...], (value.shape or ())[2:])
 
 
 def by_phase(vector: Array, group: int, repeats: int) -> Array:

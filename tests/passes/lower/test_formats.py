@@ -161,6 +161,15 @@ def transposed(kernel: int, stride: int, group: int = 1, **attributes: Any) -> C
     return make
 
 
+def open_batch() -> Any:
+    n = Net()
+    x = n.pair(n.b.input("x", "f32", ("batch", 4, 5, 6)))
+    n.shape = (2, 4, 5, 6)
+    w = n.weight(4, 6, 4, 4, axis=1, scale=0.003)
+    y = n.b.conv_transpose(x, w, strides=(2, 2), pads=(1,) * 4)
+    return n.finish(n.pair(n.b.global_average_pool(n.pair(y))))
+
+
 def half() -> Any:
     n = Net(real="f16")
     x = n.pair(n.input(1, 4, 8, 8))
@@ -179,7 +188,8 @@ WHOLE: dict[str, Callable[[], Any]] = {
     "batch normalization": normalized, "constants": with_constants, "attention": attention,
     "transposed 2/2": transposed(2, 2), "transposed 4/2": transposed(4, 2, pads=(1, 1, 1, 1)),
     "transposed 3/2": transposed(3, 2, group=2, pads=(1, 1, 1, 1), output_padding=(1, 1)),
-    "transposed 3/1": transposed(3, 1, pads=(2, 1, 0, 1)), "f16": half,
+    "transposed 3/1": transposed(3, 1, pads=(2, 1, 0, 1)), "open batch": open_batch,
+    "f16": half,
 }  # fmt: skip
 
 

@@ -44,6 +44,8 @@ def difference(
         if sums:
             allowed = allowed + rtol * 0.1
         close = finite & np.isfinite(b) & (np.abs(a - b) <= allowed)
+        if not sums:
+            close &= (a != 0) | (b == 0)  # what has underflowed is zero, not nearly
         same = (a == b) | (np.isnan(a) & np.isnan(b))
         if signs:
             same &= (np.signbit(a) == np.signbit(b)) | np.isnan(a)

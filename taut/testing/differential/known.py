@@ -62,13 +62,16 @@ class Look:
                 return self.arrays.get(node.input[place])
         return None
 
-    def special(self) -> bool:
-        """Whether any float operand holds NaN or an infinity."""
-        return any(
-            a.dtype.kind not in "iub" and not np.isfinite(a.astype(np.float64)).all()
-            for a in self.arrays.values()
-        )
+    def is_constant(self, op: str, place: int) -> bool:
+        """Whether the operand of the first such node is an initializer."""
+        assert self.case.model is not None
+        names = {t.name for t in self.case.model.graph.initializer}
+        return any(n.input[place] in names for n in self.nodes(op)[:1])
 
+
+    def not_finite(self, op: str, place: int) -> bool:
+        found = self.operand(op, place)
+        return found is None or not np.isfinite(found.astype(np.float64)).all()
 
     def largest(self) -> float:
         """The largest finite magnitude among float operands."""
@@ -183,6 +186,11 @@ KNOWN: tuple[Known, ...] = (
                           "TopK", "Hardmax", "Clip", "Sign", "Unique", "NonMaxSuppression"),
           "takes NaN for a number where it compares, so that the order of elements decides", _nan),
     Known("onnxruntime", ("ReduceLogSumExp",), "subtracts the largest, which leaves NaN out", _nan),
+    Known("cpu", ("ConvTranspose",),
+          "multiplies weights that come at run time by the zeros between elements too, which is NaN "
+          "where they are not finite",
+          lambda look: not look.is_constant("ConvTranspose", 1)
+          and look.not_finite("ConvTranspose", 1)),
     Known("onnxruntime", ("NonZero",), "gives a scalar one index, where the standard says none",
           lambda look: any(w.shape[:1] == (0,) for w in look.want)),
     Known("onnxruntime", ("Resize",),

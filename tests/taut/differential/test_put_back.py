@@ -26,4 +26,5 @@ def test_a_fault_put_back_is_found(fault: Fault, monkeypatch: pytest.MonkeyPatch
         )  # fmt: skip
     finally:
         worker.close()
-    assert [f.stage for f in report.findings] == ["crash" if fault.crashes else fault.stages[0]]
+    (finding,) = report.findings
+    assert finding.stage in (*fault.stages, *(["crash"] if fault.crashes else []))

@@ -129,9 +129,9 @@ def _random(generator: np.random.Generator, spec: Any) -> np.ndarray:
 
 
 def _onnxruntime(data: bytes, inputs: dict[str, np.ndarray]) -> list[np.ndarray] | None:
-    from taut.testing.differential.oracles import Refused, onnxruntime
-
     import onnx
+
+    from taut.testing.differential.oracles import Refused, onnxruntime
 
     try:
         return onnxruntime(onnx.load_from_string(data), inputs)
@@ -142,10 +142,11 @@ def _onnxruntime(data: bytes, inputs: dict[str, np.ndarray]) -> list[np.ndarray]
 def _stages(
     model: Any, inputs: dict[str, np.ndarray], want: list[np.ndarray], stable: Callable[[], bool]
 ) -> dict[str, str]:
-    import taut
     from taut.backends.onnx import export_onnx
     from taut.frontends.onnx import load_onnx
     from taut.ir import TautError
+
+    import taut
 
     found: dict[str, str] = {}
     try:

@@ -110,7 +110,8 @@ def _scatter(
 ) -> None:  # fmt: skip
     op: Any = node.op
     index, updates = (low.dense(low.tensor(v)) for v in low.graph.operands(node)[1:] if v)
-    kernel = generic.kernel_of(make, op.name, kind=target.words().dtype.value, index=index.dtype.value,
+    kind = target.words().dtype.value
+    kernel = generic.kernel_of(make, op.name, kind=kind, index=index.dtype.value,
                                add=op.reduction == "add", **options)  # fmt: skip
     fault = low.fault(f"node {node.name!r}: an index is out of range")
     words: list[Word] = [0, 0, chunks, *sizes, index.ref, updates.ref, target.ref, fault, *places]

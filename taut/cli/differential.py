@@ -75,17 +75,19 @@ def _show(report: Report, written: list[list[str]]) -> None:
 
     rows = [(name, r.drawn, r.valid, r.compared, r.refused, r.fallbacks, r.findings)
             for name, r in report.rows.items() if r.drawn]  # fmt: skip
-    total = [sum(row[i] for row in rows) for i in range(1, 7)]
+    total = [sum(int(row[i]) for row in rows) for i in range(1, 7)]
     common.show(common.table(
         f"models of each op, held against {report.against}", "op", "drawn>", "valid>",
         "compared>", "refused>", "in Python>", "wrong>", rows=[*rows, ("all", *total)],
     ))  # fmt: skip
     for title, counts in (("refused, and why", _by_op(report)),
-                          ("where the peer is known to differ", report.known.most_common())):  # fmt: skip
+                          ("where the peer is known to differ",
+                           report.known.most_common())):  # fmt: skip
         if counts:
             common.show(common.table(title, "what", "models>", rows=counts))
+    missed = report.attributes_never_compared
     for what, names in (("never compared", report.never_compared),
-                        ("attributes never compared", report.attributes_never_compared)):  # fmt: skip
+                        ("attributes never compared", missed)):  # fmt: skip
         if names:
             common.show(common.safe(f"{what}: {', '.join(names)}", limit=4000))
     for finding, files in zip(report.findings, written):

@@ -68,7 +68,8 @@ def fuzz(
     if against is not None:
         from .differential import fuzz_against
 
-        return fuzz_against(against, ops, examples, seed, seconds, output, json)
+        fuzz_against(against, ops, examples, seed, seconds, output, json)
+        return
     known = {*testing.FAMILIES, *([testing.GROWN] if name is not None else [])}
     strange = sorted(set(family or ()) - known)
     if strange:
@@ -82,7 +83,7 @@ def fuzz(
             report = testing.check_pipeline(name, families=families, examples=examples, seed=seed,
                                             awkward=awkward)  # fmt: skip
             _tell(report, seed, json)
-            return
+            return None
         testing.check_backend(target or "", families=families, examples=examples, seed=seed,
                               awkward=bool(awkward))  # fmt: skip
     except testing.CheckFailure as failure:

@@ -7,6 +7,7 @@ peer on the exported file. What is compared is said by `Verdict.compared`.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,8 +73,7 @@ def check(case: Case, oracles: Sequence[Oracle], stages: Sequence[str] = STAGES)
         classes = [op_class(name) for name in case.ops]
         state.sums = len(classes) > 1 or not _element_wise(classes[0])
         state.signs = len(classes) == 1 and _moves(classes[0])
-        for stage in _stages(state):
-            pass
+        deque(_stages(state), maxlen=0)
     except _Wrong as wrong:
         stage, reason = wrong.args
         verdict.status, verdict.finding = "finding", (stage, reason)
@@ -232,6 +232,7 @@ def _compiled(state: _Run, stage: str, graph: Graph, want: dict[str, Array] | No
 def _exported(state: _Run, graph: Graph, want: dict[str, Array]) -> None:
     """As ONNX and back, or as text and back for graphs that ONNX has no words for."""
     case, verdict = state.case, state.verdict
+    exported = None
     if case.model is None:
         again = parse(print_graph(graph))
     else:
@@ -251,6 +252,6 @@ def _exported(state: _Run, graph: Graph, want: dict[str, Array]) -> None:
     if reason is not None:
         _show(verdict, "reference", want.values(), "read again", got.values())
         raise _Wrong("exported", f"reads back as another function: {reason}")
-    if case.model is not None and verdict.peer and "peer" in state.stages:
+    if case.model is not None and exported is not None and verdict.peer and "peer" in state.stages:
         _hold_to_peer(state, "exported", exported, want, case.model)
     verdict.compared.append("exported")

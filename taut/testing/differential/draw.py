@@ -147,7 +147,7 @@ def _inferred(sketch: Sketch) -> list[Ref]:
         if info.name in wanted and kind.HasField("shape") and _small(dims):
             dtype = _stated(sketch, info.name, kind.elem_type)
             if dtype is not None:
-                found.append(Ref(info.name, dtype, tuple(dims)))
+                found.append(Ref(info.name, dtype, tuple(d or 0 for d in dims)))
     return found
 
 

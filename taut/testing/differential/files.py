@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,8 @@ def write(finding: Finding, folder: str | Path, number: int, seed: int) -> list[
     case = drawn(finding)
     stem = Path(folder) / f"failing-{seed}-{number}"
     buffer = io.BytesIO()
-    np.savez(buffer, **{k: v for k, v in case.feeds.items()})
+    arrays: dict[str, Any] = dict(case.feeds)
+    np.savez(buffer, **arrays)
     model = case.text.encode() if case.model is None else case.model.SerializeToString()
     made = []
     for suffix, content in (

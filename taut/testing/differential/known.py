@@ -185,7 +185,8 @@ KNOWN: tuple[Known, ...] = (
     Known("onnxruntime", ("ReduceMax", "ReduceMin", "MaxPool", "GlobalMaxPool", "ArgMax", "ArgMin",
                           "TopK", "Hardmax", "Clip", "Sign", "Unique", "NonMaxSuppression"),
           "takes NaN for a number where it compares, so that the order of elements decides", _nan),
-    Known("onnxruntime", ("ReduceLogSumExp",), "subtracts the largest, which leaves NaN out", _nan),
+    Known("onnxruntime", ("ReduceLogSumExp",), "subtracts the largest, which leaves NaN out",
+          _nan),
     Known("cpu", ("ConvTranspose",),
           "multiplies weights that come at run time by the zeros between elements too, which is NaN "
           "where they are not finite",

@@ -127,7 +127,8 @@ def resize(g: dict[str, Any], x: T, roi: T = None, scales: T = None, sizes: T = 
     to = [int(v) for v in sizes] if sizes is not None else None
     outer = by[:2] == [1.0, 1.0] if by else to is not None and to[:2] == list(x.shape[:2])
     _need(outer, "resize of the batch")
-    size = to[2:] if to else [int(np.floor(a * s)) for a, s in zip(x.shape[2:], by[2:])]
+    assert to is not None or by is not None
+    size = to[2:] if to else [int(np.floor(a * s)) for a, s in zip(x.shape[2:], (by or [])[2:])]
     kw: dict[str, Any] = {"size": size} if by is None else {"scale_factor": by[2:]}
     if mode == "nearest":
         _need(where == "asymmetric" and g["nearest_mode"] == "floor", "such nearest")

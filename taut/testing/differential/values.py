@@ -1,4 +1,4 @@
-"""Contents of drawn tensors: ramps, ordinary numbers, and numbers that break what holds for them."""
+"""Contents of drawn tensors: ramps, ordinary numbers, numbers that break what holds for them."""
 
 from __future__ import annotations
 

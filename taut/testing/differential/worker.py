@@ -34,7 +34,8 @@ def here(request: Request) -> Answer:
     warnings.simplefilter("ignore")
     try:
         case = draw(request["op"], request["seed"], request.get("made"),
-                    request.get("chains", True), request.get("ones"), request.get("drop", ()))  # fmt: skip
+                    request.get("chains", True), request.get("ones"),
+                    request.get("drop", ()))  # fmt: skip
     except Misfit as misfit:
         return {"status": "misfit", "reason": str(misfit)}
     except Exception as error:

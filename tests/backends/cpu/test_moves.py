@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import taut
 from taut.ir import Builder, DType, Value
+
+import taut
 
 Make = Callable[[Builder, Value], Any]
 

@@ -19,14 +19,15 @@ from taut.backends.cpu.kernels import pool
 from taut.backends.cpu.layout import Tensor
 from taut.ir import graph
 from taut.ir.ops import bits, convolution, normalization, resize
+
 from taut.testing.differential.worker import serve
 
 
 @dataclass(frozen=True)
 class Fault:
     """`changes` are (new text, old text) within the source of `function`; `stages` are the ones
-    that can see it, the first of which the finding names. `crashes`: it may kill the process. Any seed will do
-    in the default budget as a rule; `seed` is one that takes few draws."""
+    that can see it. `crashes`: it may kill the process. Most seeds find it in the default budget;
+    `seed` is one that takes few draws."""
 
     name: str
     op: str
@@ -74,7 +75,8 @@ FAULTS = [
     Fault("NaN spreads over joined groups", "conv", lower_conv.merge_groups,
           [("        owners=owners,\n", "")], ("compiled",), seed=4),
     Fault("shape arithmetic beyond its type", "neg", graph._fit,
-          [("all(not isinstance(d, int) or low <= d <= high for d in dims)", "True")], ("compiled",), seed=7),
+          [("all(not isinstance(d, int) or low <= d <= high for d in dims)", "True")],
+          ("compiled",), seed=7),
     Fault("unsigned shifts through floats", "bit_shift", bits.BitShift.reference,
           [("np.where(a < 0, -1, 0).astype(a.dtype)", "np.where(a < 0, -1, 0)"),
            ("np.right_shift(a, by))", "np.right_shift(a, by)).astype(a.dtype)")], ("peer",)),

@@ -10,6 +10,7 @@ pytest.importorskip("onnxruntime")
 
 import put_back
 from put_back import FAULTS, Fault
+
 from taut.testing import differential
 
 

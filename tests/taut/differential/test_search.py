@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from taut.ir import UnsupportedError
+
 import taut
 from taut.cli import main
-from taut.ir import UnsupportedError
 from taut.testing import differential
 from taut.testing.differential import Choices, draw, drawable, here
 from taut.testing.differential.choices import simpler
@@ -56,14 +57,14 @@ def test_most_draws_are_valid_models() -> None:
 @pytest.mark.parametrize(
     ("want", "got", "says"),
     [
-        (np.float32([1, 2]), np.float32([1, 2.00001]), None),
-        (np.float32([1, np.nan]), np.float32([1, np.nan]), None),
-        (np.float32([1, 2]), np.float32([1, np.nan]), "1 of 2 elements"),
-        (np.float32([1, np.inf]), np.float32([1, 3e38]), "1 of 2 elements"),
-        (np.float32([0, 2]), np.float32([1e-38, 2]), "1 of 2 elements"),
-        (np.float32([1e-3, 1e3]), np.float32([1.1e-3, 1e3]), "1 of 2 elements"),
-        (np.int64([1, 2]), np.int64([1, 3]), "3, not 2"),
-        (np.int64([1]), np.int32([1]), "type int32"),
+        (np.array([1, 2], np.float32), np.array([1, 2.00001], np.float32), None),
+        (np.array([1, np.nan], np.float32), np.array([1, np.nan], np.float32), None),
+        (np.array([1, 2], np.float32), np.array([1, np.nan], np.float32), "1 of 2 elements"),
+        (np.array([1, np.inf], np.float32), np.array([1, 3e38], np.float32), "1 of 2 elements"),
+        (np.array([0, 2], np.float32), np.array([1e-38, 2], np.float32), "1 of 2 elements"),
+        (np.array([1e-3, 1e3], np.float32), np.array([1.1e-3, 1e3], np.float32), "1 of 2 elements"),
+        (np.array([1, 2], np.int64), np.array([1, 3], np.int64), "3, not 2"),
+        (np.array([1], np.int64), np.array([1], np.int32), "type int32"),
         (np.zeros((0, 2)), np.zeros((2, 0)), "shape"),
     ],
 )
@@ -84,8 +85,9 @@ def _wrong(request: dict[str, Any]) -> dict[str, Any]:
     relus = [n for n in case.model.graph.node if n.op_type == "Relu"]
     big = any(case.sizes.get(n.input[0], 0) > 1 for n in relus)
     found = ("peer", "it is large") if big else None
-    return {"status": "finding" if big else "ok", "finding": found, "made": case.made,
-            "sizes": case.sizes, "ops": case.ops, "attributes": [], "compared": ["peer"]}  # fmt: skip
+    status = "finding" if big else "ok"
+    return {"status": status, "finding": found, "made": case.made, "sizes": case.sizes,
+            "ops": case.ops, "attributes": [], "compared": ["peer"]}  # fmt: skip
 
 
 def test_shrinking_drops_nodes_and_sizes_and_is_repeatable() -> None:

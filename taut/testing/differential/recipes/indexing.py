@@ -61,7 +61,8 @@ def scatter_elements(d: Sketch) -> None:
     shape = [d.choices.between(min(1, s), s) for s in x.shape]
     plain = given.get("reduction", "none") == "none"
     bound = x.shape[axis % x.rank]
-    made = _lines(d, bound, tuple(shape), axis % x.rank) if plain else places(d, bound, tuple(shape))
+    size = tuple(shape)
+    made = _lines(d, bound, size, axis % x.rank) if plain else places(d, bound, size)
     updates = d.given(x.dtype, tuple(shape), "mild")
     d.emit([x, d.put(made.astype(kind.numpy), 30), updates], given)
 

@@ -125,7 +125,8 @@ def attention(d: Sketch) -> None:
     before: list[Ref | None] = [None, None]
     if d.maybe(30):
         past = d.choices.one((2, 1, 4))
-        before = [d.operand(4, (b, kv, past, wide), "tame"), d.operand(5, (b, kv, past, out), "tame")]
+        before = [d.operand(4, (b, kv, past, wide), "tame"),
+                  d.operand(5, (b, kv, past, out), "tame")]  # fmt: skip
         results = 3
     mask = None
     if d.maybe(45):
@@ -157,7 +158,8 @@ def rotary(d: Sketch) -> None:
     x = d.operand(0, shape, "tame", constant=5)
     if d.maybe(50):
         rows = d.choices.one((5, 9))
-        places = d.put(np.random.default_rng(d.choices.below(99)).integers(0, rows, (b, length)), 20)
+        generator = np.random.default_rng(d.choices.below(99))
+        places = d.put(generator.integers(0, rows, (b, length)), 20)
         caches = [d.operand(i, (rows, turned // 2), "tame") for i in (1, 2)]
         d.emit([x, *caches, places], given)
     else:

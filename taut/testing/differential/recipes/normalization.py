@@ -56,7 +56,7 @@ def layer_normalization(d: Sketch) -> None:
     given = d.attributes(epsilon=EPSILONS, stash_type=(1,))
     if axis != -1 or d.maybe(50):
         given["axis"] = axis
-    shape = x.shape[axis:] if axis < 0 else x.shape[axis:]
+    shape = x.shape[axis:]
     shape = d.broadcasts(shape) if d.maybe(15) else shape
     scale = d.operand(1, shape, "tame", 80)
     if d.op == "RMSNormalization":

@@ -79,7 +79,8 @@ def requantize(d: Sketch) -> None:
         count = (shape[axis],) if d.maybe(50) else ()
         generator = np.random.default_rng(d.choices.below(1 << 16))
         low = 0 if dtype is DType.i32 else -most
-        pairs += [x, d.put(generator.integers(low, most, count, endpoint=True).astype(np.int32), 90)]
+        factors = generator.integers(low, most, count, endpoint=True).astype(np.int32)
+        pairs += [x, d.put(factors, 90)]
         zeros.append(0 if dtype is DType.i32 else d.choices.between(*dtype.bounds))
     result = d.choices.one(_WORDS)
     given: dict[str, Any] = {"dtype": result, "axis": axis,
@@ -153,10 +154,10 @@ def fused_mat_mul(d: Sketch) -> None:
     whole = (*stack, a[-2], b[-1])
     first = (*a[:-2], a[-1], a[-2]) if given["transA"] else a
     second = (*b[:-2], b[-1], b[-2]) if given["transB"] else b
-    operands = [_f32(d, first, constant=5), _f32(d, second, constant=70),
-                _f32(d, (b[-1],), constant=70) if d.maybe(50) else None,
-                _f32(d, whole if d.maybe(70) else d.broadcasts(whole)) if d.maybe(40) else None]  # fmt: skip
-    d.emit(operands, given)
+    x, y = _f32(d, first, constant=5), _f32(d, second, constant=70)
+    bias = _f32(d, (b[-1],), constant=70) if d.maybe(50) else None
+    residual = _f32(d, whole if d.maybe(70) else d.broadcasts(whole)) if d.maybe(40) else None
+    d.emit([x, y, bias, residual], given)
 
 
 @recipe("quantize_rows")
@@ -170,7 +171,8 @@ def scaled_mat_mul(d: Sketch) -> None:
     front = tuple(d.choices.one((2, 1)) for _ in range(d.choices.one((0, 1))))
     a, b = (*front, m, k), (k, n)
     kinds = (DType.u8, DType.i8)
-    x, y = d.given(d.choices.one(kinds), a, constant=5), d.given(d.choices.one(kinds), b, constant=70)
+    x = d.given(d.choices.one(kinds), a, constant=5)
+    y = d.given(d.choices.one(kinds), b, constant=70)
     scales = [_positive(d, *front, m, 1) if d.maybe(50) else _positive(d),
               _positive(d, n) if d.maybe(60) else _positive(d)]  # fmt: skip
     zeros = [d.given(x.dtype, (*front, m, 1) if d.maybe(50) else ()) if d.maybe(50) else None,

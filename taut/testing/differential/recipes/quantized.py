@@ -19,7 +19,7 @@ def _scale(d: Sketch, kind: DType, shape: tuple[int, ...]) -> Ref:
 
 
 def _layout(d: Sketch, x: Ref) -> tuple[dict[str, int], tuple[int, ...]]:
-    """Attributes and the shape of the scale: one for all, one for each index, one for each block."""
+    """Attributes and the shape of the scale: for all, for each index, or for each block."""
     how = d.choices.one(("tensor", "axis", "axis", "block"))
     if how == "tensor" or not x.rank or not d.has("axis"):
         return (d.attributes(axis=(axis_of(d, max(x.rank, 1)),)) if d.maybe(20) else {}), ()

@@ -107,7 +107,8 @@ def outer_size(
     dilations = given.get("dilations", (1,) * len(kernel))
     more: dict[str, Any] = {}
     if d.maybe(40):
-        more["output_padding"] = tuple(d.choices.below(max(s, e)) for s, e in zip(strides, dilations))
+        more["output_padding"] = tuple(d.choices.below(max(s, e))
+                                       for s, e in zip(strides, dilations))  # fmt: skip
     if d.maybe(35):
         full = [s * (n - 1) + e * (k - 1) + 1
                 for n, k, s, e in zip(space, kernel, strides, dilations)]  # fmt: skip
@@ -228,10 +229,11 @@ def resize(d: Sketch) -> None:
     where = ["half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel"]
     where += ["half_pixel_symmetric"] * (d.opset >= 19)
     where += ["tf_half_pixel_for_nn"] * (d.opset < 13)
-    given = {"mode": mode} if mode != "nearest" or d.maybe(50) else {}
+    given: dict[str, Any] = {"mode": mode} if mode != "nearest" or d.maybe(50) else {}
     given |= d.attributes(coordinate_transformation_mode=(*where, "tf_crop_and_resize"))
     if mode == "nearest":
-        given |= d.attributes(nearest_mode=("round_prefer_floor", "round_prefer_ceil", "floor", "ceil"))
+        given |= d.attributes(
+            nearest_mode=("round_prefer_floor", "round_prefer_ceil", "floor", "ceil"))  # fmt: skip
     if mode == "cubic":
         given |= d.attributes(cubic_coeff_a=(-0.75, -0.5), exclude_outside=FLAG)
     if mode != "nearest" and d.maybe(25):
@@ -240,7 +242,8 @@ def resize(d: Sketch) -> None:
     axes = d.has("axes") and (len(over) < x.rank and d.maybe(30))
     if given.get("coordinate_transformation_mode") == "tf_crop_and_resize":
         n = len(over) if axes else x.rank
-        roi = d.put(np.array([0.0] * n + [1.0] * n, np.float32) + np.float32(d.choices.one((0, 0.1, -0.2))), 90)
+        moved = np.float32(d.choices.one((0, 0.1, -0.2)))
+        roi = d.put(np.array([0.0] * n + [1.0] * n, np.float32) + moved, 90)
         given |= d.attributes(extrapolation_value=(0.0, 10.0))
     elif d.opset < 13:
         roi = d.put(np.zeros(0, np.float32), 100)  # not optional then

@@ -41,8 +41,8 @@ class Attention(Op):
     """
 
     numerics = SUMS.but(
-        nan="stays NaN; that of keys which is_causal or a window hides from a query (in k, v or the "
-        "mask) may reach it",
+        nan="stays NaN; that of keys which is_causal or a window hides from a query (in k, v or "
+        "the mask) may reach it",
         infinity="a mask of -inf gives a place no weight; see mat_mul and softmax",
     )
     results = ("y", "present_key", "present_value", "qk_matmul_output")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ....ir.ops.common import known
 from .table import Step, computes, refuses
@@ -48,3 +49,20 @@ def _along(step: Step, x: Tensor, m: int, factor: float) -> Tensor:
         return x.index_select(-1, torch.from_numpy(at).to(x.device))
     matrix = op.along(np.eye(n, dtype=np.float64), 1, u, factor)
     return x @ torch.from_numpy(matrix).to(x)
+
+
+_MODES = {"linear": "bilinear", "nearest": "nearest", "cubic": "bicubic"}
+
+
+@refuses("grid_sample")
+def _rank(step: Step) -> str | None:
+    x = step.operands[0]
+    rank = len(x.shape) if x is not None and x.shape is not None else 4
+    fits = rank == 4 or (rank == 5 and step.op.mode != "cubic")
+    return None if fits else f"{step.op.mode} sampling of {rank - 2} axes"
+
+
+@computes("grid_sample")
+def grid_sample(step: Step, x: Tensor, grid: Tensor) -> Tensor:
+    op = step.op
+    return F.grid_sample(x, grid.to(x.dtype), _MODES[op.mode], op.padding_mode, op.align_corners)

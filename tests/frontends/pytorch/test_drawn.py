@@ -1,4 +1,4 @@
-"""Small modules drawn at random, of any size, against PyTorch: evaluation, and a step of training."""
+"""Small modules drawn at random, of any size, against PyTorch: evaluation, and training."""
 
 from __future__ import annotations
 

@@ -137,6 +137,7 @@ MAKERS = {"extreme", "square", "half_product"}
 def draw(pipeline: str, examples: int) -> list[Any]:
     """The graphs of one run of the fuzzer."""
     from taut.passes import Pipeline
+
     from taut.testing import AWKWARD, growth, search
 
     pipe = Pipeline.of(pipeline)
@@ -151,6 +152,7 @@ def held(pipeline: str, graphs: list[Any]) -> Any:
     """The check of `taut fuzz` over graphs that are drawn already; its report."""
     from taut.ir import FeedError, print_graph
     from taut.passes import Pipeline
+
     from taut.testing import checks, growth, tally
 
     pipe = Pipeline.of(pipeline)

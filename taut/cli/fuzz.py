@@ -83,7 +83,7 @@ def fuzz(
             report = testing.check_pipeline(name, families=families, examples=examples, seed=seed,
                                             awkward=awkward)  # fmt: skip
             _tell(report, seed, json)
-            return None
+            return
         testing.check_backend(target or "", families=families, examples=examples, seed=seed,
                               awkward=bool(awkward))  # fmt: skip
     except testing.CheckFailure as failure:

@@ -188,8 +188,8 @@ KNOWN: tuple[Known, ...] = (
     Known("onnxruntime", ("ReduceLogSumExp",), "subtracts the largest, which leaves NaN out",
           _nan),
     Known("cpu", ("ConvTranspose",),
-          "multiplies weights that come at run time by the zeros between elements too, which is NaN "
-          "where they are not finite",
+          "multiplies weights that come at run time by the zeros between elements too, which is "
+          "NaN where they are not finite",
           lambda look: not look.is_constant("ConvTranspose", 1)
           and look.not_finite("ConvTranspose", 1)),
     Known("onnxruntime", ("NonZero",), "gives a scalar one index, where the standard says none",

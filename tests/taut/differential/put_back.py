@@ -1,12 +1,8 @@
-"""Faults that Taut once had, put back into the functions that were mended.
-
-Run as a program with a fault's name it answers a search as its child, with the fault put back.
-"""
+"""Faults that Taut once had, put back into the functions that were mended."""
 
 from __future__ import annotations
 
 import inspect
-import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,14 +16,11 @@ from taut.backends.cpu.layout import Tensor
 from taut.ir import graph
 from taut.ir.ops import bits, convolution, normalization, resize
 
-from taut.testing.differential.worker import serve
-
 
 @dataclass(frozen=True)
 class Fault:
     """`changes` are (new text, old text) within the source of `function`; `stages` are the ones
-    that can see it. `crashes`: it may kill the process. Most seeds find it in the default budget;
-    `seed` is one that takes few draws."""
+    that can see it. Most seeds find it in the default budget; `seed` takes few draws."""
 
     name: str
     op: str
@@ -35,7 +28,6 @@ class Fault:
     changes: Sequence[tuple[str, str]]
     stages: tuple[str, ...]
     seed: int = 0
-    crashes: bool = False
 
     @property
     def slug(self) -> str:
@@ -92,8 +84,3 @@ FAULTS = [
           [("np.where(w == 0, x.dtype.type(0), np.take(x, i, axis=axis) * w)",
             "np.take(x, i, axis=axis) * w")], ("compiled",)),
 ]  # fmt: skip
-
-
-if __name__ == "__main__":
-    put_back(pytest.MonkeyPatch(), next(f for f in FAULTS if f.slug == sys.argv[1]))
-    serve()

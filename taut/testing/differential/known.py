@@ -192,6 +192,8 @@ KNOWN: tuple[Known, ...] = (
           "NaN where they are not finite",
           lambda look: not look.is_constant("ConvTranspose", 1)
           and look.not_finite("ConvTranspose", 1)),
+    Known("onnxruntime", ("Tan",), "at its poles it magnifies the last bit of an f16 that is the "
+          "result of another node", lambda look: _low_precision(look) and len(look.case.ops) > 1),
     Known("onnxruntime", ("NonZero",), "gives a scalar one index, where the standard says none",
           lambda look: any(w.shape[:1] == (0,) for w in look.want)),
     Known("onnxruntime", ("Resize",),

@@ -258,7 +258,7 @@ DIRECT = {
     "drop2d_": lambda x: F.dropout2d(x, 0.5, False, inplace=True),
     "alpha_": lambda x: A.alpha_dropout_(x, 0.5, False),
     "drop_alpha_": lambda x: A.feature_alpha_dropout_(x, 0.5, False),
-    "grid": lambda x: A.grid_sampler(x, x[:, :2].mT.permute(0, 2, 3, 1), 0, 0, False),
+    "grid": lambda x: A.grid_sampler(x, x[:, :2].permute(0, 2, 3, 1), 0, 0, False),
     "grid2d": lambda x: A.grid_sampler_2d(x, x[:, :2].permute(0, 2, 3, 1), 0, 1, True),
     "grid3d": lambda x: A.grid_sampler_3d(_block(x), _block(x).permute(0, 2, 3, 4, 1), 0, 0, True),
     "drop_alpha": lambda x: F.feature_alpha_dropout(x, 0.5, False),

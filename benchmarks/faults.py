@@ -25,7 +25,7 @@ PROFIT = {"uses", "use_count", "shared", "room", "better", "gate", "size", "shor
 """Names in conditions that ask what a change gains, not whether it is right."""
 WEIGHING = {"best_order", "better", "room", "_cost", "shorter", "adopt"}
 """Functions that only say whether a change pays, or what is remembered."""
-QUIET_KEYWORDS = {"uses", "who", "name", "before", "into", "reason", "rtol", "atol", "over",
+QUIET_KEYWORDS = {"uses", "who", "all", "name", "before", "into", "reason", "rtol", "atol", "over",
                   "divide", "invalid", "dtype"}  # fmt: skip
 
 Make = Callable[[], ast.AST]
@@ -167,8 +167,10 @@ def silent(node: ast.AST) -> bool:
             return True
         case ast.Assign(targets=[ast.Name(id=name)]) if name in DECLARED:
             return True
-        case ast.Call(func=ast.Attribute(attr="gate")):
+        case ast.Call(func=ast.Attribute(attr="gate")) | ast.keyword(arg="uses"):
             return True
+        case ast.IfExp(body=a, orelse=b) if _is_text(a) or _is_text(b):
+            return True  # one reason or another
     return False
 
 
@@ -177,7 +179,7 @@ def variants(node: ast.AST, way: int) -> Iterator[tuple[str, Make]]:
     match node:
         case ast.If(test=test, orelse=[], body=body) if _refuses(body) and not _all_profit(test):
             yield "guard dropped", lambda: _with(node, test=ast.Constant(False))
-        case ast.IfExp(body=a, orelse=b):
+        case ast.IfExp(body=a, orelse=b) if not silent(node):
             yield "branches swapped", lambda: _with(node, body=b, orelse=a)
         case ast.BoolOp(op=op, values=values):
             loosens = (isinstance(op, ast.And) and way > 0) or (isinstance(op, ast.Or) and way < 0)
@@ -193,7 +195,8 @@ def variants(node: ast.AST, way: int) -> Iterator[tuple[str, Make]]:
             bound = isinstance(op, loose)
             if wider is not None and (bound or not way):
                 yield "off by one", lambda: _with(node, ops=[wider()])
-            yield "comparison", lambda: _with(node, ops=[other()])
+            if not (way and isinstance(op, ast.Is | ast.IsNot)):
+                yield "comparison", lambda: _with(node, ops=[other()])
         case ast.UnaryOp(op=ast.Not(), operand=inner):
             yield "negation dropped", lambda: copy.deepcopy(inner)
         case ast.UnaryOp(op=ast.USub(), operand=inner):
@@ -284,6 +287,10 @@ def _asks_gate(node: ast.AST) -> bool:
     return any(isinstance(n, ast.Attribute) and n.attr == "gate" for n in ast.walk(node))
 
 
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.JoinedStr) or isinstance(getattr(node, "value", None), str)
 
 
 def _joins(node: ast.BinOp) -> bool:

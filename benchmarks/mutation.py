@@ -170,7 +170,8 @@ def held(pipeline: str, graphs: list[Any]) -> Any:
 
 def in_pattern(fault: Fault) -> bool:
     """Whether a fault may change what is drawn: it stands in a pattern, or where those are made."""
-    return fault.where.endswith(".pattern") or fault.where in MAKERS
+    number = fault.kind in ("constant", "off by one", "sign dropped")  # it is a hint to draw by
+    return number or fault.where.endswith(".pattern") or fault.where in MAKERS
 
 
 def forked(fault: Fault | None, pipelines: tuple[str, ...], examples: int) -> tuple[int, int]:

@@ -259,6 +259,8 @@ def _solve_op(
     operands = read.of(node)
     more: Bindings = {_NODES: (*bound.get(_NODES, ()), (node, pattern.uses))}
     if pattern.into:
+        if bound.get(pattern.into, node) is not node:
+            return  # a name is one node's, as a variable is one value's
         more[pattern.into] = node
     wanted = pattern.operands
     if wanted and isinstance(wanted[-1], Rest):

@@ -209,7 +209,8 @@ class FuseAttentionPass(Pass):
     name = "fuse-attention"
     absent = "no softmax stands directly between two matrix products"
     bound = Within(rtol=2e-4, atol=1e-5)
-    seeds = (seeds.WRITTEN_ATTENTION, seeds.ADDED_MASK, seeds.CAUSAL, seeds.SHORT_MASK)
+    seeds = (seeds.WRITTEN_ATTENTION, seeds.ADDED_MASK, seeds.CAUSAL, seeds.SHORT_MASK,
+             seeds.NEARLY_ATTENTION, seeds.SELECTED)  # fmt: skip
     families = ("transformer",)
     heads: bool = True
 

@@ -44,7 +44,7 @@ class OneHotProduct(Rewrite):
             and m.root.type.dtype is DType.f32
             and m.x.type.dtype in (DType.i32, DType.i64)
             and np.array_equal(classes.reshape(-1), np.arange(n))
-            and shape is not None and shape[-1] == 1 and classes.ndim <= len(shape)
+            and shape is not None and shape[-1:] == (1,) and classes.ndim <= len(shape)
         )  # fmt: skip
 
     def check(self, m: Match) -> Failure | None:
@@ -75,14 +75,17 @@ class FunctionOfRows(Rewrite):
     def _tables(self, m: Match) -> tuple[list[Array | None], Value] | None:
         """The operands' rows and the indices, if all of them are rows of tables or constants."""
         index: Value | None = None
+        width = 0  # axes of a row
         for v in m.x:
             if v is not None and _is_lookup(m.graph, v):
-                index = m.graph.operand(v.node, 1)
+                table, index = m.graph.operands(v.node)
+                assert table is not None
+                width = table.type.rank - 1
         if index is None or index.shape is None:
             return None
         rows: list[Array | None] = []
         for v in m.x:
-            row = None if v is None else _rows(m.graph, v, index)
+            row = None if v is None else _rows(m.graph, v, index, width)
             if v is not None and row is None:
                 return None
             rows.append(row)
@@ -106,19 +109,21 @@ def _is_lookup(graph: Graph, v: Value) -> bool:
     return table is not None and table.array is not None and table.array.ndim >= 2
 
 
-def _rows(graph: Graph, v: Value, index: Value) -> Array | None:
-    """A table whose rows at `index` are v, or a constant that all rows share."""
+def _rows(graph: Graph, v: Value, index: Value, width: int) -> Array | None:
+    """A table, of rows of so many axes, whose rows at `index` are v; or a constant that all rows
+    share.
+    """
     if _is_lookup(graph, v):
         table, at = graph.operands(v.node)
-        return table.array if table is not None and at == index else None
-    shape = index.shape
-    if v.array is None or shape is None:
+        fits = table is not None and at == index and table.type.rank == width + 1
+        return table.array if fits and table is not None else None
+    if v.array is None or index.shape is None:
         return None
-    lead = max(v.array.ndim - 1, 0) if v.array.ndim > len(shape) else 0
-    if v.array.ndim <= 1:
+    extra = v.array.ndim - width  # axes that stand against those of the indices
+    if extra <= 0:
         return v.array
-    if lead and all(d == 1 for d in v.array.shape[: len(shape)]):
-        return v.array.reshape(1, *v.array.shape[len(shape) :])
+    if extra <= len(index.shape) and all(d == 1 for d in v.array.shape[:extra]):
+        return v.array.reshape(v.array.shape[extra:])
     return None
 
 

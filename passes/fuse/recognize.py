@@ -241,7 +241,8 @@ class LayerNormFromMeans(Rewrite):
     def pattern(self, p: PatternBuilder, x: Any, eps: Any, scale: Any) -> Pattern:
         # The subtraction may be written twice.
         centre = p.sub(x, p.reduce_mean(x, p.optional(p.const()), into="mean"))
-        variance = p.reduce_mean(square(p, centre), p.optional(p.const()), uses=1, into="variance")
+        again = p.sub(x, p.reduce_mean(x, p.optional(p.const()), into="again"))
+        variance = p.reduce_mean(square(p, again), p.optional(p.const()), uses=1, into="variance")
         deviation = p.sqrt(p.add(variance, p.scalar(eps), uses=1), uses=1)
         normal = p.any_of(
             p.div(centre, deviation, uses=1),
@@ -250,11 +251,11 @@ class LayerNormFromMeans(Rewrite):
         return p.mul(normal, scale)
 
     def applies(self, m: Match) -> bool:
-        axis = last_axes(m, m.mean, m.variance)
+        axis = last_axes(m, m.mean, m.again, m.variance)
         return axis is not None and same_type(m, m.x) and fits_tail(m, m.scale, axis)
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
-        axis, eps = last_axes(m, m.mean, m.variance), m.number(m.eps)
+        axis, eps = last_axes(m, m.mean, m.again, m.variance), m.number(m.eps)
         assert axis is not None and eps is not None
         return b.node(LayerNormalization(axis, eps), m.x, m.scale)
 

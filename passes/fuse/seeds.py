@@ -325,3 +325,68 @@ graph @short(%q: f32[2,1,4], %k: f32[2,5,4], %v: f32[2,5,2], %m: f32[2,1,1], %n:
   return %y, %z, %w, %u
 }
 """  # noqa: E501
+
+NEARLY_ATTENTION = """
+graph @nearly(%q: f32[2,3,4], %k: f32[2,5,4], %v: f32[2,5,2], %m: f32[2,1,5], %l: f32[2,3,1]) -> (%y: f32[2,3,2], %z: f32[2,3,2], %w: f32[2,3,2], %u: f32[2,3,2]) {
+  %s = constant 0.5 : f32[]
+  %1 = transpose(%k) {perm=[0,2,1]} : f32[2,4,5]
+  %2 = mat_mul(%q, %1) : f32[2,3,5]
+  %3 = add(%2, %m) : f32[2,3,5]
+  %4 = mul(%3, %s) : f32[2,3,5]
+  %5 = softmax(%4) : f32[2,3,5]
+  %y = mat_mul(%5, %v) : f32[2,3,2]
+  %6 = fused_mat_mul(%q, %k) {transB=true} : f32[2,3,5]
+  %7 = softmax(%6) : f32[2,3,5]
+  %z = fused_mat_mul(%7, %v) {alpha=2.0 activation="tanh"} : f32[2,3,2]
+  %8 = fused_mat_mul(%q, %k) {transB=true} : f32[2,3,5]
+  %9 = add(%8, %l) : f32[2,3,5]
+  %10 = softmax(%9) : f32[2,3,5]
+  %w = fused_mat_mul(%10, %v) : f32[2,3,2]
+  %11 = fused_mat_mul(%q, %k) {transB=true activation="relu"} : f32[2,3,5]
+  %12 = softmax(%11) : f32[2,3,5]
+  %u = mat_mul(%12, %v) : f32[2,3,2]
+  return %y, %z, %w, %u
+}
+"""  # noqa: E501
+
+SELECTED = """
+graph @selected(%q: f32[2,2,3,4], %k: f32[2,2,3,4], %v: f32[2,2,3,4], %m: bool[2,1,1,3]) -> (%y: f32[2,2,3,4], %z: f32[2,2,3,4]) {
+  %low = constant -3e+38 : f32[]
+  %never = constant -inf : f32[]
+  %s = constant 2.0 : f32[]
+  %1 = fused_mat_mul(%q, %k) {transB=true alpha=0.5} : f32[2,2,3,3]
+  %2 = where(%m, %low, %1) : f32[2,2,3,3]
+  %3 = softmax(%2) : f32[2,2,3,3]
+  %y = mat_mul(%3, %v) : f32[2,2,3,4]
+  %c = constant [false, true, false, false, false, true, true, false, false] : bool[3,3]
+  %4 = fused_mat_mul(%q, %k) {transB=true} : f32[2,2,3,3]
+  %5 = div(%4, %s) : f32[2,2,3,3]
+  %6 = where(%c, %never, %5) : f32[2,2,3,3]
+  %7 = softmax(%6) : f32[2,2,3,3]
+  %z = mat_mul(%7, %v) : f32[2,2,3,4]
+  return %y, %z
+}
+"""  # noqa: E501
+
+STACKED_SIBLINGS = """
+graph @stacked(%x: f32[2,3,9], %i: f32[n,9,2,2]) -> (%y: f32[2,3,1], %z: f32[n,2,2,2], %w: f32[2,3,2]) {
+  %a = constant [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0] : f32[2,9,1]
+  %b = constant [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 2.0, 4.0, 6.0, 1.0, 3.0, 5.0, 7.0, 9.0, 8.0] : f32[2,9,1]
+  %1 = mat_mul(%x, %a) : f32[2,3,1]
+  %2 = mat_mul(%x, %b) : f32[2,3,1]
+  %y = sub(%1, %2) : f32[2,3,1]
+  %c = constant [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0] : f32[1,9,1,1]
+  %d = constant [2.0, 1.0, 4.0, 3.0, 6.0, 5.0, 8.0, 7.0, 9.0] : f32[1,9,1,1]
+  %e = constant [1.0] : f32[1]
+  %3 = conv(%i, %c, %e) : f32[n,1,2,2]
+  %4 = conv(%i, %d) : f32[n,1,2,2]
+  %z = concat(%3, %4) {axis=1} : f32[n,2,2,2]
+  %f = constant [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0] : f32[9,1]
+  %g = constant [2.0, 4.0, 6.0, 1.0, 3.0, 5.0, 7.0, 9.0, 8.0] : f32[9,1]
+  %5 = mat_mul(%x, %f) : f32[2,3,1]
+  %h = constant [5.0] : f32[1]
+  %6 = fused_mat_mul(%x, %g, %h) : f32[2,3,1]
+  %w = concat(%6, %5) {axis=2} : f32[2,3,2]
+  return %y, %z, %w
+}
+"""  # noqa: E501

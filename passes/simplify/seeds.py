@@ -41,7 +41,7 @@ graph @loop(%x: f32[2,3]) -> (%y: f32[2,3], %z: f32[3,3]) {
 """  # noqa: E501
 
 DEAD_PARTS = """
-graph @dead(%x: f32[2,3], %c: bool[], %t: i64[]) -> (%y: f32[2,3], %w: f32[2,3], %s: f32[n,3]) {
+graph @dead(%x: f32[2,3], %c: bool[], %t: i64[]) -> (%y: f32[2,3], %w: f32[2,3], %s: f32[n,3], %v: f32[2,3]) {
   %e = exp(%x) : f32[2,3]
   %never = relu(%e) : f32[2,3]
   %p:2 = if(%c, %x, %e) {then_branch=graph @main(%a: f32[2,3], %b: f32[2,3]) -> (%r: f32[2,3], %no: f32[2,3]) {
@@ -52,6 +52,14 @@ graph @dead(%x: f32[2,3], %c: bool[], %t: i64[]) -> (%y: f32[2,3], %w: f32[2,3],
   %r = abs(%a) : f32[2,3]
   return %r, %b
 }} : f32[2,3], f32[2,3]
+  %d = neg(%x) : f32[2,3]
+  %v = if(%c, %x, %e, %d, %never) {then_branch=graph @main(%a: f32[2,3], %b: f32[2,3], %u: f32[2,3], %n: f32[2,3]) -> (%r: f32[2,3]) {
+  %r = sub(%a, %b) : f32[2,3]
+  return %r
+} else_branch=graph @main(%a: f32[2,3], %b: f32[2,3], %u: f32[2,3], %n: f32[2,3]) -> (%r: f32[2,3]) {
+  %r = sub(%n, %a) : f32[2,3]
+  return %r
+}} : f32[2,3]
   %l:4 = loop(%t, none, %x, %x, %e) {carried=3 body=graph @main(%i: i64[], %cond: bool[], %v: f32[2,3], %w: f32[2,3], %d: f32[2,3]) -> (%cond: bool[], %v: f32[2,3], %w: f32[2,3], %d: f32[2,3], %s: f32[3]) {
   %axis = constant [0] : i64[1]
   %s = reduce_max(%v, %axis) {keepdims=false} : f32[3]
@@ -60,7 +68,7 @@ graph @dead(%x: f32[2,3], %c: bool[], %t: i64[]) -> (%y: f32[2,3], %w: f32[2,3],
   %q = abs(%d) : f32[2,3]
   return %cond, %h, %m, %q, %s
 }} : f32[2,3], f32[2,3], f32[2,3], f32[n,3]
-  return %p#0, %l#1, %l#3
+  return %p#0, %l#1, %l#3, %v
 }
 """  # noqa: E501
 

@@ -254,7 +254,7 @@ def mat_mul(plan: Plan) -> Operands:
     """Products of matrices, or of stacks of them."""
     plant, name = plan.plant, plan.cls.name
     whole = name in ("mat_mul_integer", "scaled_mat_mul")
-    ranks = (2,) if name == "gemm" else (2, 2, 3, 3, 4)
+    ranks = (2,) if name == "gemm" else (2, 2, 2, 3, 3, 3, 4, 4, 1)
     want = first(plan, kinds=BYTES if whole else FLOATS, ranks=ranks)
     if want.shape is not None:
         want = want.of(shape=(*want.shape[:-1], None))
@@ -267,10 +267,12 @@ def mat_mul(plan: Plan) -> Operands:
     a = plan.need(0, want)
     shape = shape_of(a)
     if len(shape) < 2:
-        raise Unfit("no matrix")
+        if name != "mat_mul" or not shape:
+            raise Unfit("no matrix")
+        return [a, plan.operand(1, Want(dtype=a.type.dtype, shape=(shape[0], plant.pick(1, 2, 3))))]
     k = shape[-2] if turned["transA"] else shape[-1]
     rows = shape[-1] if turned["transA"] else shape[-2]
-    n = plant.pick(1, 2, 3, 4, 5)
+    n = plant.pick(1, 2, 3, 4, 5, *([rows] if isinstance(rows, int) else []))
     if plan.want.shape is not None and isinstance(plan.want.shape[-1], int):
         n = plan.want.shape[-1]
     lead = shape[:-2] if plant.chance(0.25) else ()
@@ -482,7 +484,7 @@ def pad(plan: Plan) -> Operands:
     if plan.attributes["mode"] == "constant" and plant.chance(0.5):
         plan.attributes.pop("mode")
     n = plan.operand(1, Want(array=amounts), optional=False)
-    fill = plant.pick(0.0, 0.0, 0.0, plant.number(x.type.dtype), float("-inf"))
+    fill = plant.pick(0.0, 0.0, 0.0, 1.0, plant.number(x.type.dtype), float("-inf"))
     value = plant.scalar_of(x.type.dtype, fill, ())
     v = plan.operand(2, Want(array=value))
     written = Want(array=signed(plan, axes, rank))

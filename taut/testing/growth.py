@@ -30,8 +30,8 @@ from taut.passes.rewrite import Match as Found
 from .fits import is_pointwise, op_of
 from .plants import Match, Plant, Unfit, Want
 
-MATCHES = 30  # of each rule, in all graphs together, at least
-MOST_IN_ONE = 14
+MATCHES = 60  # of each rule, in all graphs together, at least
+MOST_IN_ONE = 28
 TRIES = 20
 OFTEN = 0.85
 FIRES = 0.6  # the share of draws that are to pass the guards

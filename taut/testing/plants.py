@@ -178,6 +178,8 @@ class Plant:
             choices += [lambda: self.pick(*NUMBERS)] * 3
         if self.hints:
             choices += [lambda: self.pick(*self.hints)] * 5
+            near = self.pick(*self.hints)  # beside the edge
+            choices.append(lambda: self.pick(near + 1, near - 1, near * 2))
         if self.numbers:
             choices += [lambda: self.pick(*self.numbers)] * 2
             last = self.pick(*self.numbers)
@@ -204,6 +206,8 @@ class Plant:
         positive ones, with a zero or a negative one, else."""
         shape, dtype = kind.static_shape, kind.dtype
         style = self.pick("drawn", "drawn", "drawn", "one", "powers", "positive", "mixed")
+        if kind.size == 1 and self.chance(0.5):
+            style = "one"
         if style == "one" and not want.positive:
             return self.scalar_of(dtype, self.number(dtype), shape)
         if not dtype.is_float or want.positive or style == "drawn":

@@ -108,6 +108,66 @@ CASES = {
           %y = reduce_max(%1, %axis) : f64[1]
           return %y
         }"""),
+    "deviations from two means": ("recognize", """
+        graph @main(%x: f32[3,2], %s: f32[3,2]) -> (%y: f32[3,2]) {
+          %axis = constant [-1] : i64[1]
+          %1 = reduce_mean(%x, %axis) : f32[3,1]
+          %2 = sub(%x, %1) : f32[3,2]
+          %3 = reduce_mean(%x) : f32[1,1]
+          %4 = sub(%x, %3) : f32[3,2]
+          %5 = mul(%4, %4) : f32[3,2]
+          %6 = reduce_mean(%5) : f32[1,1]
+          %eps = constant 0.1 : f32[]
+          %7 = add(%6, %eps) : f32[1,1]
+          %8 = sqrt(%7) : f32[1,1]
+          %9 = div(%2, %8) : f32[3,2]
+          %y = mul(%9, %s) : f32[3,2]
+          return %y
+        }"""),
+    "the square of two deviations": ("recognize", """
+        graph @main(%x: f32[3,2], %s: f32[2]) -> (%y: f32[3,2]) {
+          %axis = constant [-1] : i64[1]
+          %1 = reduce_mean(%x, %axis) : f32[3,1]
+          %2 = sub(%x, %1) : f32[3,2]
+          %3 = reduce_mean(%x) : f32[1,1]
+          %4 = sub(%x, %3) : f32[3,2]
+          %5 = mul(%4, %2) : f32[3,2]
+          %6 = reduce_mean(%5, %axis) : f32[3,1]
+          %eps = constant 10.0 : f32[]
+          %7 = add(%6, %eps) : f32[3,1]
+          %8 = sqrt(%7) : f32[3,1]
+          %9 = div(%2, %8) : f32[3,2]
+          %y = mul(%9, %s) : f32[3,2]
+          return %y
+        }"""),
+    "a constant that stands against one index": ("fuse-lookup", """
+        graph @main(%b: bool[]) -> (%y: f32[1,2,3]) {
+          %i = cast(%b) {to=i64} : i64[]
+          %t = constant [-2.0, -1.0, 0.0, 1.0, 2.0, -2.0, -1.0, 0.0, 1.0, 2.0, -2.0, -1.0] : f32[2,2,3]
+          %c = constant [-2.0, -1.0, 0.0, 1.0, 2.0, -2.0] : f32[1,2,3]
+          %1 = gather(%t, %i) : f32[2,3]
+          %y = sub(%c, %1) : f32[1,2,3]
+          return %y
+        }"""),
+    "rows of unlike rank": ("fuse-lookup", """
+        graph @main(%b: bool[2]) -> (%y: f32[2,2,3]) {
+          %i = cast(%b) {to=i64} : i64[2]
+          %t = constant [-2.0, -1.0, 0.0, 1.0, 2.0, -2.0, -1.0, 0.0, 1.0, 2.0, -2.0, -1.0] : f32[2,2,3]
+          %u = constant [5.0, -1.0, 0.5, 1.0, 3.0, -2.0] : f32[2,3]
+          %1 = gather(%t, %i) : f32[2,2,3]
+          %2 = gather(%u, %i) : f32[2,3]
+          %y = sub(%1, %2) : f32[2,2,3]
+          return %y
+        }"""),
+    "one number of a class": ("fuse-lookup", """
+        graph @main(%x: i32[]) -> (%y: f32[3]) {
+          %two = constant [0, 1] : i32[2]
+          %w = constant [-2.0, -1.0, 0.0, 1.0, 2.0, -2.0] : f32[2,3]
+          %1 = equal(%x, %two) : bool[2]
+          %2 = cast(%1) {to=f32} : f32[2]
+          %y = mat_mul(%2, %w) : f32[3]
+          return %y
+        }"""),
     "sums of integers wrap": ("extremes-first", """
         graph @main(%x: i8[64,2]) -> (%y: i8[64,1]) {
           %c = constant 125 : i8[]

@@ -64,12 +64,12 @@ break.)"""
 def chosen(count: int, seed: int, known: set[str]) -> list[Fault]:
     """That many faults, all kinds and files alike, and half as many to take the places of those
     that do not import."""
-    every = [f for file in SUBJECTS for f in faults(ROOT / file, ROOT) if f.key not in known]
-    chance = random.Random(seed)
-    chance.shuffle(every)
+    every = [f for file in SUBJECTS for f in faults(ROOT / file, ROOT)]
+    random.Random(seed).shuffle(every)
     by_kind: dict[str, deque[Fault]] = {}
     for fault in every:
-        by_kind.setdefault(fault.kind, deque()).append(fault)
+        if fault.key not in known:  # the others keep their order
+            by_kind.setdefault(fault.kind, deque()).append(fault)
     found: list[Fault] = []
     while len(found) < count + count // 2 and any(by_kind.values()):
         found += [queue.popleft() for kind, queue in sorted(by_kind.items()) if queue]

@@ -300,7 +300,7 @@ def _expand_fused_conv(w: _Writer, node: Node, operands: list[str], results: lis
     residual, slope = [*operands, "", "", ""][3:5]
     plain = op_class(node.op.name.removeprefix("fused_"))
     given = {a.name: getattr(op, a.name) for a in plain.attributes}
-    steps: list[tuple[Op, list[str]]] = [(_sized(plain(**given), node), operands[:3])]
+    steps: list[tuple[Op, list[str]]] = [(_sized(w, plain(**given), node), operands[:3])]
     if op.activation == "clip":
         low, high = (
             w.helper_constant(node, k, v, node.type.dtype)
@@ -327,18 +327,24 @@ def _expand_fused_conv(w: _Writer, node: Node, operands: list[str], results: lis
         flowing = [made]
 
 
-def _sized(op: Any, node: Node) -> Op:
-    """A transposed convolution with auto_pad SAME names its sizes: where windows lie apart,
+def _sized(w: _Writer, op: Any, node: Node) -> Op:
+    """A transposed convolution with auto_pad SAME names its sizes where windows lie apart:
     onnxruntime would else stop at the last one, and not at size * stride as ONNX says."""
-    shape = node.type.shape
+    shape, weight = node.type.shape, w.graph.operands(node)[1]
     if op.name != "conv_transpose" or op.output_shape or not op.auto_pad.startswith("SAME"):
         return op
-    known = shape is not None and all(isinstance(n, int) for n in shape[2:])
-    return op.replace(output_shape=tuple(shape[2:])) if known and shape else op
+    if shape is None or not all(isinstance(n, int) for n in shape[2:]):
+        return op
+    kernel = () if weight is None or weight.shape is None else weight.shape[2:]
+    ones = (1,) * len(kernel)
+    windows = zip(kernel, op.strides or ones, op.dilations or ones)
+    if kernel and all(isinstance(k, int) and s <= (k - 1) * d + 1 for k, s, d in windows):
+        return op
+    return op.replace(output_shape=tuple(shape[2:]))
 
 
 def _expand_transposed(w: _Writer, node: Node, operands: list[str], results: list[str]) -> None:
-    w.emit(node, _sized(node.op, node), operands, results)
+    w.emit(node, _sized(w, node.op, node), operands, results)
 
 
 def _expand_biased(w: _Writer, node: Node, operands: list[str], results: list[str]) -> None:

@@ -96,7 +96,7 @@ class CastLike(Same):
     """x in the element type of `like`"""
 
     numerics = ARITHMETIC.but(nan="as cast", infinity="as cast", overflow="as cast")
-    axes = "x[...] like[...] -> y[...]"
+    axes = "x[...] like[k] -> y[...]"  # whose shape says nothing
     saturate: bool = True
     round_mode: str = "up"
 

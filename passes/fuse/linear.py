@@ -22,7 +22,7 @@ from ..rewrite import Failure, Match, Rewrite, RewriteBuilder, apply_rewrites
 from . import seeds
 from .affine import channel_vector, finite
 from .conv import ACTIVATIONS
-from .products import PRODUCTS, opened
+from .products import PRODUCTS, Product, opened
 
 
 class Linear(NamedTuple):
@@ -144,7 +144,11 @@ class MultiplyWeights(Rewrite):
             last = op.replace(alpha=1.0, transB=False)
             return b.node(last, inner.x, w, c, m.r)
         if isinstance(op, Gemm):
-            return b.gemm(inner.x, w, c)
+            ended = opened(m.graph, m.root)
+            assert isinstance(ended, Product)
+            if c is None or ended.residual is None:
+                return b.gemm(inner.x, w, ended.residual if c is None else c)
+            return b.add(b.gemm(inner.x, w, c), ended.residual)
         assert isinstance(op, MatMul)
         product = b.mat_mul(inner.x, w)
         return product if c is None else b.add(product, c)

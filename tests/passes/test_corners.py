@@ -10,6 +10,30 @@ from taut.passes import PassManager, random_feeds
 from taut import testing
 
 CASES = {
+    "what a second gemm adds stays when weights are multiplied": ("fuse-linear", """
+        graph @main(%x: f32[1,3], %c: f32[1,4]) -> (%y: f32[1,4]) {
+          %a = constant [1.0, -1.0, 0.5, 1.0, 2.0, -2.0, -1.0, 0.0, 1.0, 2.0, -2.0, -1.0] : f32[3,4]
+          %1 = gemm(%x, %a) {beta=4.0} : f32[1,4]
+          %b = constant [1.0, 2.0, 0.0, 1.0, 2.0, -2.0, -1.0, 0.0,
+            1.0, 2.0, 3.0, 1.0, 0.0, 1.0, 2.0, -1.0] : f32[4,4]
+          %y = gemm(%1, %b, %c) : f32[1,4]
+          return %y
+        }"""),
+    "and what the first one adds as well": ("fuse-linear", """
+        graph @main(%x: f32[1,3], %c: f32[1,4]) -> (%y: f32[1,4]) {
+          %a = constant [1.0, -1.0, 0.5, 1.0, 2.0, -2.0, -1.0, 0.0, 1.0, 2.0, -2.0, -1.0] : f32[3,4]
+          %0 = constant [1.0, 2.0, 3.0, 5.0] : f32[4]
+          %1 = gemm(%x, %a, %0) : f32[1,4]
+          %b = constant [1.0, 2.0, 0.0, 1.0, 2.0, -2.0, -1.0, 0.0,
+            1.0, 2.0, 3.0, 1.0, 0.0, 1.0, 2.0, -1.0] : f32[4,4]
+          %y = gemm(%1, %b, %c) : f32[1,4]
+          return %y
+        }"""),
+    "the shape of what a cast is like says nothing": ("fuse-conv", """
+        graph @main(%x: f32[1], %like: f32[1,1,2]) -> (%y: f32[1]) {
+          %y = cast_like(%x, %like) : f32[1]
+          return %y
+        }"""),
     "the absolute value of a negated unsigned number": ("simplify", """
         graph @main(%x: u8[4]) -> (%y: u8[4]) {
           %1 = neg(%x) : u8[4]

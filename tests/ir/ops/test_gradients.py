@@ -198,4 +198,5 @@ def test_a_definition_computes_what_the_reference_does(sample: Sample) -> None:
     want = sample.op.reference(*operands)
     want = want if isinstance(want, tuple) else (want,)
     for got, array in zip(interpret(graph, {}).values(), want, strict=True):
-        np.testing.assert_allclose(got, array, rtol=1e-9, atol=1e-12)
+        exact = array.dtype == np.float64  # statistics of a norm are f32 whatever its input is
+        np.testing.assert_allclose(got, array, rtol=1e-9 if exact else 1e-6, atol=1e-12)

@@ -336,8 +336,8 @@ def _sized(w: _Writer, op: Any, node: Node) -> Op:
     if shape is None or not all(isinstance(n, int) for n in shape[2:]):
         return op
     kernel = () if weight is None or weight.shape is None else weight.shape[2:]
-    ones = (1,) * len(kernel)
-    windows = zip(kernel, op.strides or ones, op.dilations or ones)
+    strides, dilations, _ = op.check_window(kernel)
+    windows = zip(kernel, strides, dilations)
     if kernel and all(isinstance(k, int) and s <= (k - 1) * d + 1 for k, s, d in windows):
         return op
     return op.replace(output_shape=tuple(shape[2:]))

@@ -188,8 +188,8 @@ def in_child(action: Any) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-@forks
-def test_a_child_calls_what_another_thread_was_calling(program: Any, monkeypatch) -> None:
+def another_inside(program: Any, monkeypatch) -> tuple[threading.Thread, threading.Event]:
+    """A thread in the middle of a call of the program, where it stays until the event is set."""
     inside, forked = threading.Event(), threading.Event()
 
     def stay() -> None:
@@ -199,7 +199,14 @@ def test_a_child_calls_what_another_thread_was_calling(program: Any, monkeypatch
     during(program, monkeypatch, stay)
     thread = threading.Thread(target=program, args=(2 * X, PLACES))
     thread.start()
-    assert inside.wait(20) and plan_of(program).busy
+    assert inside.wait(20)
+    return thread, forked
+
+
+@forks
+def test_a_child_calls_what_another_thread_was_calling(program: Any, monkeypatch) -> None:
+    thread, forked = another_inside(program, monkeypatch)
+    assert plan_of(program).busy
     plan_of(program)._sync[:] = 255  # as if chunks of an op far ahead had been taken
 
     def action() -> bool:
@@ -240,16 +247,7 @@ def test_a_fork_within_a_call(program: Any, monkeypatch) -> None:
 @forks
 def test_a_fork_while_the_forking_thread_waits_for_another(program: Any, monkeypatch) -> None:
     """The main thread waits for a call of another thread; in the child that one will never end."""
-    inside, forked = threading.Event(), threading.Event()
-
-    def stay() -> None:
-        inside.set()
-        forked.wait(20)
-
-    during(program, monkeypatch, stay)
-    thread = threading.Thread(target=program, args=(2 * X, PLACES))
-    thread.start()
-    assert inside.wait(20)
+    thread, forked = another_inside(program, monkeypatch)
     children: list[int] = []
 
     def fork(*_: object) -> None:

@@ -13,6 +13,7 @@ from .errors import (
     NotDifferentiableError,
     ParseError,
     PassError,
+    RankUnknown,
     StorageError,
     TautError,
     TrainingError,
@@ -30,7 +31,7 @@ from .verify import verify
 __all__ = [
     "DEFAULT_LIMITS", "Abstract", "Array", "Builder", "CompileError", "Cost", "DType", "Dim",
     "FeedError", "Graph", "LimitError", "Limits", "ModelError", "Node", "NotDifferentiableError",
-    "Op", "ParseError", "PassError", "Shape", "StorageError", "TautError", "TensorType",
+    "Op", "ParseError", "PassError", "RankUnknown", "Shape", "StorageError", "TautError", "TensorType",
     "TrainingError", "UnsupportedError", "Use", "Value", "VerifyError", "all_ops", "assert_equal",
     "difference", "differentiate", "equal", "interpret", "load_container", "load_text", "op_class",
     "op_for_onnx", "parse", "print_graph", "register", "save_container", "save_text", "verify",

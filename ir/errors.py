@@ -68,6 +68,10 @@ class VerifyError(TautError):
     """A graph that breaks an invariant of the IR or of an op's declaration."""
 
 
+class RankUnknown(VerifyError):
+    """The rank of a tensor was asked for and is not known."""
+
+
 class FeedError(TautError):
     """Inputs to a run that do not fit: names, dtypes, shapes, NaN where it is refused."""
 

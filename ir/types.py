@@ -12,7 +12,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from .errors import LimitError, VerifyError
+from .errors import LimitError, RankUnknown, VerifyError
 
 type_names = {
     "f64": np.float64, "f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16,
@@ -125,9 +125,9 @@ class TensorType:
 
     @property
     def rank(self) -> int:
-        """Number of dimensions. Raises VerifyError where it is unknown."""
+        """Number of dimensions. Raises RankUnknown, a VerifyError, where it is not known."""
         if self.shape is None:
-            raise VerifyError("the rank of this tensor is unknown")
+            raise RankUnknown("the rank of this tensor is unknown")
         return len(self.shape)
 
     @property

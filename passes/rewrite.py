@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
-from ..ir import Array, Builder, Graph, Node, Op, PassError, TautError, Value
+from ..ir import Array, Builder, Graph, Node, Op, PassError, RankUnknown, TautError, Value
 from ..ir.graph import Like, as_value
 from ..ir.ops.structure import Constant, Input
 from .base import Outcome
@@ -239,7 +239,8 @@ class _Driver:
                 return
 
     def find(self, known: _Rule, node: Node) -> Match | None:
-        """The first way the pattern matches that passes every check."""
+        """The first way the pattern matches that passes every check. A check that asks for a rank
+        that is not known has not passed."""
         rule, pattern, names = known
         first: Failure | None = None
         for bound, nodes in solutions(self.read, pattern, node):
@@ -248,6 +249,8 @@ class _Driver:
                 if not rule.applies(m):
                     continue
                 failure = self.too_many_uses(nodes, node) or rule.check(m)
+            except RankUnknown as error:
+                failure = Failure(error.message, node.name)
             except Exception as error:
                 raise self.wrapped(error, rule, node) from error
             if failure is None:
@@ -272,7 +275,7 @@ class _Driver:
             return False
         b = RewriteBuilder(graph, root)
         try:
-            made = rule.rewrite(b, m)
+            made = self.made(rule, b, m)
             if made is None:
                 b.take_back()
                 return False
@@ -300,6 +303,12 @@ class _Driver:
                 self.enqueue(node)
         self.enqueue_above(below)
         return True
+
+    def made(self, rule: Rewrite, b: RewriteBuilder, m: Match) -> Any:
+        try:
+            return rule.rewrite(b, m)
+        except RankUnknown:
+            return None
 
     def refuse_loop(self, rule: Rewrite, root: Node, value: Value, b: RewriteBuilder) -> None:
         """Raise where a place takes a form that it has had before."""

@@ -166,6 +166,8 @@ class TakeHeads(Rewrite):
 
     def sizes(self, m: Match) -> tuple[int, int, int] | None:
         """Query heads, key heads and a value's size."""
+        if any(x.shape is None or len(x.shape) != 4 for x in (m.q, m.k, m.v)):
+            return None
         h, g, e = m.q.shape[2], m.k.shape[2], m.v.shape[3]
         known = all(isinstance(d, int) for d in (h, g, e, m.q.shape[3], m.k.shape[3]))
         return (h, g, e) if known else None

@@ -57,7 +57,7 @@ class Sibling:
 def product_sibling(graph: Graph, node: Node) -> Sibling | str | None:
     """A product with a constant right operand; None where it has none, else why it cannot merge."""
     found = opened(graph, node)
-    if isinstance(found, str) or found.b.array is None:
+    if isinstance(found, str) or found.b.array is None or node.type.shape is None:
         return None
     if found.b.array.ndim != 2:
         return None

@@ -66,8 +66,8 @@ class BiasOfScaled(Rewrite):
     def check(self, m: Match) -> Failure | None:
         if m.product.op.activation:
             return m.fail("an activation stands between", m.product)
-        c, columns = m.c.array, m.product.type.shape[-1]
-        if c.shape != (columns,) or m.root.type != m.product.type:
+        c, shape = m.c.array, m.product.type.shape
+        if not shape or c.shape != shape[-1:] or m.root.type != m.product.type:
             return m.fail("it is no vector of columns", m.c)
         return m.ok
 

@@ -12,10 +12,11 @@ import copy
 import functools
 import math
 import re
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from random import Random
-from types import CodeType, FunctionType
+from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -34,8 +35,10 @@ MATCHES = 60  # of each rule, in all graphs together, at least
 MOST_IN_ONE = 28
 TRIES = 20
 OFTEN = 0.85
+OFTEN_ENOUGH = 3  # matches that take a branch of a rule's guards
 FIRES = 0.6  # the share of draws that are to pass the guards
 MOST_HINTS = 12
+BLURRED = 0.3  # the share of graphs of which less is known than drawn
 
 BARE = "graph @main(%x: f32[n,2]) -> (%y: f32[n,2]) {\n  %y = relu(%x) : f32[n,2]\n  return %y\n}\n"
 
@@ -55,6 +58,7 @@ class Growth:
         self.patterns = {name: build(rule.pattern) for name, rule in rules.items()}
         self.drawn: dict[str, Counter[str]] = {name: Counter() for name in rules}
         self.met: dict[str, Counter[str]] = {name: Counter() for name in rules}
+        self.steps: dict[str, Counter[Any]] = {name: Counter() for name in rules}
         self.by_pipe: dict[int, list[str]] = {}
 
     @classmethod
@@ -93,6 +97,7 @@ class Growth:
         unread = [v for v in graph.inputs if not graph.nx.succ[v]]
         for node in unread[: len(graph.inputs) - 1]:
             graph.erase(node)
+        blur(plant)
         return graph, {n.name: plant.feeds[n.name] for n in graph.inputs}
 
     def next(self) -> str | int:
@@ -126,12 +131,15 @@ class Growth:
         root = match.make(pattern)
         if root is None:
             raise Unfit("the pattern is left out")
-        met = verdict(rule, pattern, plant.graph, root.node)
+        with Steps(type(rule)) as steps:
+            met = verdict(rule, pattern, plant.graph, root.node)
         plant.makers = ()
         self.drawn[name][met] += 1
-        if not last and not self.wanted(name, met):
+        new = any(self.steps[name][s] < OFTEN_ENOUGH for s in steps.taken)
+        if not last and not new and not self.wanted(name, met):
             raise Unfit("enough of these")
         self.met[name][met] += 1
+        self.steps[name].update(steps.taken)
         return around(plant, match, root)
 
     def wanted(self, name: str, met: str) -> bool:
@@ -157,6 +165,44 @@ def offered_rules(pipe: Iterable[Pass]) -> dict[str, Rewrite]:
         finally:
             found |= context.rewrites
     return found
+
+
+class Steps:
+    """Which branches of a rule's guards are taken: pairs of instructions run one after the other.
+
+    Python's own tracing, of the code of this rule alone; what traces already (a debugger, a
+    coverage tool) is left as it is, and then nothing is known.
+    """
+
+    def __init__(self, cls: type) -> None:
+        self.codes = code_ids(cls)
+        self.taken: set[Any] = set()
+
+    def __enter__(self) -> Steps:
+        self.idle = sys.gettrace() is None
+        if self.idle:
+            sys.settrace(self.called)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.idle:
+            sys.settrace(None)
+
+    def called(self, frame: FrameType, event: str, arg: Any) -> Any:
+        code = id(frame.f_code)
+        if code not in self.codes:
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        before = -1
+
+        def stepped(frame: FrameType, event: str, arg: Any) -> Any:
+            nonlocal before
+            if event == "opcode":
+                self.taken.add((code, before, frame.f_lasti))
+                before = frame.f_lasti
+            return stepped
+
+        return stepped
 
 
 def verdict(rule: Rewrite, pattern: Pattern, graph: Graph, root: Node) -> str:
@@ -214,6 +260,11 @@ def literals(
     rare = [m for m in usable if not is_pointwise(m)]
     usable += rare * (len(usable) // max(len(rare), 1))
     return tuple(numbers)[:MOST_HINTS], tuple(words)[:MOST_HINTS], tuple(usable)
+
+
+@functools.cache
+def code_ids(cls: type) -> frozenset[int]:
+    return frozenset(id(code) for code, _ in _codes(cls))
 
 
 def drawable(cls: type[Op]) -> bool:
@@ -339,6 +390,25 @@ def regrown(plant: Plant, seed: Graph) -> list[tuple[str, Value]]:
     if len(inner) > 1 and plant.chance(0.3):
         shown.append(("", Value(plant.pick(*inner), 0)))
     return shown
+
+
+def blur(plant: Plant) -> None:
+    """Forget, in some graphs, sizes or ranks of some inputs: what a rule concludes from shapes must
+    hold where they are not known too."""
+    graph = plant.graph
+    if not plant.chance(BLURRED):
+        return
+    for node in graph.inputs:
+        shape = node.type.shape
+        if shape is None or not plant.chance(0.3):
+            continue
+        style = plant.pick("rank", "sizes", "sizes", "one")
+        less: list[Any] = [None if style == "sizes" else d for d in shape]
+        if style == "one" and shape:
+            less[plant.random.randrange(len(shape))] = None
+        known = None if style == "rank" else tuple(less)
+        with contextlib.suppress(TautError):  # some op has to know it
+            graph.set_input_type(node, TensorType(node.type.dtype, known))
 
 
 ALIKE = (("add", "sub", "mul", "div", "max", "min"), ("relu", "abs", "neg", "sigmoid", "tanh"),

@@ -142,7 +142,9 @@ def _keeps(
     if tolerance is None:
         return did
     rtol, atol, steps = tolerance
-    reasons = {k: difference(v, got[k], _least(rtol, v), atol) for k, v in want.items()}
+    exact = not (rtol or atol or steps)
+    reasons = {k: difference(v, got[k], _least(rtol, v), atol, signs=exact)
+               for k, v in want.items()}  # fmt: skip
     _excuse(graph, inputs, got, reasons, rtol, atol, steps)
     for name, reason in reasons.items():
         _require(reason is None, f"output {name!a}: {reason}")
@@ -190,8 +192,11 @@ def _excuse(
             reasons[name] = None
 
 
-def difference(want: Array, got: Array, rtol: float = 0.0, atol: float = 0.0) -> str | None:
-    """What differs between two arrays, in words, or None. NaN equals NaN, 0.0 equals -0.0.
+def difference(
+    want: Array, got: Array, rtol: float = 0.0, atol: float = 0.0, signs: bool = False
+) -> str | None:
+    """What differs between two arrays, in words, or None. NaN equals NaN; 0.0 equals -0.0 unless
+    `signs`.
 
     `rtol` counts against the largest finite magnitude in `want` (sums cancel), integers are exact.
     """
@@ -208,6 +213,8 @@ def difference(want: Array, got: Array, rtol: float = 0.0, atol: float = 0.0) ->
             finite = a[np.isfinite(a)]
             allowed = atol + rtol * (np.abs(finite).max() if finite.size else 0.0)
             bad = ~((a == b) | (np.isnan(a) & np.isnan(b)) | (np.abs(a - b) <= allowed))
+            if signs:
+                bad |= (a == 0) & (b == 0) & (np.signbit(a) != np.signbit(b))
     if not bad.any():
         return None
     first = tuple(int(i) for i in np.argwhere(bad)[0])

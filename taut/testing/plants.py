@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, TypeVar
 
+import ml_dtypes
 import numpy as np
 
 from taut.ir import DType, Graph, Node, Op, TautError, TensorType, Value
@@ -39,6 +40,7 @@ FLOATS = (DType.f32,) * 6 + (DType.f64, DType.f64, DType.f16, DType.bf16)
 WHOLE = (DType.i32, DType.i64, DType.i8, DType.u8, DType.i32, DType.i64, DType.i16)
 BYTES = (DType.i8, DType.u8)
 SIZES = (1, 2, 3, 4, 2, 3, 5, 1)
+DEEPEST = 2  # ops that a rule names, one before the other
 NEARLY = 0.05  # how often something in a match is made not to fit
 
 T = TypeVar("T")
@@ -87,6 +89,7 @@ class Plant:
         self.hints: tuple[float, ...] = ()  # that the rule's code names
         self.words: tuple[str, ...] = ()
         self.makers: tuple[type[Op], ...] = ()
+        self.depth = 0  # of ops before the match under way
         self.related = False  # whether the numbers of this match are made of each other
         self.protected: set[Node] = set()  # that must stay read once
 
@@ -214,7 +217,9 @@ class Plant:
             return self.array(kind, want)
         plain = self.array(kind, want.of(positive=style in ("positive", "mixed")))
         if style == "powers":
-            exponents = np.random.default_rng(self.random.getrandbits(32)).integers(-3, 4, shape)
+            most = _exponents(dtype) if self.awkward and self.chance(0.3) else (-3, 3)
+            exponents = np.random.default_rng(self.random.getrandbits(32)).integers(
+                *most, shape, endpoint=True)  # fmt: skip
             return np.ldexp(np.where(np.signbit(plain), -1.0, 1.0), exponents).astype(dtype.numpy)
         if style == "mixed" and plain.size:
             plain.reshape(-1)[self.random.randrange(plain.size)] = self.pick(0.0, -1.0, 1.0)
@@ -235,7 +240,7 @@ class Plant:
             shape = list(want.shape)
         for i, d in enumerate(shape):
             if d is None:
-                shape[i] = 0 if self.chance(0.01) else self.pick(*SIZES)
+                shape[i] = 0 if self.chance(0.015) else self.pick(*SIZES)
                 if self.chance(0.25 if i == 0 else 0.06):
                     shape[i] = "n" if i == 0 else self.pick("n", "m")
         while int(np.prod([self.size(d) for d in shape], dtype=object)) > LARGEST:
@@ -280,7 +285,7 @@ class Plant:
         static = kind.is_static
         if static and self.chance(0.08):
             return self.constant(self.dense(kind, want))
-        if not bounded and self.makers and self.chance(0.45):
+        if not bounded and self.makers and self.chance(0.45 if not self.depth else 0.3):
             made = self.made(want)
             if made is not None:
                 return made
@@ -289,7 +294,8 @@ class Plant:
 
     def made(self, want: Want) -> Value | None:
         """What one of the ops that the rule's code names makes, if that is of the wanted type."""
-        makers, self.makers = self.makers, ()
+        makers, self.depth = self.makers, self.depth + 1
+        self.makers = makers if self.depth < DEEPEST else ()
         mark, bound = self.mark(), self.numbers
         try:
             cls = self.pick(*makers)
@@ -299,7 +305,7 @@ class Plant:
             self.back(mark)
             return None
         finally:
-            self.makers, self.numbers = makers, bound
+            self.makers, self.numbers, self.depth = makers, bound, self.depth - 1
         fits = (want.dtype is None or made.type.dtype is want.dtype) and (
             want.shape is None or made.shape == want.shape or None in want.shape)  # fmt: skip
         if not fits:
@@ -318,6 +324,12 @@ class Plant:
         except Unfit:
             return x
         return made if made.type == x.type else x
+
+
+def _exponents(dtype: DType) -> tuple[int, int]:
+    """Of the least and the largest power of two that a float type has."""
+    limits = ml_dtypes.finfo(dtype.numpy)
+    return int(limits.minexp - limits.nmant), int(limits.maxexp) - 1
 
 
 class Match:

@@ -201,10 +201,11 @@ class Pow(Op):
     def reference(self, a: Array, b: Array) -> Array:
         x, y = wide(a), wide(b)
         if a.dtype.kind in "iu" and y.dtype.kind in "iu":
-            # Wraps as repeated products do; a negative exponent truncates 1 / a^|b|.
-            powers = np.power(x, np.maximum(y, 0).astype(x.dtype), dtype=x.dtype)
+            # Wraps as repeated products do, modulo 2^64 and then by the low bits: the exponent may
+            # be wider than the base. A negative exponent truncates 1 / a^|b|.
+            powers = np.power(x.astype(np.uint64), np.maximum(y, 0).astype(np.uint64))
             inverse = np.where(x == 1, 1, np.where(x == -1, np.where(y % 2 == 0, 1, -1), 0))
-            return np.where(y < 0, inverse, powers).astype(a.dtype)
+            return np.where(y < 0, inverse.astype(a.dtype), powers.astype(a.dtype))
         if x.dtype.kind == "f":
             y = y.astype(x.dtype)
         return cast(np.power(x, y), DType.of(a))

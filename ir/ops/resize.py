@@ -38,7 +38,7 @@ class Resize(Op):
 
         half_pixel            (p + 1/2) / s - 1/2
         half_pixel_symmetric  the same, shifted so that both centres agree
-        pytorch_half_pixel    the same, but -1/2 where m is 1
+        pytorch_half_pixel    the same, but 0 where m is 1
         align_corners         p * (n - 1) / (m - 1)
         asymmetric            p / s
         tf_crop_and_resize    align_corners within roi; extrapolation_value outside x
@@ -191,7 +191,7 @@ class Resize(Op):
                     return np.full(1, half * (low + high) * last)
                 return low * last + p * (high - low) * last / (size - 1)
             case "pytorch_half_pixel" if m == 1:
-                return np.full(1, -half)
+                return np.zeros(1, np.float32)
             case "half_pixel_symmetric":
                 shift = np.float32(n) / 2 * (1 - np.float32(m) / size)
                 return shift + (p + half) / s - half

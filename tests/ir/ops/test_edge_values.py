@@ -1,0 +1,32 @@
+"""Right values at the edges of what ops take, each once found to be another."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from taut.ir.ops.elementwise import Pow
+from taut.ir.ops.resize import Resize
+
+
+@pytest.mark.parametrize(
+    "base, exponent",
+    [
+        (np.uint64([2**64 - 1, 2, 3]), np.uint64([1, 63, 2])),
+        (np.int8([2, 3, -1, 2]), np.int64([256, 300, 2**40, 128])),
+        (np.int32([2, -3]), np.int64([2**32, 2**33 + 1])),
+        (np.int64([-(2**63), 7]), np.uint8([1, 255])),
+    ],
+)
+def test_integer_powers_wrap_whatever_the_exponent_has_of_bits(base, exponent) -> None:
+    made, size = Pow().reference(base, exponent), 2 ** (8 * base.itemsize)
+    assert made.dtype == base.dtype
+    want = [pow(int(b), int(e), size) for b, e in zip(base, exponent)]
+    assert [int(v) % size for v in made] == want
+
+
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+def test_one_pixel_of_pytorch_half_pixel_is_the_first(mode: str) -> None:
+    """ONNX: x_original = length_resized > 1 ? (x_resized + 0.5) / scale - 0.5 : 0"""
+    x = np.float32([[[3, -1, 4, 1, 5]]])
+    op = Resize(mode, "pytorch_half_pixel")
+    assert op.reference(x, None, None, np.array([1, 1, 1])).tolist() == [[[3]]]

@@ -194,7 +194,10 @@ class Reshape(Same):
         if out.count(-1) > 1 or (self.allowzero and -1 in out and 0 in out):
             raise VerifyError(f"the new shape {list(want)} is ambiguous")
         rest: Dim = None
-        if x.shape is not None:  # what is copied cancels, known or not, empty or not
+        if x.type.is_static and x.type.size == 0 and -1 not in out:
+            if 0 not in out and all(isinstance(d, int) for d in out):
+                raise VerifyError(f"{x.type} cannot take the shape {list(want)}")
+        elif x.shape is not None:  # what is copied cancels, known or not, empty or not
             old = tuple(d for i, d in enumerate(x.shape) if i not in copied)
             rest = _ratio(old, [d for i, d in enumerate(out) if d != -1 and i not in copied])
         if -1 in out:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from taut.ir import VerifyError
 from taut.ir.ops.elementwise import Pow
 from taut.ir.ops.resize import Resize
+from taut.ir.ops.shape import Reshape
 
 
 @pytest.mark.parametrize(
@@ -30,3 +32,21 @@ def test_one_pixel_of_pytorch_half_pixel_is_the_first(mode: str) -> None:
     x = np.float32([[[3, -1, 4, 1, 5]]])
     op = Resize(mode, "pytorch_half_pixel")
     assert op.reference(x, None, None, np.array([1, 1, 1])).tolist() == [[[3]]]
+
+
+@pytest.mark.parametrize(
+    "shape, want, made",
+    [
+        ((0, 2, 3), (0, 3), (0, 3)),
+        ((0, 3), (0, 0, 3), (0, 3, 3)),
+        ((2, 0), (5, 0, 3), (5, 0, 3)),
+        ((0, 5), (0, -1), (0, 5)),
+    ],
+)
+def test_nothing_takes_any_shape_of_nothing(shape, want, made) -> None:
+    assert Reshape().reference(np.zeros(shape), np.array(want)).shape == made
+
+
+def test_nothing_takes_no_shape_of_something() -> None:
+    with pytest.raises(VerifyError, match="cannot take the shape"):
+        Reshape().reference(np.zeros((0, 2)), np.array((1, 2)))

@@ -13,7 +13,7 @@ import torch
 from torch.fx import Node as FxNode
 from torch.fx.node import map_arg
 
-from ...ir import Builder, DType, Shape, UnsupportedError, Value
+from ...ir import Array, Builder, DType, Shape, UnsupportedError, Value
 from ..unsupported import NotCarried
 from .guards import show
 from .tensors import dtype_of
@@ -58,6 +58,17 @@ def aten(*ops: str) -> Callable[[Handler], Handler]:
     return add
 
 
+def numbers(value: Any, dtype: DType) -> Array:
+    """A number, or a list of them, as an array. Raises UnsupportedError for one beyond an integer
+    type, which PyTorch wraps in some ops and refuses in others.
+    """
+    try:
+        with np.errstate(over="ignore"):
+            return np.asarray(value, dtype.numpy)
+    except (OverflowError, ValueError) as error:
+        raise UnsupportedError(f"{value} is no number of type {dtype}") from error
+
+
 class Call:
     """What an op's function gets: `b` adds nodes, `args` are the arguments by the schema (values,
     sizes, numbers, lists of them), `metas` the same with PyTorch's own tensors (which have types,
@@ -88,7 +99,7 @@ class Call:
     # ---- operands ------------------------------------------------------------------------------
 
     def constant(self, value: Any, dtype: DType) -> Value:
-        return self.b.constant(np.asarray(value, dtype.numpy))
+        return self.b.constant(numbers(value, dtype))
 
     def ints(self, values: Sequence[int]) -> Value:
         return self.constant(list(values), DType.i64)

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from ....ir import Value
-from ..call import Call, Dimension, Size, aten, shape_of, static
+from ..call import Call, Dimension, Size, aten, numbers, shape_of, static
 
 MOST = 1 << 16
 """Elements that are written out as a constant; more are made when the graph runs."""
@@ -18,7 +18,7 @@ MOST = 1 << 16
 def filled(c: Call, sizes: Sequence[Dimension], value: Any) -> Value:
     known = static(sizes) and not isinstance(value, Value | Size)
     if known and math.prod(cast(Sequence[int], sizes)) <= MOST:
-        return c.b.constant(np.full(cast(Sequence[int], sizes), value, c.dtype.numpy))
+        return c.b.constant(np.full(cast(Sequence[int], sizes), numbers(value, c.dtype)))
     return c.b.expand(c.tensor(value), c.vector(sizes))
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import torch
 
 from ....ir import DType, UnsupportedError, Value
-from ..call import Call, aten
+from ..call import Call, Real, Size, aten
 from ..tensors import dtype_of
 
+_HALVES = {DType.f16: 2.0**-11, DType.bf16: 2.0**-8}
+"""The error of rounding to each."""
 _PAIR = (".Tensor", ".Scalar")
 
 
@@ -26,6 +30,29 @@ def common(c: Call, a: int = 0, b: int = 1) -> DType:
 
 def _number(x: Any) -> Any:
     return 0 if isinstance(x, torch.SymInt) else 0.0 if isinstance(x, torch.SymFloat) else x
+
+
+def product(c: Call, op: str, a: Any, b: Any) -> Value:
+    """mul or div in the result's type; in single precision where that is a half in which a number
+    has no place (PyTorch rounds numbers, and tensors without axes, to it in sums only)."""
+    within = c.dtype not in _HALVES or not (_beyond(c, a) or _beyond(c, b))
+    kind = c.dtype if within else DType.f32
+    return c.cast(getattr(c.b, op)(c.tensor(a, kind), c.tensor(b, kind)), c.dtype)
+
+
+def _beyond(c: Call, x: Any) -> bool:
+    """Whether a number would overflow, or lose more than its last bit, as the result's type."""
+    known = x
+    if isinstance(x, Value):
+        if x.shape != () or x.type.dtype is c.dtype:
+            return False
+        known = x.array
+    if known is None or isinstance(known, Size | Real):
+        return True
+    number = float(known)
+    with np.errstate(over="ignore"):
+        rounded = float(np.asarray(number).astype(c.dtype.numpy))
+    return math.isfinite(number) and abs(rounded - number) > _HALVES[c.dtype] * abs(number)
 
 
 def scaled(c: Call, x: Any, alpha: float) -> Value:
@@ -54,12 +81,12 @@ def rsub(c: Call, a: Any, b: Any, alpha: float) -> Value:
 def mul(c: Call, a: Any, b: Any) -> Value:
     if c.dtype is DType.bool:
         return logical(c, "and", a, b)
-    return c.b.mul(c.tensor(a), c.tensor(b))
+    return product(c, "mul", a, b)
 
 
 @aten(*both("div"))
 def div(c: Call, a: Any, b: Any) -> Value:
-    return c.b.div(c.tensor(a), c.tensor(b))
+    return product(c, "div", a, b)
 
 
 @aten("div.Tensor_mode", "div.Scalar_mode")

@@ -176,6 +176,12 @@ def copy(c: Call, x: Value, source: Value, _: bool) -> Value:
 
 @aten("narrow")
 def narrow(c: Call, x: Value, dim: int, start: Dimension, length: Dimension) -> Value:
+    """A negative start counts from the end, also where the part ends there (a slice would at 0)."""
+    n = c.size(x, dim)
+    if isinstance(start, Size) or (start < 0 and isinstance(n, Size)):
+        start = Size(c.b.mod(c.vector([start]), c.vector([n])))
+    elif start < 0:
+        start += n
     if isinstance(start, int) and isinstance(length, int):
         end: Dimension = start + length
     else:

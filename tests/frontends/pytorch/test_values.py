@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from bridge import Many, by_torch, torch
+from bridge import Many, by_torch, dynamic, torch
 
 import taut
 
@@ -62,3 +62,46 @@ def test_softplus_in_double_precision() -> None:
     graph = taut.from_torch(module, (torch.from_numpy(values),))
     got = next(iter(taut.reference(graph, values).values()))
     np.testing.assert_allclose(got, F.softplus(torch.from_numpy(values)).numpy(), rtol=1e-15)
+
+
+HALVES = np.array([1e-3, 2, -3, 0, 6e-8, 6e4], np.float16)
+BY_NUMBERS = {
+    "times large": lambda x: x * 1e5, "times small": lambda x: x * 1e-8,
+    "by large": lambda x: x / 1e5, "by small": lambda x: x / 1e-8, "of large": lambda x: 1e5 / x,
+    "tensor": lambda x: x * torch.tensor(1e5), "plus": lambda x: x - 7e4,
+    "below": lambda x: x < 1e5, "exact": lambda x: x * 0.5,
+}  # fmt: skip
+
+
+def test_numbers_that_have_no_place_in_a_half() -> None:
+    module = Many(BY_NUMBERS)
+    want = by_torch(module, (torch.from_numpy(HALVES),))
+    graph = taut.from_torch(module, (torch.from_numpy(HALVES),))
+    for got in (taut.reference(graph, HALVES), taut.compile(graph, threads=1)(HALVES)):
+        for (name, b), a in zip(want.items(), got.values(), strict=True):
+            np.testing.assert_allclose(
+                a.astype(np.float32), b.astype(np.float32), rtol=2e-3, atol=1e-7, err_msg=name
+            )
+
+
+@pytest.mark.parametrize(
+    "f", [lambda x: x + -1, lambda x: x > 300, lambda x: torch.full_like(x, 300)]
+)
+def test_numbers_beyond_an_integer_type_are_refused(f) -> None:
+    bytes = torch.tensor([0, 7], dtype=torch.uint8)
+    with pytest.raises(taut.ir.UnsupportedError, match="is no number of type"):
+        taut.from_torch(Many({"made": f}), (bytes,))
+
+
+def test_narrow_counts_a_negative_start_from_the_end() -> None:
+    module = Many({
+        "up to the end": lambda x: x.narrow(0, -2, 2), "inner": lambda x: x.narrow(1, -3, 1),
+        "by size": lambda x: x.narrow(0, -x.shape[1], x.shape[1]),
+    })  # fmt: skip
+    x = torch.arange(20.0).reshape(5, 4)
+    want = by_torch(module, (x,))
+    still, free = taut.from_torch(module, (x,)), taut.from_torch(
+        module, (x,), dynamic_shapes=dynamic((x,), {0: "n", 1: "k"}))  # fmt: skip
+    for graph in (still, free):
+        for b, a in zip(want.values(), taut.reference(graph, x.numpy()).values(), strict=True):
+            assert a.tolist() == b.tolist()

@@ -57,7 +57,8 @@ def dequantized_weight(
     operands = [graph.constant(w.array, f"{name}.int8", before=before),
                 graph.constant(factors, f"{name}.scale", before=before)]  # fmt: skip
     if w.zero is not None:
-        zeros = np.broadcast_to(w.zero.astype(w.array.dtype), factors.shape)
+        zero = w.zero.reshape(()) if w.zero.size == 1 else w.zero  # one for all may be a vector
+        zeros = np.broadcast_to(zero.astype(w.array.dtype), factors.shape)
         operands.append(graph.constant(zeros, f"{name}.zero_point", before=before))
     op = DequantizeLinear(axis=w.axis if w.axis is not None else 0)
     return graph.add(op, *operands, name=f"{name}.dequantized", before=before)[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import networkx as nx
 import numpy as np
@@ -171,6 +171,7 @@ class Lowering:
             raise Refusal("a curved function follows a maximum")
         if grid.scales:
             raise Refusal("data with scales by channel is moved")
+        self._check_resize(node, steps, grid)
         operands = list(self.graph.operands(node))
         count = len(operands) if node.op.name == "concat" else 1
         for i in range(count):
@@ -196,6 +197,22 @@ class Lowering:
             raise Refusal(f"{node.op.name} does not take integers ({error.message})") from error
         self.outcome.count(node.op.name)
         return made[index]
+
+    def _check_resize(self, node: Node, steps: tuple[Step, ...], grid: Grid) -> None:
+        """Interpolation may be made on integers where nothing but rounding comes before it: a
+        function, or the end of a grid, does not commute with a mean of two numbers. Raises Refusal.
+        """
+        op: Any = node.op
+        if getattr(op, "coordinate_transformation_mode", "") == "tf_crop_and_resize":
+            raise Refusal("it extrapolates")
+        if node.op.name not in ("resize", "upsample") or op.mode == "nearest":
+            return
+        source = integers_of(self.graph, self.graph.operand(node, 0))
+        if steps or source is None or source.grid.scales:
+            raise Refusal(f"{op.mode} interpolation of what is not on a grid, or before a function")
+        within = grid.low <= source.grid.low and source.grid.high <= grid.high
+        if source.grid != grid and not (op.mode == "linear" and within):
+            raise Refusal(f"{op.mode} interpolation on a grid that ends before its operand's")
 
     def _round(self, total: Sum, grid: Grid, name: str, place: Node) -> Value:
         """End a sum with requantize, or with requantize to an index and a lookup."""

@@ -13,10 +13,10 @@ from taut.ir.ops.shape import Reshape
 @pytest.mark.parametrize(
     "base, exponent",
     [
-        (np.uint64([2**64 - 1, 2, 3]), np.uint64([1, 63, 2])),
-        (np.int8([2, 3, -1, 2]), np.int64([256, 300, 2**40, 128])),
-        (np.int32([2, -3]), np.int64([2**32, 2**33 + 1])),
-        (np.int64([-(2**63), 7]), np.uint8([1, 255])),
+        (np.array([2**64 - 1, 2, 3], np.uint64), np.array([1, 63, 2], np.uint64)),
+        (np.array([2, 3, -1, 2], np.int8), np.array([256, 300, 2**40, 128], np.int64)),
+        (np.array([2, -3], np.int32), np.array([2**32, 2**33 + 1], np.int64)),
+        (np.array([-(2**63), 7], np.int64), np.array([1, 255], np.uint8)),
     ],
 )
 def test_integer_powers_wrap_whatever_the_exponent_has_of_bits(base, exponent) -> None:
@@ -29,7 +29,7 @@ def test_integer_powers_wrap_whatever_the_exponent_has_of_bits(base, exponent) -
 @pytest.mark.parametrize("mode", ["linear", "cubic"])
 def test_one_pixel_of_pytorch_half_pixel_is_the_first(mode: str) -> None:
     """ONNX: x_original = length_resized > 1 ? (x_resized + 0.5) / scale - 0.5 : 0"""
-    x = np.float32([[[3, -1, 4, 1, 5]]])
+    x = np.array([[[3, -1, 4, 1, 5]]], np.float32)
     op = Resize(mode, "pytorch_half_pixel")
     assert op.reference(x, None, None, np.array([1, 1, 1])).tolist() == [[[3]]]
 

@@ -55,8 +55,11 @@ class Maker:
             assert floats
         else:
             assert not floats, report.passes[0].remarks
-        want, got = (interpret(g, self.feeds)["y"] for g in (graph, report.graph))
-        assert np.abs(want.astype(int) - got.astype(int)).max(initial=0) <= bound
+        assert self.steps_apart(graph, report.graph) <= bound
+
+    def steps_apart(self, graph: Graph, lowered: Graph) -> int:
+        want, got = (interpret(g, self.feeds)["y"] for g in (graph, lowered))
+        return np.abs(want.astype(int) - got.astype(int)).max(initial=0)
 
 
 @settings(max_examples=60, deadline=None)
@@ -219,3 +222,44 @@ def test_ties_and_ends() -> None:
     want, got = interpret(graph, feeds), interpret(lowered, feeds)
     assert (want["y"] == got["y"]).all() and (want["z"] == got["z"]).all()
     assert want["y"][[129, 131]].tolist() == [128, 130] and set(want["z"][[0, 255]]) == {0, 255}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=SEEDS, mode=st.sampled_from(["nearest", "linear", "cubic"]),
+    where=st.sampled_from(["asymmetric", "half_pixel", "tf_crop_and_resize"]),
+    scale=st.sampled_from([0.5, 1.0, 3.0]), zeros=st.tuples(ZEROS, ZEROS),
+    function=st.sampled_from(["", "relu", "sigmoid"]),
+)  # fmt: skip
+def test_interpolation(
+    seed: int, mode: str, where: str, scale: float, zeros: tuple[int, int], function: str
+) -> None:
+    """Neither the ends of a narrower grid nor a function commute with a mean of two numbers, and
+    what lies outside is a number, not an integer of the grid."""
+    m = Maker(seed)
+    x = m.dequantized((1, 2, 3, 4), 1.0, zeros[0])
+    roi = np.array([0, 0, -0.3, 0, 1, 1, 1, 1.2], np.float32) if where.startswith("tf") else None
+    factors = np.array([1, 1, 2, 2], np.float32)
+    y = m.b.resize(x, roi, factors, mode=mode, coordinate_transformation_mode=where,
+                   extrapolation_value=7.0)  # fmt: skip
+    y = getattr(m.b, function)(y) if function else y
+    graph = m.finish(y, 0.01 if function == "sigmoid" else scale, zeros[1])
+    lowered = PassManager("lower-integer").run(graph, Context()).graph
+    assert m.steps_apart(graph, lowered) <= 1
+
+
+def test_interpolation_on_one_grid_is_made_on_integers() -> None:
+    factors = np.array([1, 1, 2, 2], np.float32)
+    for mode in ("linear", "cubic"):
+        m = Maker(0)
+        x = m.dequantized((1, 2, 3, 4), 0.5, 100)
+        m.check(m.finish(m.b.resize(x, None, factors, mode=mode), 0.5, 100))
+
+
+def test_one_zero_point_of_a_transposed_convolution_may_be_a_vector() -> None:
+    m = Maker(0)
+    x = m.dequantized((1, 3, 2, 2), 0.1, 7)
+    weight = m.r.integers(0, 256, (3, 1, 2, 2)).astype(np.uint8)
+    scale, zero = np.array([0.01], np.float32), np.array([99], np.uint8)
+    w = m.b.dequantize_linear(weight, scale, zero, axis=1)
+    m.check(m.finish(m.b.conv_transpose(x, w, strides=(2, 2)), 0.5, 128))

@@ -91,7 +91,8 @@ class ScaledMatMul(Op):
     (b[..., k, n] - b_zero_point), modulo 2^32
 
     a's scale and zero point are scalars or one per row, b's one per column (vectors, or the
-    operand's shape with 1 on the other axis). `activation` and `params` are fused_conv's.
+    operand's shape with 1 on the other axis). bias is a vector of the columns, residual broadcasts
+    to the result. `activation` and `params` are fused_conv's.
     """
 
     numerics = SUMS
@@ -123,12 +124,13 @@ class ScaledMatMul(Op):
         activation_op(self.activation, self.params)
         made = TensorType(DType.f32, matmul_shape(a.shape, b.shape))
         for x, name in ((bias, "bias"), (residual, "residual")):
-            if x is None:
-                continue
-            joint = broadcast(made.shape, x.shape)
-            fits = joint is None or made.accepts(TensorType(DType.f32, joint))
-            if x.dtype is not DType.f32 or not fits:
+            if x is not None and x.dtype is not DType.f32:
                 raise VerifyError(f"the {name} {x.type} does not fit {made}")
+        check_vector(bias, None if b.shape is None else b.shape[-1], "the bias")
+        if residual is not None:
+            joint = broadcast(made.shape, residual.shape)
+            if joint is not None and not made.accepts(TensorType(DType.f32, joint)):
+                raise VerifyError(f"the residual {residual.type} does not fit {made}")
         return made
 
     def reference(

@@ -192,6 +192,10 @@ CASES: list[tuple[str, dict[str, Any], list[Any], str]] = [
      "the bias"),
     ("scaled_mat_mul", {}, ["u8[2,3]", "i8[3,4]", "f32[]", "f32[4]", None, None, None,
                             "f32[2,2,4]"], "the residual"),
+    ("scaled_mat_mul", {}, ["u8[3,2]", "i8[2,3]", "f32[]", "f32[3]", None, None, "f32[3,1]"],
+     "a vector of 3"),
+    ("scaled_mat_mul", {}, ["u8[3,2]", "i8[2,3]", "f32[]", "f32[3]", None, None, "f32[3,3]"],
+     "a vector of 3"),
     ("scaled_mat_mul", {"activation": "conv"}, ["u8[2,3]", "i8[3,4]", "f32[]", "f32[4]"],
      "activation 'conv'"),
     *(("scaled_attention", attributes, [*bytes_, *scales, *mask], text)

@@ -224,7 +224,7 @@ class FuseConv(Pass):
     name = "fuse-conv"
     absent = "no convolution has anything behind it that it could take up"
     bound = Within(rtol=1e-4, atol=1e-5)
-    seeds = (seeds.CONV_POOL, seeds.SCALED_CONV)
+    seeds = (seeds.CONV_POOL, seeds.SCALED_CONV, seeds.UNKNOWN_WIDTHS, seeds.UNKNOWN_IMAGES)
     families = ("cnn",)
     nested = True
     activation: bool = True

@@ -90,8 +90,8 @@ class Extents:
 
     def _by_axes(self, op: Op, operands: list[Tokens | None], rank: int) -> list[Token] | None:
         """Read off the op's axis signature: axes of one letter are equal."""
-        left, arrow, right = op.axes.partition("->")
-        if not arrow or any(getattr(op, t, False) for t in ("transA", "transB")):
+        left, _, right = op.axes.partition("->")
+        if any(getattr(op, t, False) for t in ("transA", "transB")):
             return None
         known: dict[str, Token] = {}
         for term, tokens in zip(_TERM.findall(left), operands):

@@ -95,15 +95,14 @@ class MultiplyWeights(Rewrite):
         if inner is None or isinstance(inner, str):
             return inner
         # What ends the second layer stays: only its weight and bias change.
-        plain = outer.with_op(activation="", params=())._replace(residual=None)
-        bias = plain.bias if plain.bias is None or isinstance(plain.bias, np.ndarray) else \
-            plain.bias.array  # fmt: skip
-        if plain.op.transA or (plain.bias is not None and bias is None):
+        bias = outer.bias if outer.bias is None or isinstance(outer.bias, np.ndarray) else \
+            outer.bias.array  # fmt: skip
+        if outer.op.transA or (outer.bias is not None and bias is None):
             return "something that is not constant is added"
-        weight = plain.b.array.astype(np.float64) * plain.op.alpha  # type: ignore[union-attr]
+        weight = outer.b.array.astype(np.float64) * outer.op.alpha
         total = None if bias is None else bias.astype(np.float64)
-        weight = weight.T if plain.op.transB else weight
-        return inner, Linear(m.x, weight, total, (m.root,), plain.b)
+        weight = weight.T if outer.op.transB else weight
+        return inner, Linear(m.x, weight, total, (m.root,), outer.b)
 
     def check(self, m: Match) -> Failure | None:
         found = self.found(m)

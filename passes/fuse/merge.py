@@ -106,7 +106,7 @@ class MergeMatMuls(Pass):
     name = "merge-matmuls"
     absent = "no two products with constant weights read one input"
     bound = Within(rtol=1e-5, atol=1e-6)
-    seeds = (seeds.SIBLINGS, seeds.MORE_SIBLINGS, seeds.STACKED_SIBLINGS)
+    seeds = (seeds.SIBLINGS, seeds.MORE_SIBLINGS, seeds.STACKED_SIBLINGS, seeds.NEARLY_SIBLINGS)
     families = ("transformer",)
     convolutions: bool = True
 

@@ -366,10 +366,9 @@ def regrown(plant: Plant, seed: Graph) -> list[tuple[str, Value]]:
     inner: list[Node] = []
     symbols = symbols_of(seed)
     nodes = [n for n in seed.nodes() if n is not seed.result]
-    change = plant.pick("", "", "", "shape", "shape", "attribute", "attribute", "between", "op")
-    inputs = [n for n in nodes if isinstance(n.op, Input)]
-    changed = plant.pick(*inputs) if change == "shape" else plant.pick(
-        *(n for n in nodes if not isinstance(n.op, Input | Constant)))  # fmt: skip
+    change = plant.pick("", "", "", *CHANGES)
+    able = [n for n in nodes if change in changes_of(n)]
+    changed = plant.pick(*able) if able else None
     for node in nodes:
         this = change if node is changed else ""
         if isinstance(node.op, Input):
@@ -377,7 +376,7 @@ def regrown(plant: Plant, seed: Graph) -> list[tuple[str, Value]]:
             shape = plant.broadcast(shape) if this else shape
             here[Value(node)] = plant.leaf(Want(node.type.dtype, shape))
         elif isinstance(node.op, Constant):
-            here[Value(node)] = plant.constant(varied(plant, node.op.value), node.name)
+            here[Value(node)] = varied(plant, node, this)
         else:
             operands = [None if v is None else here[v] for v in seed.operands(node)]
             if this == "between" and operands and operands[0] is not None:
@@ -385,6 +384,11 @@ def regrown(plant: Plant, seed: Graph) -> list[tuple[str, Value]]:
             made = plant.add(altered(plant, node.op, this), *operands).node
             inner.append(made)
             here |= {Value(node, i): Value(made, i) for i in range(len(node.results))}
+    for node in seed.inputs:  # what the seed does not know of its inputs, nor does the graph
+        made, known = here[Value(node)], node.type.shape or ()
+        if made.shape is not None and len(made.shape) == len(known):
+            less = (None if k is None else d for k, d in zip(known, made.shape))
+            forget(plant, made.node, tuple(less))
     shown = [(k, behind(plant, here[v])) for k, v in zip(seed.output_names, seed.outputs)]
     plant.protected.update(inner)
     if len(inner) > 1 and plant.chance(0.3):
@@ -392,23 +396,42 @@ def regrown(plant: Plant, seed: Graph) -> list[tuple[str, Value]]:
     return shown
 
 
+CHANGES = ("shape", "shape", "attribute", "attribute", "between", "op", "opened")
+"""How one node of a seed may be changed."""
+
+
+def changes_of(node: Node) -> tuple[str, ...]:
+    """The changes that a node may suffer."""
+    if isinstance(node.op, Input):
+        return ("shape",)
+    if isinstance(node.op, Constant):
+        return ("shape", "opened")
+    return ("attribute", "between", "op")
+
+
+def forget(plant: Plant, node: Node, less: tuple[Any, ...] | None) -> None:
+    """Let an input be of a type that says less: its known sizes, or no rank at all."""
+    if isinstance(node.op, Input) and (less is None or None in less):
+        with contextlib.suppress(TautError):  # some op has to know it
+            plant.graph.set_input_type(node, TensorType(node.type.dtype, less))
+
+
 def blur(plant: Plant) -> None:
-    """Forget, in some graphs, sizes or ranks of some inputs: what a rule concludes from shapes must
-    hold where they are not known too."""
+    """Forget, in some graphs, sizes or ranks of some inputs or of all: what a rule concludes from
+    shapes must hold where they are not known too."""
     graph = plant.graph
     if not plant.chance(BLURRED):
         return
+    often = plant.pick(0.3, 0.3, 1.0)
     for node in graph.inputs:
         shape = node.type.shape
-        if shape is None or not plant.chance(0.3):
+        if shape is None or not plant.chance(often):
             continue
         style = plant.pick("rank", "sizes", "sizes", "one")
         less: list[Any] = [None if style == "sizes" else d for d in shape]
         if style == "one" and shape:
             less[plant.random.randrange(len(shape))] = None
-        known = None if style == "rank" else tuple(less)
-        with contextlib.suppress(TautError):  # some op has to know it
-            graph.set_input_type(node, TensorType(node.type.dtype, known))
+        forget(plant, node, None if style == "rank" else tuple(less))
 
 
 ALIKE = (("add", "sub", "mul", "div", "max", "min"), ("relu", "abs", "neg", "sigmoid", "tanh"),
@@ -446,15 +469,22 @@ def symbols_of(seed: Graph) -> dict[str, str]:
     return dict(zip(theirs, "nmnmnmnm"))
 
 
-def varied(plant: Plant, array: Array) -> Array:
-    """A constant as it is, drawn anew (floats that say no more than numbers), or a bit off."""
+def varied(plant: Plant, node: Node, change: str = "") -> Value:
+    """A seed's constant as it is, drawn anew (floats that say no more than numbers), or a bit off;
+    of another shape, or fed, where it is changed."""
+    array: Array = node.op.value  # type: ignore[attr-defined]
+    if change == "opened":
+        return plant.input(node.type)
+    if change == "shape" and array.dtype.kind == "f":
+        shape = plant.broadcast(array.shape)
+        return plant.constant(plant.dense(TensorType(node.type.dtype, shape), Want()), node.name)
     if array.dtype.kind != "f" or array.size < 2:
         if array.size and plant.nearly():
-            other = array.copy()
-            other.reshape(-1)[plant.random.randrange(array.size)] += np.asarray(1, array.dtype)
-            return other
-        return array
-    return array if plant.chance(0.5) else plant.dense(TensorType.of(array), Want())
+            array = array.copy()
+            array.reshape(-1)[plant.random.randrange(array.size)] += np.asarray(1, array.dtype)
+    elif plant.chance(0.5):
+        array = plant.dense(TensorType.of(array), Want())
+    return plant.constant(array, node.name)
 
 
 __all__ = ["Growth", "literals", "offered_rules", "regrown", "verdict"]

@@ -249,13 +249,16 @@ class Plant:
 
     def broadcast(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
         """A shape that broadcasts into this one most often; or widens it."""
-        styles = ("same",) * 5 + ("channel",) * 3 + ("scalar", "scalar", "last", "ones", "wider")
+        styles = ("same",) * 5 + ("channel",) * 3 + (
+            "scalar", "scalar", "last", "tail", "ones", "wider")  # fmt: skip
         style = self.pick(*styles)
         rank = len(shape)
         if style == "scalar":
             return (1,) * self.pick(0, 0, 1, rank)
         if style == "last":
             return tuple(shape[-1:])
+        if style == "tail":
+            return tuple(shape[self.random.randrange(rank + 1) :])
         if style == "channel" and rank > 2:
             return (shape[1], *(1,) * (rank - 2))
         if style == "ones":

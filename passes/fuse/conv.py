@@ -96,7 +96,9 @@ class FuseActivation(Rewrite):
         assert not isinstance(found, str)
         changes, slope = found
         s = None if slope is None else b.constant(slope, m.s.node.name)
-        made = b.node(fused(m.conv.op, **changes), m.x, m.w, m.c, m.r, s)
+        # Without an activation the residual comes first wherever the op says that it is.
+        op = fused(m.conv.op, **changes, residual_last=False)
+        made = b.node(op, m.x, m.w, m.c, m.r, s)
         self.extents.adopt(made.node, m.conv)
         return made
 

@@ -34,9 +34,26 @@ def again(b: RewriteBuilder, m: Match, x: Value) -> Value:
     return b.node(m.op, x, *m.graph.operands(m.root)[1:])
 
 
-def known_empty(m: Match) -> bool:
-    """Whether there is nothing to reduce: then the result is infinite, not a function of it."""
-    return 0 in (m.x.shape or ())
+def reduced_axes(m: Match) -> list[int] | None:
+    """What is reduced, all axes where they are computed; None where the rank is not known."""
+    if m.x.shape is None:
+        return None
+    rank = m.f.type.rank
+    if m.op.name == "global_max_pool":
+        return list(range(2, rank))
+    axes = None if m.axes is None else m.axes.array
+    if axes is not None and axes.size:
+        return [int(a) % rank for a in axes]
+    return [] if m.op.noop_with_empty_axes and m.axes is None else list(range(rank))
+
+
+def has_some(m: Match) -> bool:
+    """Whether there certainly is something to reduce: the maximum of nothing is infinite, not a
+    function of it."""
+    axes, shape = reduced_axes(m), m.f.type.shape
+    if axes is None or shape is None:
+        return False
+    return all(isinstance(shape[a], int) and shape[a] > 0 for a in axes)
 
 
 class ExtremeOfRising(Rewrite):
@@ -46,7 +63,7 @@ class ExtremeOfRising(Rewrite):
         return extreme(p, p.op(*RISING)(x, into="f"), axes)
 
     def applies(self, m: Match) -> bool:
-        return not known_empty(m)
+        return has_some(m)
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
         return b.node(m.f.op, again(b, m, m.x))
@@ -62,9 +79,9 @@ class ExtremeOfSum(Rewrite):
 
     def applies(self, m: Match) -> bool:
         shape, c = m.x.shape, m.c.array.shape
-        if not shape or shape != m.f.type.shape or known_empty(m):
+        if not shape or shape != m.f.type.shape or not has_some(m):
             return False
-        over = _reduced_axes(m)
+        over = _kept_axes(m)
         if over is None or not m.x.type.dtype.is_float:
             return False
         lead = len(shape) - len(c)
@@ -74,14 +91,13 @@ class ExtremeOfSum(Rewrite):
         return b.node(m.f.op, again(b, m, m.x), m.c)
 
 
-def _reduced_axes(m: Match) -> list[int] | None:
+def _kept_axes(m: Match) -> list[int] | None:
     """What is reduced, if it is known and the axes stay."""
-    rank = len(m.x.shape or ())
-    if m.op.name == "global_max_pool":
-        return list(range(2, rank))
-    if not m.op.keepdims or m.axes is None or m.axes.array is None or not m.axes.array.size:
+    if m.op.name != "global_max_pool" and (
+        not m.op.keepdims or m.axes is None or m.axes.array is None or not m.axes.array.size
+    ):
         return None
-    return [int(a) % rank for a in m.axes.array]
+    return reduced_axes(m)
 
 
 class MaxOfTurning(Rewrite):
@@ -92,8 +108,7 @@ class MaxOfTurning(Rewrite):
         return p.any_of(p.reduce_max(f, p.optional(axes)), p.global_max_pool(f))
 
     def applies(self, m: Match) -> bool:
-        known = m.x.shape is not None and not known_empty(m)
-        return _turns(m.f.op) and m.x.type.dtype.is_float and known
+        return _turns(m.f.op) and m.x.type.dtype.is_float and has_some(m)
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
         high = b.node(m.f.op, again(b, m, m.x))

@@ -401,11 +401,12 @@ CHANGES = ("shape", "shape", "attribute", "attribute", "between", "op", "opened"
 
 
 def changes_of(node: Node) -> tuple[str, ...]:
-    """The changes that a node may suffer."""
+    """The changes that a node may suffer. Constants that are no floats stay: they are axes, sizes
+    or places, by which a seed is what it is."""
     if isinstance(node.op, Input):
         return ("shape",)
     if isinstance(node.op, Constant):
-        return ("shape", "opened")
+        return ("shape", "opened") if node.type.dtype.is_float and node.type.shape else ()
     return ("attribute", "between", "op")
 
 
@@ -475,7 +476,7 @@ def varied(plant: Plant, node: Node, change: str = "") -> Value:
     array: Array = node.op.value  # type: ignore[attr-defined]
     if change == "opened":
         return plant.input(node.type)
-    if change == "shape" and array.dtype.kind == "f":
+    if change == "shape":
         shape = plant.broadcast(array.shape)
         return plant.constant(plant.dense(TensorType(node.type.dtype, shape), Want()), node.name)
     if array.dtype.kind != "f" or array.size < 2:

@@ -124,6 +124,16 @@ CASES = {
           %z = reduce_max(%2, %axis) : f32[3,1]
           return %y, %z
         }"""),
+    "a residual that comes last after nothing": ("fuse-conv", """
+        graph @main(%x: f32[1,2,3,3], %r: f32[1,2,3,3]) -> (%y: f32[1,2,3,3], %z: f32[1,2,3,3]) {
+          %w = constant [-2.0, -1.0, 0.5, 1.0] : f32[2,2,1,1]
+          %s = constant [-2.0, -1.0] : f32[2,1,1]
+          %1 = fused_conv(%x, %w, none, %r) {residual_last=true} : f32[1,2,3,3]
+          %y = prelu(%1, %s) : f32[1,2,3,3]
+          %2 = fused_conv(%r, %w, none, %x) {residual_last=true} : f32[1,2,3,3]
+          %z = relu(%2) : f32[1,2,3,3]
+          return %y, %z
+        }"""),
     "a number that a constant makes a vector": ("extremes-first", """
         graph @main(%x: f64[]) -> (%y: f64[1]) {
           %c = constant [2.0] : f64[1]

@@ -104,3 +104,27 @@ def test_a_function_that_others_read_and_turns_stays() -> None:
     y = b.gelu(x)
     graph = b.outputs(y=b.global_max_pool(y), z=y)
     assert not PassManager("extremes-first").run(graph).passes[0].counts
+
+
+@pytest.mark.parametrize("axes", [[1], None])
+def test_the_maximum_of_what_may_be_nothing_stays(axes: list[int] | None) -> None:
+    b = Builder()
+    x = b.input("x", "f32", (2, "n"))
+    z = b.input("z", "f32", (2, None, 0))
+    over = None if axes is None else np.array(axes)
+    graph = b.outputs(
+        rising=b.reduce_max(b.sigmoid(x), over), turning=b.reduce_max(b.gelu(x), over),
+        infinite=b.reduce_max(b.add(x, np.float32(np.inf)), over),
+        pooled=b.global_max_pool(b.softsign(z)),
+    )  # fmt: skip
+    made = PassManager("extremes-first").run(graph).graph
+    feeds = {"x": np.zeros((2, 0), np.float32), "z": np.zeros((2, 3, 0), np.float32)}
+    for name, want in interpret(graph, feeds).items():
+        np.testing.assert_array_equal(interpret(made, feeds)[name], want)
+
+
+def test_what_is_not_reduced_may_be_of_any_size() -> None:
+    b = Builder()
+    x = b.input("x", "f32", ("n", None, 3))
+    graph = b.outputs(y=b.global_max_pool(b.sigmoid(x)), z=b.reduce_max(b.relu(x), np.array([2])))
+    assert PassManager("extremes-first").run(graph).passes[0].counts == {"extreme-of-rising": 2}

@@ -78,7 +78,7 @@ def conv_sibling(graph: Graph, node: Node) -> Sibling | str | None:
     x, weight, bias, residual, slope = [*graph.operands(node), None, None, None][:5]
     if x is None or weight is None or weight.array is None or op.group != 1:
         return None
-    if node.type.shape is None or any(d != 1 for d in weight.array.shape[2:]):
+    if any(d != 1 for d in weight.array.shape[2:]):
         return None
     if residual is not None or slope is not None:
         return "it has a residual" if slope is None else "its activation has slopes"

@@ -73,7 +73,7 @@ def _with_c(base: Product, c: Value, beta: float) -> Product | str:
             return base._replace(bias=(vector * beta).astype(c.array.dtype))
     if beta != 1:
         return f"c is scaled by beta = {beta:g}"
-    if c.shape == shape[1:] and None not in c.shape:
+    if c.shape == shape[1:] and None not in shape[1:]:
         return base._replace(bias=c)
     if c.shape == shape and None not in shape:
         return base._replace(residual=c)

@@ -225,10 +225,10 @@ def last_axes(m: Match, *reductions: Node) -> int | None:
 
 
 def fits_tail(m: Match, v: Value | None, axis: int) -> bool:
-    """Whether a scale or bias has the shape of the normalized axes."""
-    shape = m.x.shape
-    return v is None or (v.shape is not None and shape is not None
-                         and v.shape == shape[len(shape) + axis :])  # fmt: skip
+    """Whether a scale or bias certainly has the shape of the normalized axes."""
+    shape, own = m.x.shape, None if v is None else v.shape
+    return v is None or (own is not None and shape is not None and None not in own
+                         and own == shape[len(shape) + axis :])  # fmt: skip
 
 
 def square(p: PatternBuilder, x: Any) -> Pattern:

@@ -480,3 +480,16 @@ graph @images(%x: f32[n,2,2,?], %z: f32[n,2,2,?], %w: f32[n,2,2,?]) -> (%y: f32[
   return %y, %v, %u
 }
 """  # noqa: E501
+
+UNKNOWN_COLUMNS = """
+graph @columns(%x: f32[n,2], %w: f32[2,?], %t: f32[?], %v: f32[2,?], %r: f32[n,?], %u: f32[2,?], %c: f32[n,?]) -> (%y: f32[n,?], %z: f32[n,?], %s: f32[n,?]) {
+  %1 = mat_mul(%x, %w) : f32[n,?]
+  %y = add(%1, %t) : f32[n,?]
+  %2 = mat_mul(%x, %v) : f32[n,?]
+  %3 = add(%2, %r) : f32[n,?]
+  %z = relu(%3) : f32[n,?]
+  %4 = gemm(%x, %u, %c) : f32[n,?]
+  %s = tanh(%4) : f32[n,?]
+  return %y, %z, %s
+}
+"""  # noqa: E501

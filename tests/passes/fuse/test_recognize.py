@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from taut.ir import Builder, Value
+from taut.ir import Builder, Value, interpret
 from taut.passes import Context, PassManager
 
 F = np.float32
@@ -103,3 +103,18 @@ def test_means_of_images_are_global_pools_and_means_of_sequences_are_not() -> No
         "global_average_pool"
     ]
     assert recognized(lambda b, x: b.max_pool(x, kernel_shape=(5, 5)), "n", 3, 5, 6) == ["max_pool"]
+
+
+def test_a_scale_that_may_widen_what_is_normalized_stays_outside() -> None:
+    b = Builder()
+    x, scale = b.input("x", "f32", (None, None)), b.input("scale", "f32", (None, None))
+    axes, eps = np.array([0, 1]), np.float32(0.1)
+    centre = b.sub(x, b.reduce_mean(x, axes))
+    layer = b.div(centre, b.sqrt(b.add(b.reduce_mean(b.mul(centre, centre), axes), eps)))
+    rms = b.div(x, b.sqrt(b.add(b.reduce_mean(b.mul(x, x), axes), eps)))
+    biased = b.layer_normalization(x, np.ones(1, np.float32), axis=1)
+    graph = b.outputs(y=b.mul(layer, scale), z=b.mul(rms, scale), v=b.add(biased, scale))
+    made = PassManager("recognize").run(graph).graph
+    feeds = {"x": np.full((1, 1), 2, np.float32), "scale": np.ones((1, 2), np.float32)}
+    for name, want in interpret(graph, feeds).items():
+        np.testing.assert_allclose(interpret(made, feeds)[name], want, rtol=1e-6)

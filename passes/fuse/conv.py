@@ -16,7 +16,7 @@ from ..context import Context
 from ..pattern import Pattern, PatternBuilder
 from ..rewrite import Failure, Match, Rewrite, RewriteBuilder, apply_rewrites
 from ..simplify.windows import nonnegative
-from . import affine, order, seeds
+from . import affine, near_misses, order, seeds
 from .affine import channel_vector
 from .extents import Extents
 
@@ -226,7 +226,8 @@ class FuseConv(Pass):
     name = "fuse-conv"
     absent = "no convolution has anything behind it that it could take up"
     bound = Within(rtol=1e-4, atol=1e-5)
-    seeds = (seeds.CONV_POOL, seeds.SCALED_CONV, seeds.UNKNOWN_WIDTHS, seeds.UNKNOWN_IMAGES)
+    seeds = (seeds.CONV_POOL, seeds.SCALED_CONV, near_misses.UNKNOWN_WIDTHS,
+             near_misses.UNKNOWN_IMAGES)  # fmt: skip
     families = ("cnn",)
     nested = True
     activation: bool = True

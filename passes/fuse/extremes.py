@@ -131,7 +131,8 @@ def _turns(op: Op) -> bool:
 @dataclass(frozen=True)
 class ExtremesFirst(Pass):
     """Reduce to maxima and minima before element-wise functions that rise; to maxima before those
-    that fall and then rise, where nothing else reads them. Equal in real numbers; computed
+    that fall and then rise, where nothing else reads them. Legal where the sizes of what is reduced
+    are known and not 0: the maximum of nothing is infinite. Equal in real numbers; computed
     functions rise to within their rounding.
     """
 

@@ -12,7 +12,7 @@ from ..base import Outcome, Pass, Within, register_pass
 from ..context import Context
 from ..pattern import Pattern, PatternBuilder
 from ..rewrite import Failure, Match, Rewrite, RewriteBuilder, apply_rewrites
-from . import seeds
+from . import near_misses
 from .conv import ACTIVATIONS, activation_of
 from .extents import Extents
 from .products import PRODUCTS, Product, opened
@@ -215,7 +215,7 @@ class FuseMatMul(Pass):
     name = "fuse-matmul"
     absent = "no matrix product has anything around it that it could take up"
     bound = Within(rtol=1e-4, atol=1e-5)
-    seeds = (seeds.UNKNOWN_COLUMNS,)
+    seeds = (near_misses.UNKNOWN_COLUMNS, near_misses.ENDED_PRODUCTS)
     transposes: bool = True
     residual: bool = True
     activation: bool = True

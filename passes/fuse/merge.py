@@ -21,7 +21,7 @@ from ...ir.ops.fused_convolution import FusedConv
 from ...ir.ops.linear import FusedMatMul, MatMul
 from ..base import Outcome, Pass, Within, register_pass
 from ..context import Context
-from . import seeds
+from . import near_misses, seeds
 from .products import PRODUCTS, opened
 
 
@@ -106,7 +106,8 @@ class MergeMatMuls(Pass):
     name = "merge-matmuls"
     absent = "no two products with constant weights read one input"
     bound = Within(rtol=1e-5, atol=1e-6)
-    seeds = (seeds.SIBLINGS, seeds.MORE_SIBLINGS, seeds.STACKED_SIBLINGS, seeds.NEARLY_SIBLINGS)
+    seeds = (seeds.SIBLINGS, seeds.MORE_SIBLINGS, seeds.STACKED_SIBLINGS,
+             near_misses.NEARLY_SIBLINGS)  # fmt: skip
     families = ("transformer",)
     convolutions: bool = True
 

@@ -91,6 +91,8 @@ class Accumulators(Products):
         x, (factor, shift) = found
         if not np.isfinite(factor).all() or not np.isfinite(shift).all():
             raise Refusal("it scales by what is not finite")
+        if node.type.shape is None:
+            raise Refusal("its rank is not known")
         if x.node.op.name in ("conv", "fused_conv"):
             return self._convolution(x.node, factor, shift, node.name)
         source = integers_of(self.graph, x)
@@ -127,8 +129,9 @@ class Accumulators(Products):
                 continue
             if constant.size not in (1, constant.shape[-1] if constant.ndim else 1):
                 raise Refusal("it adds a constant that is no vector")
-            columns = product.type.static_shape[-1] if product.type.is_static else \
-                cast(int, (product.shape or (0,))[-1])  # fmt: skip
+            columns = (product.shape or (None,))[-1]
+            if not isinstance(columns, int):
+                raise Refusal("the number of its columns is not known")
             vector = np.broadcast_to(constant.reshape(-1), (columns,))
             return Sum((self._matrix(product.node, vector, node.name),))
         return None

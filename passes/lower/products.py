@@ -81,6 +81,8 @@ class Products:
         operands = [*self.graph.operands(node), None][:3]
         if getattr(node.op, "transA", False):
             raise Refusal("its first operand is transposed")
+        if node.type.shape is None:
+            raise Refusal("its rank is not known")
         weight = weight_of(self.graph, operands[1])
         if weight is None or weight.array.ndim != 2:
             return self._matrices(node, operands, extra)

@@ -210,5 +210,7 @@ def _saturates(graph: Graph, node: Node, limits: list[Array]) -> bool:
     if zero is None or zero.array is None:
         return False
     step, at = float(scale.array.reshape(())), int(zero.array.reshape(()))
+    if not all(a.size == 1 and np.isfinite(a).all() for a in limits):
+        return False
     ends = [round(float(a.reshape(())) / step) + at for a in limits]
     return ends == list(node.type.dtype.bounds)

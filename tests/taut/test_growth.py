@@ -131,6 +131,28 @@ def test_grown_graphs_are_sound_and_repeat() -> None:
             assert all(feeds[k].tobytes() == same[k].tobytes() for k in feeds)
 
 
+OPEN = """
+graph @open(%x: f32[n,?]) -> (%y: f32[n,?]) {
+  %c = constant [1.0, 2.0] : f32[2,1]
+  %y = mul(%x, %c) : f32[2,?]
+  return %y
+}
+"""
+
+
+def test_seeds_are_varied_in_constants_and_keep_what_they_leave_open() -> None:
+    growth = Growth({}, [OPEN], (), (), seed=0)
+    fed = shaped = unknown = 0
+    for graph, feeds in (growth.draw(20) for _ in range(20)):
+        verify(graph)
+        interpret(graph, feeds)
+        products = [graph.operands(n) for n in graph.nodes() if n.op.name == "mul"]
+        fed += sum(c.node.op.name == "input" for _, c in products)
+        shaped += sum(c.array is not None and c.shape != (2, 1) for _, c in products)
+        unknown += sum(None in (x.shape or ()) for x, _ in products)
+    assert fed and shaped and unknown > 10
+
+
 def test_numbers_words_and_ops_of_a_rules_code_are_known() -> None:
     from taut.passes.fuse.order import ActivationBeforePool
     from taut.passes.simplify.algebra import PowConstant

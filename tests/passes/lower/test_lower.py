@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from taut.ir import Builder, DType, Graph, Value, interpret, verify
+from taut.ir import Builder, DType, Graph, TensorType, Value, interpret, verify
 from taut.passes import Context, PassManager
 
 Random = np.random.Generator
@@ -218,3 +218,23 @@ def test_depthwise_inputs_have_a_scale_for_each_channel() -> None:
 
     assert error(pairs) < error(plain) / 10
     assert error(integers) < error(plain) / 10
+
+
+def test_products_of_unknown_rank_stay_in_float() -> None:
+    b, r = Builder(), np.random.default_rng(0)
+    x = b.graph.add_input("x", TensorType(DType.u8, None))[0]
+    z = b.input("z", "u8", ("n", 4))
+    step, zero = np.float32(0.5), np.uint8(3)
+    steps = np.array([1.5, 0.5, 1.5], np.float32)
+    w = b.dequantize_linear(r.integers(-9, 9, (4, 3)).astype(np.int8), steps, axis=1)
+    real = b.dequantize_linear(x, step, zero)
+    graph = b.outputs(
+        y=b.mat_mul(real, w), biased=b.add(b.mat_mul(real, w), steps),
+        known=b.mat_mul(b.dequantize_linear(z, step, zero), w),
+    )  # fmt: skip
+    report = PassManager("lower-integer").run(graph)
+    assert names(report.graph).count("mat_mul_integer") == 1
+    assert any("rank is not known" in m.reason for m in report.passes[0].remarks)
+    feeds = {"x": np.arange(8, dtype=np.uint8).reshape(2, 4), "z": np.ones((1, 4), np.uint8)}
+    for name, want in interpret(graph, feeds).items():
+        np.testing.assert_allclose(interpret(report.graph, feeds)[name], want, rtol=1e-6)

@@ -9,10 +9,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from taut.frontends.builder import Network
-from taut.ir import Builder, DType, Graph, PassError, Value, differentiate, interpret, verify
+from taut.ir import (
+    Builder,
+    DType,
+    Graph,
+    Limits,
+    PassError,
+    Value,
+    differentiate,
+    interpret,
+    verify,
+)
 from taut.ir.ops.structure import Constant
 from taut.passes import Context, Outcome, PassManager
 from taut.passes.gradient import trainable
+from taut.passes.quantize.finalize import Finalizer
 from taut.passes.quantize.grid import Grid, bounds_of
 from taut.passes.quantize.learned import Learning, insert_learned_weight, rounding
 from taut.passes.quantize.place import place
@@ -303,3 +314,12 @@ def test_samples_that_are_not_finite_keep_a_layer_in_float() -> None:
     graph = b.outputs(y=b.gemm(b.reciprocal(b.gemm(x, w)), w))
     report = PassManager("quantize-aware").run(graph, Context(data=[np.zeros((4, 8), np.float32)]))
     assert any("holds an infinity" in r.reason for _, r in report.remarks("missed"))
+
+
+@pytest.mark.parametrize("low", [-np.inf, np.nan])
+def test_a_clip_to_what_is_no_number_is_none_of_a_quantizers_own(low: float) -> None:
+    b = Builder()
+    clipped = b.clip(b.input("x", "f32", ("n", 4)), np.float32(low), np.float32(127.5))
+    graph = b.outputs(y=b.quantize_linear(clipped, np.float32(0.5), np.uint8(0)))
+    Finalizer(graph, Limits(), Outcome()).run()
+    assert "clip" in [n.op.name for n in graph.nodes()]

@@ -1,0 +1,110 @@
+"""Graphs as text to which the passes of this folder nearly apply: sizes that are not known, what
+stands in the way. The fuzzer grows more around them."""
+
+NEARLY_SIBLINGS = """
+graph @nearly(%i: f32[n,16,1,2], %v: f32[1,16,1,1], %j: f32[n,8,2,2]) -> (%y: f32[n,4,1,2], %z: f32[n,2,1,2], %w: f32[n,2,1,2], %u: f32[n,3,2,2]) {
+  %a = constant [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0] : f32[2,8,1,1]
+  %b = constant [7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0] : f32[2,8,1,1]
+  %1 = conv(%i, %a) {group=2} : f32[n,2,1,2]
+  %2 = conv(%i, %b) {group=2} : f32[n,2,1,2]
+  %y = concat(%1, %2) {axis=1} : f32[n,4,1,2]
+  %c = constant [1.0, -2.0, 3.0, 4.0, -5.0, 6.0, -7.0, 8.0, 9.0, 1.0, -2.0, 3.0, 4.0, 5.0, 6.0, 7.0] : f32[1,16,1,1]
+  %3 = conv(%i, %v) : f32[n,1,1,2]
+  %4 = conv(%i, %c) : f32[n,1,1,2]
+  %z = concat(%3, %4) {axis=1} : f32[n,2,1,2]
+  %d = constant [1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0, 1.0, 1.0, -1.0, -1.0, 1.0, 1.0, 2.0, 1.0, 1.0] : f32[1,16,1,1]
+  %e = constant [2.0, -1.0, 1.0, -1.0, 2.0, -1.0, 1.0, 1.0, 2.0, -1.0, -1.0, 1.0, 1.0, 1.0, 1.0, 1.0] : f32[1,16,1,1]
+  %s = constant [0.5] : f32[1]
+  %t = constant [2.0] : f32[1]
+  %5 = fused_conv(%i, %d, none, none, %s) {activation="prelu"} : f32[n,1,1,2]
+  %6 = fused_conv(%i, %e, none, none, %t) {activation="prelu"} : f32[n,1,1,2]
+  %w = concat(%5, %6) {axis=1} : f32[n,2,1,2]
+  %f = constant [1.0, 2.0, 3.0, 4.0, 1.0, -2.0, 3.0, 4.0] : f32[1,8,1,1]
+  %g = constant [5.0, 6.0, 7.0, 8.0, -5.0, -6.0, 7.0, 8.0] : f32[1,8,1,1]
+  %h = constant [5.0, 1.0, 7.0, 8.0, -5.0, 1.0, 7.0, -8.0] : f32[1,8,1,1]
+  %o = constant [1.0] : f32[1]
+  %7 = conv(%j, %f, %o) : f32[n,1,2,2]
+  %8 = conv(%j, %g) : f32[n,1,2,2]
+  %9 = conv(%j, %h) {pads=[0,0,0,0]} : f32[n,1,2,2]
+  %u = concat(%7, %8, %9) {axis=1} : f32[n,3,2,2]
+  return %y, %z, %w, %u
+}
+"""  # noqa: E501
+
+UNKNOWN_WIDTHS = """
+graph @widths(%x: f32[n,2,?], %z: f32[n,2,?]) -> (%y: f32[n,2,?], %v: f32[n,2,?], %u: f32[n,2,?], %t: f32[n,2,?], %s: f32[n,2,?]) {
+  %a = constant [1.0, 2.0, -1.0, 0.5] : f32[2,2,1]
+  %b = constant [2.0, 1.0, 3.0, -0.5] : f32[2,2,1]
+  %c = constant [1.0, 2.0, -1.0, 0.5, 2.0, 1.0, 3.0, 1.0] : f32[2,2,2]
+  %d = constant [2.0, 1.0, 3.0, -0.5, 1.0, 1.0, -2.0, 1.0] : f32[2,2,2]
+  %e = constant [1.0, 2.0, -1.0, 0.5, 2.0, 1.0, 3.0, 1.0, -1.0, 2.0, 0.5, 1.0] : f32[2,2,3]
+  %f = constant [2.0, 1.0, 3.0, -0.5, 1.0, 1.0, -2.0, 1.0, 3.0, 1.0, -1.0, 2.0] : f32[2,2,3]
+  %1 = conv(%x, %a) {strides=[2]} : f32[n,2,?]
+  %y = add(%1, %x) : f32[n,2,?]
+  %2 = conv(%x, %e) {pads=[1,0]} : f32[n,2,?]
+  %3 = conv(%x, %f) {pads=[2,1]} : f32[n,2,?]
+  %v = add(%2, %3) : f32[n,2,?]
+  %4 = conv(%x, %c) {pads=[1,0] dilations=[2]} : f32[n,2,?]
+  %5 = conv(%x, %d) {pads=[0,1]} : f32[n,2,?]
+  %u = add(%4, %5) : f32[n,2,?]
+  %6 = max_pool(%z) {kernel_shape=[2] strides=[2] ceil_mode=true} : f32[n,2,?]
+  %7 = conv(%z, %c) {strides=[2]} : f32[n,2,?]
+  %t = add(%6, %7) : f32[n,2,?]
+  %8 = conv(%x, %b) {strides=[2]} : f32[n,2,?]
+  %9 = conv(%x, %a) : f32[n,2,?]
+  %s = add(%8, %9) : f32[n,2,?]
+  return %y, %v, %u, %t, %s
+}
+"""  # noqa: E501
+
+UNKNOWN_IMAGES = """
+graph @images(%x: f32[n,2,2,?], %z: f32[n,2,2,?], %w: f32[n,2,2,?]) -> (%y: f32[n,2,?,?], %v: f32[n,2,?,?], %u: f32[n,2,?,?]) {
+  %a = constant [1.0, 2.0, -1.0, 0.5] : f32[2,2,1,1]
+  %b = constant [2.0, 1.0, 3.0, -0.5] : f32[2,2,1,1]
+  %c = constant [1.0, 2.0, -1.0, 0.5, 2.0, 1.0, 3.0, 1.0] : f32[2,2,1,2]
+  %d = constant [2.0, 1.0, 3.0, -0.5, 1.0, 1.0, -2.0, 1.0] : f32[2,2,1,2]
+  %1 = conv(%x, %c) : f32[n,2,2,?]
+  %2 = conv(%z, %d) : f32[n,2,2,?]
+  %y = add(%1, %2) : f32[n,2,2,?]
+  %3 = conv(%x, %a) {auto_pad="SAME_UPPER" strides=[2,2]} : f32[n,2,1,?]
+  %4 = conv(%z, %b) {auto_pad="SAME_LOWER" strides=[2,2]} : f32[n,2,1,?]
+  %v = add(%3, %4) : f32[n,2,1,?]
+  %5 = conv(%x, %c) {pads=[0,1,0,0]} : f32[n,2,2,?]
+  %6 = conv(%w, %d) {pads=[0,0,0,1]} : f32[n,2,2,?]
+  %u = add(%5, %6) : f32[n,2,2,?]
+  return %y, %v, %u
+}
+"""  # noqa: E501
+
+UNKNOWN_COLUMNS = """
+graph @columns(%x: f32[n,2], %w: f32[2,?], %t: f32[?], %v: f32[2,?], %r: f32[n,?], %u: f32[2,?], %c: f32[n,?]) -> (%y: f32[n,?], %z: f32[n,?], %s: f32[n,?]) {
+  %1 = mat_mul(%x, %w) : f32[n,?]
+  %y = add(%1, %t) : f32[n,?]
+  %2 = mat_mul(%x, %v) : f32[n,?]
+  %3 = add(%2, %r) : f32[n,?]
+  %z = relu(%3) : f32[n,?]
+  %4 = gemm(%x, %u, %c) : f32[n,?]
+  %s = tanh(%4) : f32[n,?]
+  return %y, %z, %s
+}
+"""  # noqa: E501
+
+ENDED_PRODUCTS = """
+graph @ended(%x: f32[n,2], %r: f32[n,3]) -> (%y: f32[n,3], %z: f32[n,3], %v: f32[n,3], %u: f32[n,3]) {
+  %a = constant [1.0, -2.0, 3.0, 0.5, 5.0, 1.0] : f32[2,3]
+  %b = constant [2.0, 1.0, -1.0, 1.5, -3.0, 1.0] : f32[2,3]
+  %c = constant [1.0, 2.0, -3.0] : f32[3]
+  %d = constant [0.5, 1.0, -1.0] : f32[1,3]
+  %two = constant 2.0 : f32[]
+  %1 = fused_mat_mul(%x, %a) {activation="relu"} : f32[n,3]
+  %y = add(%1, %r) : f32[n,3]
+  %2 = fused_mat_mul(%x, %b) {activation="tanh"} : f32[n,3]
+  %z = add(%2, %c) : f32[n,3]
+  %3 = fused_mat_mul(%x, %a, none, %r) {alpha=0.5} : f32[n,3]
+  %v = mul(%3, %two) : f32[n,3]
+  %4 = gemm(%x, %b, %d) {beta=0.5} : f32[n,3]
+  %5 = mul(%4, %two) : f32[n,3]
+  %u = add(%5, %c) : f32[n,3]
+  return %y, %z, %v, %u
+}
+"""  # noqa: E501

@@ -146,7 +146,7 @@ def test_seeds_are_varied_in_constants_and_keep_what_they_leave_open() -> None:
     for graph, feeds in (growth.draw(20) for _ in range(20)):
         verify(graph)
         interpret(graph, feeds)
-        products = [graph.operands(n) for n in graph.nodes() if n.op.name == "mul"]
+        products: Any = [graph.operands(n) for n in graph.nodes() if n.op.name == "mul"]
         fed += sum(c.node.op.name == "input" for _, c in products)
         shaped += sum(c.array is not None and c.shape != (2, 1) for _, c in products)
         unknown += sum(None in (x.shape or ()) for x, _ in products)

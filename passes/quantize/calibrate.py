@@ -93,6 +93,8 @@ def unfit_readers(
 def clipped(graph: Graph, value: Value, r: Range) -> Range:
     """The range without what the value's activation cannot give."""
     node = value.node
+    if getattr(node.op, "residual_last", False) and graph.operand(node, 3) is not None:
+        return r  # a sum comes after the activation
     if node.op.name == "fused_conv":
         step = fused_step(getattr(node.op, "activation", ""), getattr(node.op, "params", ()))
     else:

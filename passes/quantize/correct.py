@@ -14,6 +14,7 @@ would otherwise fit noise.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,6 @@ from ...ir.interpret import run_node
 from ...ir.op import Array
 from ...ir.ops.structure import Input
 from ..context import Context
-from .functions import fused_step
 from .insert import insert_bias
 from .place import takes_bias
 
@@ -103,17 +103,13 @@ def _run(
         lanes = [run_node(node, row, context.limits)[0] for row in inputs]
         return [[x] for x in _mended(node, lanes, mend)]
     # The shift is measured before the residual and the activation.
-    activation, params = getattr(node.op, "activation", ""), getattr(node.op, "params", ())
-    plain = node.op.replace(activation="", params=())
+    op: Any = node.op
+    plain = op.replace(activation="", params=(), residual_last=False)
     with np.errstate(all="ignore"):
         lanes = [np.asarray(plain.reference(*row[:3])) for row in inputs]
         lanes = _mended(node, lanes, mend)
-        step = fused_step(activation, params)
-        out: list[list[Array]] = []
-        for x, row in zip(lanes, inputs):
-            y = x if len(row) < 4 or row[3] is None else x + row[3]
-            out.append([y if step is None else step(y)])
-    return out
+        ends = [[*row[3:5], None, None][:2] for row in inputs]
+        return [[np.asarray(op.finished(x, *end))] for x, end in zip(lanes, ends)]
 
 
 def _mended(node: Node, lanes: Lanes, mend: Mend) -> Lanes:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from taut.ir import Builder, FeedError
+from taut.ir import Builder, FeedError, parse
 from taut.passes import Context, PassManager
 from taut.passes.quantize.estimate import Estimator, Seen
 from taut.passes.quantize.grid import LARGEST, SMALLEST, channel_grid, grid_of
 from taut.passes.quantize.histogram import BINS, Histogram
 from taut.passes.quantize.observe import Moments
 from taut.passes.quantize.weights import quantize_weight
+
+import taut
 
 FLOATS = st.floats(-(2.0**20), 2.0**20, width=32) | st.floats(-(2.0**-100), 2.0**-100, width=32)
 METHODS = ("min-max", "moving-average", "percentile", "entropy", "mse")
@@ -156,3 +160,33 @@ def test_what_the_model_itself_makes_infinite_stays_float() -> None:
     reasons = {r.node: r.reason for r in report.passes[0].remarks}
     assert "weight has NaN" in reasons["wrong"] and "holds NaN" in reasons["after"]
     assert report.passes[0].counts["quantized"] == 1
+
+
+FUSED = """
+graph @fused(%a: f32[4,3], %x: f64[2,2,3,3], %r: f64[2,2,3,3]) -> (%b: f32[4,2], %y: f64[2,2,3,3]) {{
+  %v = constant [1.0, 0.5, -1.0, 2.0, 0.25, -0.5] : f32[3,2]
+  %b = mat_mul(%a, %v) : f32[4,2]
+  %w = constant [1.0, 0.5, -1.0, 2.0] : f64[2,2,1,1]
+  %s = constant [0.5, -2.0] : f64[2]
+  %y = fused_conv(%x, %w, none, {residual}, {slope}) {{{attributes}}} : f64[2,2,3,3]
+  return %b, %y
+}}
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize("residual", ["none", "%r"])
+@pytest.mark.parametrize("slope, attributes", [
+    ("none", 'activation="relu"'), ("none", 'activation="relu" residual_last=true'),
+    ("%s", 'activation="prelu"'), ("%s", 'activation="prelu" residual_last=true'),
+])  # fmt: skip
+def test_a_fused_convolution_is_calibrated_and_corrected_as_it_ends(
+    residual: str, slope: str, attributes: str
+):
+    graph = parse(FUSED.format(residual=residual, slope=slope, attributes=attributes))
+    rng = np.random.default_rng(0)
+    data: dict[str, Any] = {k: rng.standard_normal((2, 2, 3, 3)) for k in ("x", "r")}
+    data["a"] = rng.standard_normal((4, 3)).astype(np.float32)
+    made = PassManager("int8-qdq").run(graph, Context(data=[data])).graph
+    want, got = taut.reference(graph, **data), taut.reference(made, **data)
+    assert np.array_equal(got["y"], want["y"])  # doubles stay as they are
+    assert np.abs(got["b"] - want["b"]).max() < 0.06 * np.abs(want["b"]).max()

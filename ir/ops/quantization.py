@@ -246,7 +246,7 @@ class DequantizeLinear(Quantization):
 class DynamicQuantizeLinear(Op):
     """x as u8 over its own range, with that scale and zero point:
 
-        scale = (max(x, 0) - min(x, 0)) / 255           (1 if x is all zeros)
+        scale = (max(x, 0) - min(x, 0)) / 255           (1 where that is 0)
         zero_point = clamp(rhe(-min(x, 0) / scale), 0, 255)
     """
 
@@ -268,7 +268,7 @@ class DynamicQuantizeLinear(Op):
             raise FeedError(NOT_FINITE)
         low = np.min(x, initial=np.float32(0))
         high = np.max(x, initial=np.float32(0))
-        scale = (high - low) / np.float32(255) if high > low else np.float32(1)
+        scale = (high - low) / np.float32(255) or np.float32(1)
         zero = np.clip(np.rint(-low / scale), 0, 255)
         y = saturated(np.rint(x / scale), zero, DType.u8)
         return y, np.asarray(scale, np.float32), zero.astype(np.uint8)

@@ -87,8 +87,9 @@ class _Row:
         steps = ir.Constant(F32, 127.0 if self.symmetric else 255.0)
         low, span = self._range()
         if self.divides:
-            nothing = b.fcmp_ordered("==", span, ir.Constant(F32, 0.0))
-            factor = scale = b.select(nothing, ir.Constant(F32, 1.0), b.fdiv(span, steps))
+            scale = b.fdiv(span, steps)  # 0 where the span is, or is too small for a scale
+            nothing = b.fcmp_ordered("==", scale, ir.Constant(F32, 0.0))
+            factor = scale = b.select(nothing, ir.Constant(F32, 1.0), scale)
         else:
             smallest = ir.Constant(F32, SMALLEST_SPAN)
             span = b.select(b.fcmp_ordered("<", span, smallest), smallest, span)

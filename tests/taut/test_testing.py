@@ -18,6 +18,7 @@ from taut.passes import Changes, Context, Exact, Outcome, Pass, Within, base, re
 import taut
 from taut import testing
 from taut.cli import main
+from taut.testing import checks
 
 quick = settings(
     max_examples=40, deadline=None,
@@ -315,3 +316,42 @@ def test_every_preset_keeps_its_promise(name: str):
 @pytest.mark.parametrize("family", testing.FAMILIES)
 def test_cpu_programs_keep_the_references_numbers(family: str):
     testing.check_backend("cpu", families=[family], examples=6, threads=1)
+
+
+@dataclass(frozen=True)
+class LoseZeros(Pass):
+    """x + 0.0 -> x, which keeps a negative zero where the sum does not."""
+
+    name = "lose-zeros"
+    bound = Exact()
+    seeds = ("""
+graph @main(%x: f32[4]) -> (%y: f32[4]) {
+  %c = constant 0.0 : f32[]
+  %1 = BEFORE : f32[4]
+  %y = add(%1, %c) : f32[4]
+  return %y
+}
+""",)
+
+    def run(self, graph: Graph, context: Context) -> Outcome:
+        outcome = Outcome()
+        for node in graph.nodes():
+            c = graph.operand(node, 1) if node.op.name == "add" else None
+            if c is not None and c.array is not None and not c.array.any():
+                x = graph.operand(node, 0)
+                if x is not None and x.type == node.type:
+                    graph.replace_all_uses(node, x)
+                    outcome.count("lost")
+        return outcome
+
+
+@pytest.mark.parametrize("before, found", [("identity(%x)", True), ("max(%c, %x)", False)])
+def test_zeros_keep_their_sign_where_the_ops_say_it(before: str, found: bool) -> None:
+    graph = parse(LoseZeros.seeds[0].replace("BEFORE", before))
+    feeds = {"x": np.array([-0.0, 0.0, 1.0, -2.0], np.float32)}
+    want, bounds = interpret(graph, feeds), [Exact()]
+    if found:
+        with pytest.raises(AssertionError, match="elements differ"):
+            checks._keeps(LoseZeros(), bounds, graph, print_graph(graph), feeds, want)
+    else:
+        assert checks._keeps(LoseZeros(), bounds, graph, print_graph(graph), feeds, want)[0]

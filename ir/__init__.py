@@ -33,7 +33,7 @@ __all__ = [
     "FeedError", "Graph", "LimitError", "Limits", "ModelError", "Node", "NotDifferentiableError",
     "Op", "ParseError", "PassError", "RankUnknown", "Shape", "StorageError", "TautError",
     "TensorType", "TrainingError", "UnsupportedError", "Use", "Value", "VerifyError", "all_ops",
-    "assert_equal",
-    "difference", "differentiate", "equal", "interpret", "load_container", "load_text", "op_class",
-    "op_for_onnx", "parse", "print_graph", "register", "save_container", "save_text", "verify",
+    "assert_equal", "difference", "differentiate", "equal", "interpret", "load_container",
+    "load_text", "op_class", "op_for_onnx", "parse", "print_graph", "register", "save_container",
+    "save_text", "verify",
 ]  # fmt: skip

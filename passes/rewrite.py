@@ -305,6 +305,7 @@ class _Driver:
         return True
 
     def made(self, rule: Rewrite, b: RewriteBuilder, m: Match) -> Any:
+        """What the rule makes; None, as where it gives up, if it asks for a rank not known."""
         try:
             return rule.rewrite(b, m)
         except RankUnknown:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import VerifyError
 from ..op import Abstract, Array
-from ..types import Dim, DType, Shape, TensorType
+from ..types import Dim, DType, Shape, TensorType, broadcast
 
 SMALL_FLOATS = (DType.f16, DType.bf16)
 
@@ -68,6 +68,13 @@ def check_vector(x: Abstract | None, size: Dim, what: str) -> None:
         return
     if len(x.shape) != 1 or differs(x.shape[0], size):
         raise VerifyError(f"{what} is {x.type}, which should be a vector of {size}")
+
+
+def check_residual(x: Abstract | None, made: TensorType) -> None:
+    """A residual `x` broadcasts to the result `made` and no wider (as far as both are known)."""
+    joint = None if x is None else broadcast(made.shape, x.shape)
+    if x is not None and joint is not None and not made.accepts(made.with_shape(joint)):
+        raise VerifyError(f"the residual {x.type} does not fit the result {made}")
 
 
 def check_scalar(x: Abstract | None, what: str) -> None:

@@ -15,7 +15,7 @@ from ..errors import VerifyError
 from ..numerics import QUANTIZATION, SUMS
 from ..op import Abstract, Array, Cost, Inferred, Op, register
 from ..types import DType, TensorType, broadcast
-from .common import check_vector, differs
+from .common import check_residual, check_vector, differs
 from .epilogue import activate, activation_op
 from .integer import check_matrix_zero_point, check_narrow, matrix_shifted, wrap32
 from .linear import matmul_cost, matmul_shape
@@ -127,10 +127,7 @@ class ScaledMatMul(Op):
             if x is not None and x.dtype is not DType.f32:
                 raise VerifyError(f"the {name} {x.type} does not fit {made}")
         check_vector(bias, None if b.shape is None else b.shape[-1], "the bias")
-        if residual is not None:
-            joint = broadcast(made.shape, residual.shape)
-            if joint is not None and not made.accepts(TensorType(DType.f32, joint)):
-                raise VerifyError(f"the residual {residual.type} does not fit {made}")
+        check_residual(residual, made)
         return made
 
     def reference(

@@ -9,9 +9,9 @@ import numpy as np
 
 from ..errors import VerifyError
 from ..op import Abstract, Array, Inferred, Op, register
-from ..types import TensorType, broadcast
+from ..types import TensorType
 from .adjoint import ints, rank_of
-from .common import check_same, check_vector, in_wide
+from .common import check_residual, check_same, check_vector, in_wide
 from .convolution import Conv, ConvTranspose, along_channels
 from .epilogue import activate, activated, activation_op
 
@@ -76,9 +76,7 @@ class Ending:
         if residual is None:
             return
         check_same(x, residual)
-        joint = broadcast(made.shape, residual.shape)
-        if joint is not None and not made.accepts(TensorType(made.dtype, joint)):
-            raise VerifyError(f"the residual {residual.type} does not fit the result {made}")
+        check_residual(residual, made)
 
     def activation_op(self) -> Op | None:
         """The activation as an op; None for none, and for clip and prelu, which have operands."""

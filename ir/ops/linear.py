@@ -19,6 +19,7 @@ from .common import (
     check_float,
     check_number,
     check_rank,
+    check_residual,
     check_same,
     check_vector,
     differs,
@@ -194,10 +195,7 @@ class FusedMatMul(Op):
         left, right = _turned(a, self.transA, "a"), _turned(b, self.transB, "b")
         made = TensorType(dtype, matmul_shape(left, right))
         check_vector(bias, None if right is None else right[-1], "the bias")
-        if residual is not None:
-            joint = broadcast(made.shape, residual.shape)
-            if joint is not None and not made.accepts(TensorType(dtype, joint)):
-                raise VerifyError(f"the residual {residual.type} does not fit the result {made}")
+        check_residual(residual, made)
         return made
 
     def reference(

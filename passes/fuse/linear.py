@@ -64,8 +64,6 @@ def linear_at(graph: Graph, value: Value) -> Linear | str | None:
     weight = weight.T if found.op.transB else weight
     total = None if bias is None else bias.astype(np.float64)
     if extra is not None:
-        if node.type.shape is None:
-            return "the rank of the product is not known"
         vector = channel_vector(extra, node.type.rank, node.type.rank - 1, weight.shape[1])
         if vector is None or value.node.type != node.type:
             return "what is added is not one number a column"

@@ -226,9 +226,12 @@ def last_axes(m: Match, *reductions: Node) -> int | None:
 
 def fits_tail(m: Match, v: Value | None, axis: int) -> bool:
     """Whether a scale or bias certainly has the shape of the normalized axes."""
-    shape, own = m.x.shape, None if v is None else v.shape
-    return v is None or (own is not None and shape is not None and None not in own
-                         and own == shape[len(shape) + axis :])  # fmt: skip
+    if v is None:
+        return True
+    shape, own = m.x.shape, v.shape
+    if shape is None or own is None or None in own:
+        return False
+    return own == shape[len(shape) + axis :]
 
 
 def square(p: PatternBuilder, x: Any) -> Pattern:

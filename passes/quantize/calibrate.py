@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...ir import FeedError, Graph, PassError, Value
+from ...ir.ops.fused_convolution import SLOPED, FusedConv
 from ..base import Exact, Outcome, Pass, register_pass
 from ..context import Context
 from .estimate import Estimator, Method, Range
@@ -93,10 +94,11 @@ def unfit_readers(
 def clipped(graph: Graph, value: Value, r: Range) -> Range:
     """The range without what the value's activation cannot give."""
     node = value.node
-    if getattr(node.op, "residual_last", False) and graph.operand(node, 3) is not None:
-        return r  # a sum comes after the activation
-    if node.op.name == "fused_conv":
-        step = fused_step(getattr(node.op, "activation", ""), getattr(node.op, "params", ()))
+    if isinstance(node.op, FusedConv):
+        summed = node.op.residual_last and graph.operand(node, 3) is not None
+        if summed or node.op.activation == SLOPED:
+            return r  # something comes after the activation, or it has slopes of its own
+        step = fused_step(node.op.activation, node.op.params)
     else:
         found = step_of(graph, node)
         step = None if found is None else found[0]

@@ -14,7 +14,6 @@ import numpy as np
 from ...ir import Graph, Node, Op, Value, op_class
 from ...ir.op import Array
 from ...ir.ops.epilogue import activation_op
-from ...ir.ops.fused_convolution import SLOPED
 from ...ir.ops.unary import Unary
 
 ARITHMETIC = frozenset(("add", "sub", "mul", "div", "pow", "max", "min", "sum"))
@@ -75,9 +74,8 @@ def step_of(graph: Graph, node: Node) -> tuple[Step, Value] | None:
 
 
 def fused_step(activation: str, params: tuple[float, ...]) -> Step | None:
-    """The activation of a fused convolution as a step; None where it has none, or one with slopes
-    of its own."""
-    if activation in ("", SLOPED):
+    """The activation of a fused convolution as a step; None where it has none."""
+    if not activation:
         return None
     if activation == "clip":
         bounds = (np.asarray(p, np.float32) for p in params)

@@ -578,10 +578,9 @@ def quantize(plan: Plan) -> Operands:
     form = shape[1:2] if many else ()
     step = plant.pick(0.05, 0.1, 0.5)
     steps = np.full(form, step, np.float32) * np.float32(1)
-    if plant.nearly():  # at run time
-        scale = plan.operand(1, Want(dtype=DType.f32, shape=form, positive=True), optional=False)
-    else:
-        scale = plan.operand(1, Want(array=steps), optional=False)
+    at_run_time = Want(dtype=DType.f32, shape=form, positive=True)
+    wanted = at_run_time if plant.nearly() else Want(array=steps)
+    scale = plan.operand(1, wanted, optional=False)
     zeros = np.full(form, plant.pick(0, 0, 3, 7), kind.numpy)
     zero = Want(dtype=kind, shape=form) if plant.nearly() else Want(array=zeros)
     return [x, scale, plan.operand(2, zero)]

@@ -9,27 +9,25 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 import math
 import re
-import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
-from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 import numpy as np
 
-from taut.ir import Graph, Node, Op, TautError, TensorType, Value, op_class, parse
+from taut.ir import Graph, Node, Op, TautError, TensorType, Value, parse
 from taut.ir.op import Array
 from taut.ir.ops.structure import Constant, Input
 from taut.passes import Context, Pass, PassManager, Rewrite
 from taut.passes.pattern import Operands, Pattern, build, solutions, variables
 from taut.passes.rewrite import Match as Found
 
-from .fits import is_pointwise, op_of
+from .fits import op_of
 from .plants import Match, Plant, Unfit, Want
+from .rule_code import Steps, literals
 
 MATCHES = 60  # of each rule, in all graphs together, at least
 MOST_IN_ONE = 28
@@ -37,7 +35,6 @@ TRIES = 20
 OFTEN = 0.85
 OFTEN_ENOUGH = 3  # matches that take a branch of a rule's guards
 FIRES = 0.6  # the share of draws that are to pass the guards
-MOST_HINTS = 12
 BLURRED = 0.3  # the share of graphs of which less is known than drawn
 
 BARE = "graph @main(%x: f32[n,2]) -> (%y: f32[n,2]) {\n  %y = relu(%x) : f32[n,2]\n  return %y\n}\n"
@@ -167,44 +164,6 @@ def offered_rules(pipe: Iterable[Pass]) -> dict[str, Rewrite]:
     return found
 
 
-class Steps:
-    """Which branches of a rule's guards are taken: pairs of instructions run one after the other.
-
-    Python's own tracing, of the code of this rule alone; what traces already (a debugger, a
-    coverage tool) is left as it is, and then nothing is known.
-    """
-
-    def __init__(self, cls: type) -> None:
-        self.codes = code_ids(cls)
-        self.taken: set[Any] = set()
-
-    def __enter__(self) -> Steps:
-        self.idle = sys.gettrace() is None
-        if self.idle:
-            sys.settrace(self.called)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.idle:
-            sys.settrace(None)
-
-    def called(self, frame: FrameType, event: str, arg: Any) -> Any:
-        code = id(frame.f_code)
-        if code not in self.codes:
-            return None
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        before = -1
-
-        def stepped(frame: FrameType, event: str, arg: Any) -> Any:
-            nonlocal before
-            if event == "opcode":
-                self.taken.add((code, before, frame.f_lasti))
-                before = frame.f_lasti
-            return stepped
-
-        return stepped
-
-
 def verdict(rule: Rewrite, pattern: Pattern, graph: Graph, root: Node) -> str:
     """What the rule's guards say at a node: fires, or why not."""
     names = frozenset(variables(pattern))
@@ -235,73 +194,6 @@ def acquainted(rule: Rewrite, graph: Graph) -> Rewrite:
         if isinstance(getattr(known, "graph", None), Graph):
             setattr(twin, name, type(known)(graph))
     return twin
-
-
-@functools.cache
-def literals(
-    cls: type,
-) -> tuple[tuple[float, ...], tuple[str, ...], tuple[type[Op], ...]]:
-    """Numbers, words and ops that stand in the code of a rule's methods and of what they call."""
-    numbers: dict[float, None] = {}
-    words: dict[str, None] = {}
-    makers: dict[type[Op], None] = {}
-    for code, names in _codes(cls):
-        for item in _flat((*code.co_consts, *names)):
-            if isinstance(item, int | float) and not isinstance(item, bool) and abs(item) <= 64:
-                numbers[float(item)] = None
-            elif isinstance(item, type) and issubclass(item, Op) and item.operands:
-                makers[item] = None
-            elif isinstance(item, str) and item.isidentifier() and len(item) < 24:
-                words[item] = None
-                with contextlib.suppress(TautError):
-                    makers[op_class(item)] = None
-    usable = [m for m in makers if drawable(m)]
-    # Element-wise ops are many and alike: the others come as often as all of them.
-    rare = [m for m in usable if not is_pointwise(m)]
-    usable += rare * (len(usable) // max(len(rare), 1))
-    return tuple(numbers)[:MOST_HINTS], tuple(words)[:MOST_HINTS], tuple(usable)
-
-
-@functools.cache
-def code_ids(cls: type) -> frozenset[int]:
-    return frozenset(id(code) for code, _ in _codes(cls))
-
-
-def drawable(cls: type[Op]) -> bool:
-    """Whether it is an op as registered (no base of some), and one without a body."""
-    with contextlib.suppress(TautError):
-        return op_class(cls.name) is cls and cls.name not in ("return", "fusion") and bool(
-            cls.operands) and all(a.kind != "graph" for a in cls.attributes)  # fmt: skip
-    return False
-
-
-def _codes(cls: type) -> Iterator[tuple[CodeType, list[Any]]]:
-    """The code of a rule's methods and of the functions that they call, with what else their names
-    stand for."""
-    seen: set[CodeType] = set()
-    stack: list[tuple[CodeType, dict[str, Any]]] = []
-    for base in cls.__mro__:
-        if base not in (Rewrite, object):
-            made = [f.fget if isinstance(f, property) else f for f in vars(base).values()]
-            stack += [(f.__code__, f.__globals__) for f in made if isinstance(f, FunctionType)]
-    while stack and len(seen) < 64:
-        code, scope = stack.pop()
-        if code in seen:
-            continue
-        seen.add(code)
-        known = [scope[n] for n in code.co_names if n in scope]
-        stack += [(c, scope) for c in code.co_consts if isinstance(c, CodeType)]
-        stack += [(f.__code__, f.__globals__) for f in known if isinstance(f, FunctionType)
-                  and not f.__module__.startswith(("taut.ir.", "numpy"))]  # fmt: skip
-        yield code, [k for k in known if isinstance(k, tuple | frozenset | type | int | float)]
-
-
-def _flat(items: Iterable[Any]) -> Iterator[Any]:
-    for item in items:
-        if isinstance(item, tuple | frozenset):
-            yield from _flat(sorted(item, key=str) if isinstance(item, frozenset) else item)
-        else:
-            yield item
 
 
 # ---- around a match ------------------------------------------------------------------------------
@@ -488,4 +380,4 @@ def varied(plant: Plant, node: Node, change: str = "") -> Value:
     return plant.constant(array, node.name)
 
 
-__all__ = ["Growth", "literals", "offered_rules", "regrown", "verdict"]
+__all__ = ["Growth", "offered_rules", "regrown", "verdict"]

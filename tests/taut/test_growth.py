@@ -24,7 +24,8 @@ from taut.passes import (
 )
 
 from taut import testing
-from taut.testing.growth import Growth, literals
+from taut.testing.growth import Growth
+from taut.testing.rule_code import literals
 
 ROOT = Path(__file__).parents[2]
 

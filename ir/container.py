@@ -26,14 +26,7 @@ from safetensors.numpy import save as save_tensors
 
 from .conditions import stored
 from .errors import LimitError, ModelError, StorageError, TautError
-from .files import (
-    companion,
-    companion_path,
-    digest_of,
-    read_bounded,
-    remove_companions,
-    write_atomic,
-)
+from .files import companion, companion_path, digest_of, read_bounded, write_atomic
 from .graph import Graph
 from .parser import parse
 from .printer import constants, print_graph
@@ -102,13 +95,11 @@ def save_text(graph: Graph, path: str | os.PathLike[str]) -> None:
     both or, whenever the save ends, what was there before. Raises StorageError."""
     large = dict(constants(graph))
     text = print_graph(graph, resources="none").encode()
-    if not large:
-        write_atomic(path, text)
-        remove_companions(path, _BESIDE)
-        return
     with companion(path, _BESIDE) as beside:
-        beside.file.write(pack_tensors(large))
-        write_atomic(path, b"// tensors: %s\n" % beside.seal().encode() + text)
+        if large:
+            beside.file.write(pack_tensors(large))
+            text = b"// tensors: %s\n" % beside.seal().encode() + text
+        write_atomic(path, text)
 
 
 def load_text(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> Graph:

@@ -18,7 +18,9 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from io import BufferedRandom
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -32,6 +34,7 @@ except ImportError:  # there an open file cannot be removed, which serves as wel
 
 PathLike = str | os.PathLike[str]
 
+_PATIENCE = 1.0  # seconds; who only looks at a file has it locked for a moment
 _DIGEST = 8  # bytes of the digest that binds two files
 
 
@@ -52,7 +55,7 @@ def replacing(path: PathLike) -> Iterator[BinaryIO]:
     """
     with _reported(path):
         target = _real(path)
-        if target.exists() and not target.is_file() and not target.is_dir():
+        if _is_device(target):
             with open(target, "wb") as file:
                 yield file
             return
@@ -67,31 +70,51 @@ class Companion:
     Write into `file`, then `seal()`, then write the first file with what that returned in it.
     """
 
-    def __init__(self, draft: _Draft, first: Path, suffix: str) -> None:
-        self.file = draft.file
-        self._draft, self._first, self._suffix = draft, first, suffix
+    def __init__(self, claims: _Claims, stack: contextlib.ExitStack) -> None:
+        self._claims, self._stack = claims, stack
+
+    @cached_property
+    def _draft(self) -> _Draft:
+        return self._stack.enter_context(_Draft(self._claims.first))
+
+    @property
+    def file(self) -> BufferedRandom:
+        return self._draft.file
 
     def seal(self) -> str:
         """The digest, when the file stands where `companion_path(first, digest, suffix)` says."""
         self.file.seek(0)
         digest = hashlib.file_digest(self.file, _hash).hexdigest()
-        self._draft.put(companion_path(self._first, digest, self._suffix))
+        self._claims.add(digest)
+        place = companion_path(self._claims.first, digest, self._claims.suffix)
+        if not self._there(place, digest):
+            self._draft.put(place)
         return digest
+
+    def _there(self, place: Path, digest: str) -> bool:
+        """Whether the file stands there already; it is then locked, so that nobody removes it."""
+        with contextlib.suppress(OSError):
+            file = open(place, "r+b", opener=_open_at_once)  # noqa: SIM115
+            self._stack.callback(file.close)
+            return (_lock(file, _PATIENCE) and _is_at(file, place)
+                    and hashlib.file_digest(file, _hash).hexdigest() == digest)  # fmt: skip
+        return False
 
 
 @contextlib.contextmanager
 def companion(path: PathLike, suffix: str) -> Iterator[Companion]:
-    """Write `path` and a file beside it that belongs to it. Raises StorageError.
+    """Write `path` and, where it needs one, a file beside it that belongs to it.
 
-    At the end, companions to which `path` does not refer are removed.
+    At the end the companion that `path` had before is removed, unless a file beside it that may
+    be a copy of it still refers to it. Raises StorageError.
     """
     with _reported(path):
         first = _real(path)
-        try:
-            with _Draft(first) as draft:
-                yield Companion(draft, first, suffix)
-        finally:
-            remove_companions(first, suffix)
+        with contextlib.ExitStack() as stack:
+            claims = _Claims(first, suffix)
+            if not _is_device(first):
+                stack.enter_context(claims)
+            yield Companion(claims, stack)
 
 
 def companion_path(path: PathLike, digest: str, suffix: str) -> Path:
@@ -105,24 +128,13 @@ def digest_of(data: bytes) -> str:
     return _hash(data).hexdigest()
 
 
-def remove_companions(path: PathLike, suffix: str) -> None:
-    """Remove companions to which the first file does not refer, unless somebody is saving them."""
-    first = _real(path)
-    name = re.compile(rf"{re.escape(first.name)}\.([0-9a-f]{{{2 * _DIGEST}}}){re.escape(suffix)}")
-    for entry in _entries(first.parent):
-        found = name.fullmatch(entry)
-        # Asked under the lock: a save holds it until its first file refers to the second.
-        if found:
-            _remove_if_left(first.parent / entry, lambda d=found[1]: not _holds(first, d))
-
-
 def remove_drafts(path: PathLike) -> None:
     """Remove drafts of `path` that nobody writes any more."""
     target = Path(os.path.realpath(path))
-    name = re.compile(rf"{re.escape(_draft_prefix(target))}[0-9a-f]{{16}}\.draft")
+    name = re.compile(rf"{re.escape(_prefix(target))}[0-9a-f]{{16}}\.draft")
     for entry in _entries(target.parent):
         if name.fullmatch(entry):
-            _remove_if_left(target.parent / entry, lambda: True)
+            _under_lock(target.parent / entry, os.unlink)
 
 
 def read_bounded(path: PathLike, limit: int) -> bytes:
@@ -144,15 +156,12 @@ class _Draft:
 
     def __init__(self, target: Path) -> None:
         remove_drafts(target)
-        self._path: Path | None = None
-        while True:
-            path = target.parent / f"{_draft_prefix(target)}{secrets.token_hex(8)}.draft"
-            self._path = path
-            self.file = cast(BufferedRandom, open(path, "x+b", opener=_create))  # noqa: SIM115
-            _lock(self.file, wait=True)
-            if os.path.exists(path):
-                return
-            self.file.close()  # somebody took it for one that was left, before it was locked
+        mode = _mode(target)
+        made, file = _locked(target, "draft")
+        self._path: Path | None = made
+        self.file = file
+        if mode is not None and hasattr(os, "fchmod"):
+            os.fchmod(self.file.fileno(), mode)
 
     def put(self, place: Path) -> None:
         """Sync it and rename it to `place`, where it stays locked until the end."""
@@ -175,6 +184,66 @@ class _Draft:
                 os.unlink(self._path)
 
 
+class _Claims:
+    """The companions of `first` that a save may leave without a use: the one that it replaces and
+    the one that it writes. They are removed at its end where nothing refers to them, and no others:
+    who has renamed or moved a model finds its second file where it was.
+
+    The digests stand in a file (`.NAME.HEX.claims`) that is locked meanwhile, so that the next save
+    does for a killed one what that could not.
+    """
+
+    def __init__(self, first: Path, suffix: str) -> None:
+        self.first, self.suffix = first, suffix
+        self._name = re.compile(rf"{re.escape(_prefix(first))}[0-9a-f]{{16}}\.claims")
+
+    def __enter__(self) -> _Claims:
+        for path in self._all():
+            _under_lock(path, self._settle)
+        self._path, self._file = _locked(self.first, "claims")
+        found = re.compile(
+            rf"{re.escape(self.first.name)}\.([0-9a-f]{{{2 * _DIGEST}}}){re.escape(self.suffix)}"
+        )
+        there = [m[1] for e in _entries(self.first.parent) if (m := found.fullmatch(e))]
+        self.add(*(d for d in there if _holds(self.first, d)))
+        return self
+
+    def add(self, *digests: str) -> None:
+        _append(self._path, "".join(f"{d}\n" for d in digests))
+
+    def __exit__(self, *_: object) -> None:
+        # Another save may replace, after this one has looked, what this one has written: it is told
+        # first. Had it looked already, then it had replaced it already.
+        mine = self._path.read_text()
+        for path in self._all() - {self._path}:
+            _append(path, mine)
+        self._settle(self._path)
+        self._file.close()
+
+    def _all(self) -> set[Path]:
+        folder = self.first.parent
+        return {folder / e for e in _entries(folder) if self._name.fullmatch(e)}
+
+    def _settle(self, claims: Path) -> None:
+        """Remove what is claimed there and nothing refers to, then the claims."""
+        for digest in set(re.findall(rf"(?m)^[0-9a-f]{{{2 * _DIGEST}}}$", claims.read_text())):
+            path = Path(f"{self.first}.{digest}{self.suffix}")
+            # Asked under the lock: a save holds it until its first file refers to the second.
+            _under_lock(path, lambda path, d=digest: self._in_use(d) or os.unlink(path), _PATIENCE)
+        with contextlib.suppress(OSError):
+            os.unlink(claims)
+
+    def _in_use(self, digest: str) -> bool:
+        """Whether the first file refers to it, or one that may be a copy."""
+        for entry in _entries(self.first.parent):
+            alike = entry.startswith(self.first.name) or entry.endswith(self.first.suffix or "/")
+            if alike and not entry.endswith(self.suffix):
+                path = self.first.parent / entry
+                if path.is_file() and _holds(path, digest):
+                    return True
+        return False
+
+
 def _real(path: PathLike) -> Path:
     """Where a path leads. Raises OSError for what cannot be one."""
     try:
@@ -183,8 +252,23 @@ def _real(path: PathLike) -> Path:
         raise OSError(str(error)) from error
 
 
-def _draft_prefix(target: Path) -> str:
+def _is_device(path: Path) -> bool:
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _prefix(target: Path) -> str:
     return f".{target.name[:64]}."
+
+
+def _locked(target: Path, kind: str) -> tuple[Path, BufferedRandom]:
+    """A new file beside `target`, there while it is saved and locked as long."""
+    while True:
+        path = target.parent / f"{_prefix(target)}{secrets.token_hex(8)}.{kind}"
+        file = cast(BufferedRandom, open(path, "x+b", opener=_create))  # noqa: SIM115
+        _lock(file, _PATIENCE)
+        if os.path.exists(path):
+            return path, file
+        file.close()  # somebody took it for one that was left, before it was locked
 
 
 def _create(path: str, flags: int) -> int:
@@ -192,25 +276,53 @@ def _create(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
-def _lock(file: BinaryIO, *, wait: bool) -> bool:
-    """Whether the lock was had. Where files cannot be locked, who waits goes on without."""
+def _mode(path: Path) -> int | None:
+    """What the owner, the group and others may do with a file; a save leaves it as it was."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode) & 0o777
+    except OSError:
+        return None
+
+
+def _lock(file: BinaryIO, seconds: float) -> bool:
+    """Whether the lock was had in that time. Where files cannot be locked there is none."""
     if fcntl is None:
         return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
-        return False
-    return True
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.001)
+        except OSError:
+            return False
 
 
-def _remove_if_left(path: Path, unused: object) -> None:
-    """Remove a file that no process has locked and that is `unused()`, asked under the lock."""
+def _under_lock(path: Path, act: Callable[[Path], object], seconds: float = 0) -> None:
+    """Do it, unless the file is not there or somebody has it locked for longer than that."""
     with contextlib.suppress(OSError), open(path, "r+b", opener=_open_at_once) as file:
-        if not _lock(file, wait=False) or not unused():  # type: ignore[operator]
-            return
-        if fcntl is None:
-            file.close()
-        os.unlink(path)
+        if _lock(file, seconds) and _is_at(file, path):
+            if fcntl is None:
+                file.close()  # an open file cannot be removed there
+            act(path)
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    """Whether an open file is still the one of this name."""
+    return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+
+
+def _append(path: Path, text: str) -> None:
+    """Add to a file that is there, whoever else adds to it."""
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND)
+        try:
+            os.write(handle, text.encode())
+        finally:
+            os.close(handle)
 
 
 def _entries(folder: Path) -> list[str]:

@@ -47,6 +47,7 @@ from .expand import body_of
 
 OLDEST = 18  # the first in which all reductions take their axes as an operand
 EXTERNAL_BYTES = 1_500_000_000  # protobuf cannot hold 2 GiB
+_BESIDE = ".data"
 _ALIGN = 4096
 _NO_INTEGERS = "export the graph of quantize/dequantize pairs (int8-qdq), before lower-integer"
 
@@ -81,7 +82,8 @@ def export_onnx(
         model.graph.initializer.extend(_tensor(name, a) for name, a in writer.arrays.items())
         _check(model)
         if path is not None:
-            write_atomic(path, model.SerializeToString(deterministic=True))
+            with companion(path, _BESIDE):
+                write_atomic(path, model.SerializeToString(deterministic=True))
     return model
 
 
@@ -432,7 +434,7 @@ def _tensor(name: str, array: Array) -> TensorProto:
 
 def _write_external(model: ModelProto, arrays: dict[str, Array], path: Path) -> None:
     """Constants into `<path>.DIGEST.data`, then the model: both, or what was there before."""
-    with companion(path, ".data") as beside:
+    with companion(path, _BESIDE) as beside:
         for name, array in arrays.items():
             beside.file.write(bytes(-beside.file.tell() % _ALIGN))
             raw = _raw(array)
@@ -444,7 +446,7 @@ def _write_external(model: ModelProto, arrays: dict[str, Array], path: Path) -> 
             for key, value in where.items():
                 tensor.external_data.add(key=key, value=str(value))
             beside.file.write(raw)
-        place = companion_path(path, beside.seal(), ".data")
+        place = companion_path(path, beside.seal(), _BESIDE)
         for tensor in model.graph.initializer:
             tensor.external_data.add(key="location", value=place.name)
         with replacing(path) as file:

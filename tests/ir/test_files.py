@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -131,3 +132,59 @@ def test_pairs_saved_at_once_always_match(tmp_path: Path) -> None:
         saver.join()
     assert read and not wrong
     assert sorted(tmp_path.iterdir()) == [path, companion_path(path, path.read_text(), ".data")]
+
+
+def test_a_save_removes_only_what_the_file_that_it_replaces_referred_to(tmp_path: Path) -> None:
+    path = tmp_path / "m.ir"
+    foreign = tmp_path / "m.ir.0123456789abcdef.data"
+    foreign.write_bytes(b"not ours")
+    for away in (Path.rename, shutil.copy):  # renamed, copied
+        save_pair(path, b"one")
+        digest = path.read_text()
+        old = tmp_path / f"old-{away.__name__}.ir"
+        away(path, old)
+        save_pair(path, b"two")
+        assert companion_path(path, old.read_text(), ".data").read_bytes() == b"one"
+        old.unlink()
+        save_pair(path, b"one")
+        save_pair(path, b"three")  # the copy is gone: nothing refers to it any more
+        assert not companion_path(path, digest, ".data").exists()
+    assert foreign.read_bytes() == b"not ours"
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from taut.ir.files import companion, write_atomic
+path, when = Path(sys.argv[1]), sys.argv[2]
+with companion(path, ".data") as beside:
+    beside.file.write(b"new")
+    digest = beside.seal()
+    if when == "after":
+        write_atomic(path, digest.encode())
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_what_a_killed_save_left_beside_the_model_is_removed_by_the_next(
+    tmp_path: Path, when: str
+) -> None:
+    path = tmp_path / "m.ir"
+    save_pair(path, b"old")
+    subprocess.run([sys.executable, "-c", KILLED, str(path), when], check=False)
+    want = b"old" if when == "before" else b"new"
+    assert companion_path(path, path.read_text(), ".data").read_bytes() == want
+    assert len(list(tmp_path.iterdir())) > 2
+    save_pair(path, b"next")
+    assert sorted(tmp_path.iterdir()) == [path, companion_path(path, path.read_text(), ".data")]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX")
+def test_a_save_leaves_the_mode_of_the_file_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "m.ir"
+    save_pair(path, b"secret")
+    path.chmod(0o600)
+    save_pair(path, b"other")
+    assert {p.stat().st_mode & 0o777 for p in tmp_path.iterdir()} == {0o600}

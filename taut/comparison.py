@@ -22,7 +22,7 @@ import numpy as np
 
 from taut.ir import FeedError, Graph, interpret
 from taut.ir.graph import Value
-from taut.ir.interpret import feeds_of
+from taut.ir.interpret import bind_feeds, feeds_of
 from taut.ir.op import Array
 from taut.ir.ops.structure import Constant, Input
 from taut.passes.quantize.meaning import Meaning, meanings
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class Layer:
-    """One compared value. `sqnr_db` is inf where both are equal, nan where neither is finite or
-    where one is of integers of which nobody knows what they stand for (`unscaled`).
+    """One compared value. `sqnr_db` is inf where both are equal. It is nan, and so is `agreement`,
+    where no element is a finite number, where one side is of integers of which nobody knows what
+    they stand for (`unscaled`), and for a layer that has other shapes on both sides (`unlike`).
     """
 
     name: str
@@ -44,6 +45,8 @@ class Layer:
     agreement: float
     output: bool = False
     unscaled: bool = False  # integers without a known step: not compared
+    unlike: bool = False  # of other shapes on both sides: not compared
+    non_finite: int = 0  # elements that are NaN or infinite on either side
 
 
 @dataclass
@@ -57,7 +60,10 @@ class _Sums:
     largest: float = 0.0
     agree: int = 0
     places: int = 0
+    elements: int = 0
+    non_finite: int = 0
     unscaled: bool = False
+    unlike: bool = False
 
     def see(self, x: Array, y: Array) -> None:
         """Add an item, as float64."""
@@ -67,24 +73,34 @@ class _Sums:
             self.noise += float(np.sum(np.square(error)))
             if error.size:
                 self.largest = float(np.maximum(self.largest, np.abs(error).max()))
+        self.elements += x.size
+        self.non_finite += int(np.sum(~(np.isfinite(x) & np.isfinite(y))))
         if x.size:
             axis = 1 if x.ndim > 3 else -1
             same = np.equal(np.argmax(x, axis), np.argmax(y, axis)) if x.ndim else np.equal(x, y)
-            self.agree += int(np.sum(same))
-            self.places += int(np.size(same))
+            # Where there is a NaN no element is the largest.
+            told = ~(np.isnan(x) & np.isnan(y)).any(axis) if x.ndim else ~np.isnan(x)
+            self.agree += int(np.sum(same & told))
+            self.places += int(np.sum(told))
 
     def layer(self) -> Layer:
-        if self.unscaled:
+        if self.unscaled or self.unlike:
             nan = math.nan
-            return Layer(self.name, self.op, self.type, nan, nan, nan, self.output, True)
-        if self.noise == 0:
+            return Layer(self.name, self.op, self.type, nan, nan, nan, self.output,
+                         self.unscaled, self.unlike)  # fmt: skip
+        if self.elements and self.non_finite == self.elements:
+            sqnr = math.nan
+        elif self.noise == 0:
             sqnr = math.inf
         elif not math.isfinite(self.noise):
             sqnr = math.nan
         else:
             sqnr = 10 * math.log10(self.signal / self.noise) if self.signal else -math.inf
-        share = self.agree / self.places if self.places else 1.0
-        return Layer(self.name, self.op, self.type, sqnr, self.largest, share, self.output)
+        share = math.nan if self.elements else 1.0
+        if self.places:
+            share = self.agree / self.places
+        return Layer(self.name, self.op, self.type, sqnr, self.largest, share, self.output,
+                     non_finite=self.non_finite)  # fmt: skip
 
 
 @dataclass
@@ -125,15 +141,22 @@ class Comparison:
         for x in self.layers:
             name = x.name if x.name.isprintable() else show_name(x.name)
             numbers = (f"{x.sqnr_db:.1f}", f"{x.max_error:.3g}", f"{x.agreement:.1%}")
-            if x.unscaled:
+            if x.unscaled or x.unlike:
                 numbers = ("?", "?", "?")
             table.add_row(escape(name), "output" if x.output else x.op, x.type, *numbers,
                           style="bold" if x.output else None)  # fmt: skip
         return table
 
     def _caption(self) -> str:
-        unknown = any(x.unscaled for x in self.layers)
-        what = "; ?: integers, and the graph does not tell their step" if unknown else ""
+        what = ""
+        if any(x.unscaled for x in self.layers):
+            what += "; ?: integers, and the graph does not tell their step"
+        if any(x.unlike for x in self.layers):
+            what += "; ?: of another shape in the other model"
+        bad = [x for x in self.layers if x.non_finite]
+        if bad:
+            count = sum(x.non_finite for x in bad)
+            what += f"; {count} elements are NaN or infinite, the first in {bad[0].name!a}"
         return f"over {self.items} items{what}"
 
     def __str__(self) -> str:
@@ -162,7 +185,8 @@ Runner = Callable[[Mapping[str, Array]], tuple[Layers, dict[str, Seen]]]
 
 
 def compare(a: Any, b: Any, data: Iterable[Any]) -> Comparison:
-    """See `taut.compare`. Raises FeedError for unfit or no data and for other output names."""
+    """See `taut.compare`. Raises FeedError for unfit or no data, and where the two have inputs or
+    outputs of other names, or outputs of other shapes."""
     graph = a if isinstance(a, Graph) else b if isinstance(b, Graph) else getattr(a, "graph", None)
     if graph is None:
         raise FeedError("neither side of the comparison is a graph or a compiled program")
@@ -177,11 +201,15 @@ def compare(a: Any, b: Any, data: Iterable[Any]) -> Comparison:
         pairs = [(k, False, v, layers_b.get(k)) for k, v in layers_a.items()]
         pairs += [((k, 0), True, v, out_b[k]) for k, v in out_a.items()]
         for (name, index), output, x, y in pairs:
-            if y is not None and x.array.shape == y.array.shape:
-                key = (name, index, output)
-                if key not in sums:
-                    sums[key] = _start(graph, name, index, output, x.array)
-                _see(sums[key], x, y)
+            if y is None:
+                continue
+            if output and x.array.shape != y.array.shape:
+                shapes = f"{list(x.array.shape)} and {list(y.array.shape)}"
+                raise FeedError(f"output {name!a} has shapes {shapes}, which cannot be compared")
+            key = (name, index, output)
+            if key not in sums:
+                sums[key] = _start(graph, name, index, output, x.array)
+            _see(sums[key], x, y)
         items += 1
     if not items:
         raise FeedError("there is no data to compare over")
@@ -198,6 +226,9 @@ def _start(graph: Graph, name: str, index: int, output: bool, x: Array) -> _Sums
 def _see(sums: _Sums, x: Seen, y: Seen) -> None:
     """Compare two arrays as real numbers, or as they are where neither or both are integers of
     one type that stand for the same."""
+    if x.array.shape != y.array.shape:
+        sums.unlike = True
+        return
     real = [s.array.astype(np.float64) for s in (x, y)]
     if x.counts or y.counts:
         if all(s.meaning is not None or not s.counts for s in (x, y)):
@@ -241,7 +272,9 @@ def _runner(side: Any, other: Any) -> Runner:
         return {k: Seen(v, means.get(k)) for k, v in arrays.items()}
 
     if not isinstance(side, Graph):
-        return lambda feeds: ({}, results(side(*feeds.values())))  # in graph order
+        # By name where names are known: these are then checked.
+        return lambda feeds: ({}, results(side(*feeds.values()) if graph is None
+                                          else side(**bind_feeds(graph, (), feeds))))  # fmt: skip
     there = other if isinstance(other, Graph) else Graph()
     names = {n.name for n in there.nodes()} | {_base(n.name) for n in there.nodes()}
 
@@ -261,7 +294,7 @@ def _runner(side: Any, other: Any) -> Runner:
             elif name.endswith(ACCUMULATOR) and _plain(there, name.removesuffix(ACCUMULATOR)):
                 sums[name.removesuffix(ACCUMULATOR), value.index] = seen
 
-        outputs = results(interpret(side, feeds, watch=watch))
+        outputs = results(interpret(side, bind_feeds(side, (), feeds), watch=watch))
         return {**sums, **layers}, outputs
 
     return run

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
-from taut.ir import Builder, DType, Graph
+from taut.ir import Builder, DType, FeedError, Graph
 from taut.passes import Context, PassManager
 from taut.passes.quantize.meaning import meanings
 
@@ -130,3 +131,57 @@ def test_meanings_of_each_kind() -> None:
     assert found[acc].step.tolist() == [0.5, 0.25]
     assert found[inner].step.reshape(-1).tolist() == [2, 6]
     assert unknown not in found
+
+
+def model(input: str = "x", columns: int = 4, output: str = "y") -> Graph:
+    b = Builder()
+    x = b.input(input, "f32", ("n", 4))
+    w = np.arange(4.0 * columns, dtype=np.float32).reshape(4, columns)
+    return b.outputs(**{output: b.relu(b.mat_mul(x, w, name="product"), name="last")})
+
+
+ROW = np.ones((1, 4), np.float32)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(("other", "what"), [
+    (model(columns=5), r"output 'y' has shapes \[1, 4\] and \[1, 5\]"),
+    (model("input"), "x"), (model(output="z"), "'z'"),
+])  # fmt: skip
+def test_models_that_cannot_be_compared_are_refused(
+    other: Graph, what: str, compiled: bool
+) -> None:
+    for pair in ((model(), other), (other, model())):
+        sides = [taut.compile(g) if compiled else g for g in pair]
+        with pytest.raises(FeedError, match=what if pair[1] is other else None):
+            taut.compare(*sides, [{pair[0].inputs[0].name: ROW}])
+
+
+def test_inputs_are_fed_by_their_names() -> None:
+    def two(*names: str) -> Graph:
+        b = Builder()
+        given = {n: b.input(n, "f32", (2,)) for n in names}
+        return b.outputs(y=b.sub(given["a"], given["b"]))
+
+    data = [{"a": np.ones(2, np.float32), "b": np.zeros(2, np.float32)}]
+    for b in (two("b", "a"), taut.compile(two("b", "a"))):
+        assert taut.compare(two("a", "b"), b, data)["y"].sqnr_db == math.inf
+
+
+def test_layers_of_other_shapes_are_named_and_not_passed_over() -> None:
+    b = Builder()
+    x = b.input("x", "f32", ("n", 4))
+    wide = b.relu(b.mat_mul(x, np.ones((4, 6), np.float32), name="product"))
+    narrow = b.outputs(y=b.slice(wide, [0], [4], [1]))
+    found = taut.compare(model(), narrow, [ROW])
+    assert found["product"].unlike and math.isnan(found["product"].sqnr_db)
+    assert "of another shape" in str(found)
+
+
+def test_numbers_that_are_none_agree_about_nothing() -> None:
+    data = [np.full((1, 4), np.nan, np.float32)]
+    y = taut.compare(model(), model(), data)["y"]
+    assert math.isnan(y.sqnr_db) and math.isnan(y.agreement) and y.non_finite == 4
+    found = taut.compare(model(), model(), [ROW, *data])
+    assert found["y"].sqnr_db == math.inf and found["y"].agreement == 1
+    assert "12 elements are NaN or infinite" in str(found).replace("\n", " ")

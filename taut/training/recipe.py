@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from taut.ir import Array, FeedError, Graph
+from taut.ir.op import is_differentiable
+from taut.ir.ops.quantization import DequantizeLinear
 from taut.ir.ops.structure import Constant
 from taut.ir.training import padding_rows
 from taut.passes import Pass, PassManager, Pipeline
@@ -21,7 +23,7 @@ from taut.passes.gradient.gradient import Gradient
 from taut.passes.gradient.hold import HoldWeights
 from taut.passes.gradient.loss import KINDS, Loss
 from taut.passes.gradient.names import matches
-from taut.passes.gradient.parameters import Parameters
+from taut.passes.gradient.parameters import FROZEN, Parameters
 from taut.passes.gradient.statistics import BatchStatistics, statistics
 from taut.passes.gradient.update import Update
 from taut.passes.simplify.clean import CommonSubexpressions, DeadCode
@@ -105,16 +107,36 @@ class Learned:
 
     @classmethod
     def of(cls, model: Graph, frozen: tuple[str, ...]) -> Learned:
-        """Raises FeedError where nothing is left to train, or a pattern matches nothing."""
+        """Raises FeedError where nothing is left to train, where weights are integers already, or
+        a pattern matches nothing."""
         names = [n.name for n in model.nodes()]
         for pattern in frozen:
             if not any(matches(n, (pattern,)) for n in names):
                 raise FeedError(f"no node's name matches {pattern!a}, which was to be frozen")
+        _refuse_integers(model, frozen)
         found = {k: a for k, a in trainable(model).items() if not matches(k, frozen)}
         if not found:
             raise FeedError("the graph has no parameter to train")
         running = statistics(model, frozen)
         return cls({k: a for k, a in found.items() if k not in running}, running)
+
+
+def _refuse_integers(model: Graph, frozen: tuple[str, ...]) -> None:
+    """A layer whose weights are integers has no gradient: what is left of the model (the scale of
+    an output, say) would be trained in their stead."""
+    for node in model.of(Constant):
+        held = node.name.startswith(FROZEN) or matches(node.name, frozen)
+        if held or not node.type.dtype.is_integer or node.type.dtype.bits > 8 or node.type.size < 2:
+            continue
+        for use in model.uses(node):
+            op = use.node.op
+            if isinstance(op, DequantizeLinear) or not is_differentiable(type(op)):
+                raise FeedError(
+                    f"its weights {node.name!a} are integers already, which cannot be trained",
+                    node=use.node.name, op=op.name,
+                    hint="train the float model, quantization-aware if need be, then quantize it; "
+                    "or freeze these weights",
+                )  # fmt: skip
 
 
 def step_graph(model: Graph, recipe: Recipe, learned: Learned, held: tuple[str, ...]) -> Graph:

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from taut.frontends.builder import Network
+from taut.frontends.zoo import zoo
 from taut.ir import FeedError, Graph, TrainingError, interpret
+from taut.passes import Context, PassManager
 
 import taut
 from taut.data import Dataset
@@ -297,3 +299,16 @@ def test_state_that_does_not_fit_is_refused(mlp: Graph) -> None:
         trainer.load_state({"fc9": np.zeros(3)})
     with pytest.raises(FeedError, match=r"fc1\.bias"):
         trainer.load_state({"fc1.bias": np.zeros(3, np.float32)})
+
+
+@pytest.mark.parametrize("pipeline", ["int8", "quantize"])
+def test_weights_that_are_integers_already_are_not_trained(pipeline: str) -> None:
+    """What is left of such a model is the scale of its output, which is no weight."""
+    data = [np.random.default_rng(0).standard_normal((2, 1, 28, 28)).astype(np.float32)]
+    integers = PassManager(pipeline).run(zoo("lenet-5"), Context(data=data)).graph
+    with pytest.raises(FeedError, match="are integers already") as refused:
+        Trainer(integers, Recipe())
+    weights = [n.name for n in integers.nodes() if n.op.name == "constant"]
+    assert str(refused.value).split("its weights '")[1].split("'")[0] in weights
+    with pytest.raises(FeedError, match=r"nothing|no parameter"):
+        Trainer(integers, Recipe(frozen=tuple(weights)))

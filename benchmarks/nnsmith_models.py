@@ -51,7 +51,7 @@ def models(count: int, seed: int, report: Callable[[str], None]) -> dict[str, An
             ops.update(answer.get("ops", ()))
             for stage, outcome in answer.get("stages", {}).items():
                 tally[f"{stage}: {outcome.split(':')[0]}"] += 1
-                if outcome.startswith("wrong"):
+                if not outcome.startswith("right"):
                     report(f"seed {seed * 100_003 + number - 1}, {stage}: {outcome}")
             if status != "ok":
                 tally[status] += 1

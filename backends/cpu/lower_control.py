@@ -96,7 +96,7 @@ def control(lowering: Lowering, node: Node) -> bool:
     def run(arrays: list[np.ndarray[Any, Any]]) -> Sequence[np.ndarray[Any, Any]]:
         rest = iter(arrays)
         return bodies([
-            None if v is None else np.ascontiguousarray(next(rest)) if a is None else a
+            None if v is None else np.asarray(next(rest), order="C") if a is None else a
             for v, a in zip(operands, fixed)
         ])  # fmt: skip
 

@@ -166,3 +166,20 @@ def test_what_a_body_captures_and_is_known_is_its_constant() -> None:
     assert program.fallbacks == []
     held = closed(graph[y.node.name].op.then_branch, {1: WEIGHT})  # type: ignore[attr-defined]
     assert [n.name for n in held.inputs] == ["x"]
+
+
+@pytest.mark.parametrize("trips", [0, 2])
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_carried_and_captured_values_keep_their_rank(trips: int, shape: tuple[int, ...]) -> None:
+    """A scalar became a vector of one element on its way to a body, which was refused where the
+    body never ran."""
+    inner: Any = Builder()
+    inner.input("i", "i64")
+    cond, v, w = inner.input("cond", "bool"), *(inner.input(k, "f32", shape) for k in "vw")
+    y = inner.add(v, w)
+    body = inner.outputs(cond=inner.identity(cond), v=y)
+    b: Any = Builder()
+    x, z, trip = b.input("x", "f32", shape), b.input("z", "f32", shape), b.input("trip", "i64", ())
+    y = b.loop(trip, np.array(True), x, z, carried=1, body=body)
+    feeds = {"x": np.full(shape, 2, F32), "z": np.full(shape, 3, F32), "trip": np.array(trips)}
+    check(b.outputs(y=y), feeds)

@@ -16,6 +16,8 @@ FREE = {
     "sign": "a zero may have the other sign",
     "subnormal": "a result below the least normal number may be 0",
     "rounding": "a few units in the last place of the largest number in the formula",
+    "cancels": "the formula subtracts numbers as large as its operand, in whose units rounding "
+               "counts",
     "order": "sums are made in another order, so that rounding differs, and the result where a "
              "partial sum overflows",
 }  # fmt: skip
@@ -102,6 +104,10 @@ QUANTIZATION = Numerics(
     overflow="saturates",
 )  # fmt: skip
 """Reals to integers: exact."""
+
+CANCELS = FUNCTION.but(free=("rounding", "cancels", "sign", "subnormal"))
+"""A function in whose formula 1 or x meets what is nearly -1 or -x: near its zeros the result has
+few bits."""
 
 INTEGER = Numerics(overflow="wraps modulo 2^32")
 """Sums and products of small integers in int32: exact."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import VerifyError
-from ..numerics import ARITHMETIC, CHOICE, EXTREMES, FUNCTION, NORMALIZATION, ROUNDING
+from ..numerics import ARITHMETIC, CANCELS, CHOICE, EXTREMES, FUNCTION, NORMALIZATION, ROUNDING
 from ..op import Abstract, Array, Inferred, Op, register
 from ..types import TensorType, broadcast
 from .adjoint import ints, scaled, sum_to, where
@@ -224,7 +224,7 @@ class Sigmoid(Unary):
 class HardSigmoid(Unary):
     """max(0, min(1, alpha * x + beta))"""
 
-    numerics = FUNCTION
+    numerics = CANCELS
     alpha: float = 0.2
     beta: float = 0.5
 
@@ -242,7 +242,7 @@ class HardSigmoid(Unary):
 class HardSwish(Unary):
     """x * max(0, min(1, x / 6 + 1/2))"""
 
-    numerics = FUNCTION.but(infinity="inf stays, -inf gives NaN (-inf * 0)")
+    numerics = CANCELS.but(infinity="inf stays, -inf gives NaN (-inf * 0)")
 
     def reference(self, x: Array) -> Array:
         return in_wide(lambda v: v * np.clip(v / v.dtype.type(6) + v.dtype.type(0.5), 0, 1), x)
@@ -330,7 +330,7 @@ class Gelu(Unary):
     x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))
     """
 
-    numerics = FUNCTION.but(infinity="inf stays, -inf gives NaN (-inf * 0)")
+    numerics = CANCELS.but(infinity="inf stays, -inf gives NaN (-inf * 0)")
     approximate: str = "none"
 
     def infer(self, x: Abstract) -> Inferred:

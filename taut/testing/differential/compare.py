@@ -17,12 +17,14 @@ _TINY = {DType.f64: 1e-300, DType.f32: 1e-30, DType.f16: 6e-8, DType.bf16: 1e-30
 
 
 def difference(
-    want: Array, got: Array, *, sums: bool = True, factor: float = 1.0, signs: bool = False
-) -> str | None:
+    want: Array, got: Array, *, sums: bool = True, factor: float = 1.0, signs: bool = False,
+    slack: Array | float = 0.0,
+) -> str | None:  # fmt: skip
     """What differs, in words, or None. NaN and infinities must be where they are wanted.
 
     `sums`: the result adds many terms, so that errors count against the largest element; without
-    it they count against each element itself. `signs`: zeros have their wanted sign.
+    it they count against each element itself. `signs`: zeros have their wanted sign. `slack` is
+    allowed beside, absolutely.
     """
     if want.dtype != got.dtype:
         return f"type {got.dtype}, not {want.dtype}"
@@ -40,12 +42,12 @@ def difference(
         scale: Any = np.abs(a)
         if sums and finite.any():
             scale = np.maximum(scale, min(float(np.abs(a[finite]).max()), 1e30))
-        allowed = _TINY[dtype] + rtol * scale
+        allowed = _TINY[dtype] + rtol * scale + slack
         if sums:
             allowed = allowed + rtol * 0.1
         close = finite & np.isfinite(b) & (np.abs(a - b) <= allowed)
         if not sums:
-            close &= (a != 0) | (b == 0)  # what has underflowed is zero, not nearly
+            close &= (a != 0) | (np.abs(b) <= slack)  # what has underflowed is zero, not nearly
         same = (a == b) | (np.isnan(a) & np.isnan(b))
         if signs:
             same &= (np.signbit(a) == np.signbit(b)) | np.isnan(a)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto
+from onnx import ModelProto, shape_inference
 
 from taut.ir import UnsupportedError
 from taut.ir.op import Array
@@ -54,11 +54,19 @@ def evaluator(model: ModelProto, feeds: Feeds) -> list[Array]:
     except Exception as error:  # whatever its ops raise
         raise Refused(f"{type(error).__name__}: {error}"[:200]) from error
     arrays = _arrays(made)
-    for info, array in zip(model.graph.output, arrays):
+    for info, array in zip(_inferred(model).graph.output, arrays):
         stated = DTYPES.get(info.type.tensor_type.elem_type)
         if stated is not None and array.dtype != stated.numpy:
             raise Refused(f"breaks its own schema: {array.dtype} where {stated} is stated")
     return arrays
+
+
+def _inferred(model: ModelProto) -> ModelProto:
+    """The model with the types that its outputs have by ONNX's schemas."""
+    try:
+        return shape_inference.infer_shapes(model)
+    except Exception:  # shapes that the evaluator computes all the same
+        return model
 
 
 def torch(model: ModelProto, feeds: Feeds) -> list[Array]:

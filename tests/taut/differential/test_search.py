@@ -156,7 +156,11 @@ def test_torch_rows_agree_with_the_reference() -> None:
 def test_a_formula_that_cancels_may_be_off_in_units_of_its_operand() -> None:
     want, x = np.array([-3e-7, 1e-4, 0], np.float32), np.array([-5, 5, np.inf])
     slack = 8 * 2.0**-23 * np.where(np.isfinite(x), abs(x), 0)
-    assert difference(want, np.array([0, 1e-4, 0], np.float32), sums=False) is not None
-    assert difference(want, np.array([0, 1.02e-4, 0], np.float32), sums=False, slack=slack) is None
-    assert difference(want, np.array([0, 1.2e-4, 0], np.float32), sums=False, slack=slack) is not None
-    assert difference(want, np.array([0, 1e-4, 1e-9], np.float32), sums=False, slack=slack) is not None
+
+    def found(*got: float, slack: Any = 0.0) -> str | None:
+        return difference(want, np.array(got, np.float32), sums=False, slack=slack)
+
+    assert found(0, 1e-4, 0) is not None
+    assert found(0, 1.02e-4, 0, slack=slack) is None
+    assert found(0, 1.2e-4, 0, slack=slack) is not None
+    assert found(0, 1e-4, 1e-9, slack=slack) is not None

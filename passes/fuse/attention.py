@@ -21,7 +21,7 @@ from ..context import Context
 from ..pattern import Pattern, PatternBuilder
 from ..rewrite import Failure, Match, Rewrite, RewriteBuilder, apply_rewrites
 from ..simplify.reshaping import same_shape
-from . import seeds
+from . import near_misses, seeds
 from .extents import Extents
 from .products import PRODUCTS
 from .scores import Mask, Turned, Unfit, Written, read_weights
@@ -52,7 +52,7 @@ class FuseAttention(Rewrite):
             raise Unfit("the product with the values is of two axes, or has an end", m.root)
         if getattr(op, "transA", False):
             raise Unfit("the weights are turned", m.root)
-        found = read_weights(m.graph, m.x)
+        found = read_weights(self.extents, m.x)
         values = Turned.of(m.v)
         if getattr(op, "transB", False):
             values = values.swapped()
@@ -212,7 +212,7 @@ class FuseAttentionPass(Pass):
     absent = "no softmax stands directly between two matrix products"
     bound = Within(rtol=2e-4, atol=1e-5)
     seeds = (seeds.WRITTEN_ATTENTION, seeds.ADDED_MASK, seeds.CAUSAL, seeds.SHORT_MASK,
-             seeds.NEARLY_ATTENTION, seeds.SELECTED)  # fmt: skip
+             seeds.NEARLY_ATTENTION, seeds.SELECTED, near_misses.WIDENED_SCORES)  # fmt: skip
     families = ("transformer",)
     heads: bool = True
 

@@ -108,3 +108,72 @@ graph @ended(%x: f32[n,2], %r: f32[n,3]) -> (%y: f32[n,3], %z: f32[n,3], %v: f32
   return %y, %z, %v, %u
 }
 """  # noqa: E501
+
+WIDENED_SCORES = """
+graph @widened(%q: f32[n,2,m,4], %k: f32[n,2,m,4], %v: f32[n,2,m,3], %m: bool[n,1,2,m]) -> (%y: f32[n,2,2,3], %z: f32[n,2,2,3], %w: f32[n,2,m,3]) {
+  %low = constant -3e+38 : f32[]
+  %some = constant -2.0 : f32[]
+  %zero = constant [0.0, 0.0] : f32[2,1]
+  %1 = fused_mat_mul(%q, %k) {transB=true} : f32[n,2,m,m]
+  %2 = where(%m, %1, %low) : f32[n,2,2,m]
+  %3 = softmax(%2) : f32[n,2,2,m]
+  %y = mat_mul(%3, %v) : f32[n,2,2,3]
+  %4 = fused_mat_mul(%k, %q) {transB=true} : f32[n,2,m,m]
+  %5 = softmax(%4) : f32[n,2,m,m]
+  %6 = is_nan(%5) : bool[n,2,m,m]
+  %7 = where(%6, %zero, %5) : f32[n,2,2,m]
+  %z = mat_mul(%7, %v) : f32[n,2,2,3]
+  %c = constant [true, false] : bool[2,1,1]
+  %8 = fused_mat_mul(%k, %k) {transB=true} : f32[n,2,m,m]
+  %9 = where(%c, %8, %some) : f32[n,2,m,m]
+  %10 = softmax(%9) : f32[n,2,m,m]
+  %w = mat_mul(%10, %v) : f32[n,2,m,3]
+  return %y, %z, %w
+}
+"""  # noqa: E501
+
+UNRANKED = """
+graph @unranked(%x: f32[*], %z: f32[*], %t: f32[*], %u: f32[*]) -> (%y: f32[*], %v: f32[*], %s: f32[*], %w: f32[*]) {
+  %one = constant [1.0] : f32[1,1,1,1,1]
+  %three = constant [3.0] : f32[1,1,1,1,1]
+  %zero = constant 0.0 : f32[]
+  %six = constant 6.0 : f32[]
+  %half = constant [0.5] : f32[1,1,1,1,1]
+  %1 = neg(%x) : f32[*]
+  %2 = exp(%1) : f32[*]
+  %3 = add(%2, %one) : f32[*]
+  %y = reciprocal(%3) : f32[*]
+  %4 = add(%z, %three) : f32[*]
+  %5 = clip(%4, %zero, %six) : f32[*]
+  %v = div(%5, %six) : f32[*]
+  %6 = mul(%t, %half) : f32[*]
+  %s = max(%t, %6) : f32[*]
+  %7 = mul(%u, %three) : f32[*]
+  %8 = sigmoid(%7) : f32[*]
+  %w = mul(%u, %8) : f32[*]
+  return %y, %v, %s, %w
+}
+"""  # noqa: E501
+
+WHOLE_WINDOWS = """
+graph @whole(%x: f32[n,2,2,2], %z: f32[n,2,3,2]) -> (%y: f32[n,2,1,1], %v: f32[n,2,1,1], %w: f32[n,2,1,1]) {
+  %y = average_pool(%x) {kernel_shape=[2,2] strides=[2,2] dilations=[1,2] auto_pad="SAME_UPPER"} : f32[n,2,1,1]
+  %v = average_pool(%z) {kernel_shape=[3,2] strides=[3,2]} : f32[n,2,1,1]
+  %w = average_pool(%z) {kernel_shape=[3,2] strides=[3,3] dilations=[2,1] auto_pad="SAME_LOWER"} : f32[n,2,1,1]
+  return %y, %v, %w
+}
+"""  # noqa: E501
+
+AVERAGED = """
+graph @averaged(%x: f32[n,2,2,4], %w: f32[1,2,1,1], %r: f32[n,2,4,4]) -> (%y: f32[n,1,1,2], %z: f32[n,3,1,1], %v: f32[n,1,2,2]) {
+  %a = constant [1.0, -2.0, 0.5, 1.0, 2.0, -1.0] : f32[3,2,1,1]
+  %c = constant [0.5, -1.0, 2.0] : f32[3]
+  %1 = conv(%x, %w) : f32[n,1,2,4]
+  %y = average_pool(%1) {kernel_shape=[2,2] strides=[2,2]} : f32[n,1,1,2]
+  %2 = conv(%x, %a, %c) : f32[n,3,2,4]
+  %z = global_average_pool(%2) : f32[n,3,1,1]
+  %3 = conv(%r, %w) {strides=[2,2]} : f32[n,1,2,2]
+  %v = average_pool(%3) {kernel_shape=[2,2] pads=[0,0,1,1] count_include_pad=true} : f32[n,1,2,2]
+  return %y, %z, %v
+}
+"""  # noqa: E501

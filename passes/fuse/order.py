@@ -127,9 +127,8 @@ class PoolBeforeActivation(Rewrite):
     def applies(self, m: Match) -> bool:
         if m.x.node.op.name in (*CONVS, "add", "batch_normalization", "concat"):
             return False  # a convolution may take f
-        constant = all(v is None or v.array is not None for v in (m.low, m.high))
         shrinks = math.prod(m.op.strides or (1,)) > 1
-        return constant and shrinks and len(m.root.results) == 1 and is_monotone(m.f)
+        return shrinks and len(m.root.results) == 1 and is_monotone(m.f)
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
         rest = m.graph.operands(m.f)[1:]

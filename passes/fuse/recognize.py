@@ -16,7 +16,7 @@ from ..base import Outcome, Pass, Within, register_pass
 from ..context import Context
 from ..pattern import Pattern, PatternBuilder
 from ..rewrite import Match, Rewrite, RewriteBuilder, apply_rewrites
-from . import seeds
+from . import near_misses, seeds
 
 
 def close(a: float | None, b: float, rtol: float = 1e-4) -> bool:
@@ -193,7 +193,8 @@ class LeakyReluFromMax(Rewrite):
 
     def applies(self, m: Match) -> bool:
         a = m.number(m.a)
-        bounded = m.op.name == "prelu" or (a is not None and 0 <= a <= 1)
+        assert a is not None
+        bounded = m.op.name == "prelu" or 0 <= a <= 1
         return bounded and same_type(m, m.x) and m.root.type.dtype.is_float
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
@@ -373,7 +374,7 @@ class Recognize(Pass):
     name = "recognize"
     absent = "no function is written out in simpler ones"
     bound = Within(rtol=2e-4, atol=1e-5)
-    seeds = (seeds.HARD, seeds.NORMS)
+    seeds = (seeds.HARD, seeds.NORMS, near_misses.UNRANKED, near_misses.WHOLE_WINDOWS)
     nested = True
 
     def run(self, graph: Graph, context: Context) -> Outcome:

@@ -42,15 +42,17 @@ class ScaleOfProduct(Rewrite):
         if m.s.shape not in ((), (1,)) or not (m.s.array is None or m.s.array.size == 1):
             return m.fail(f"the left scale is {m.s.type}, not one number", m.s)
         t = m.t.array
-        if t.size > 1 and (t.size != t.shape[-1] or t.size != shape[-1]):
+        if t.size != 1 and (t.size != t.shape[-1] or t.size != shape[-1]):
             return m.fail("the right scale is not one number for each column", m.t)
+        if m.root.type.rank != len(shape):
+            return m.fail("the right scale has more axes than the product", m.t)
         if not (t > 0).all() or not (t < float("inf")).all():
             return m.fail("the right scale is not finite and positive", m.t)
         return m.ok
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
         t = m.t.array
-        scale = b.constant(t.reshape(-1) if t.size > 1 else t.reshape(()))
+        scale = b.constant(t.reshape(() if t.size == 1 else -1))
         return b.node(ScaledMatMul(), m.a, m.b, m.s, scale, m.za, m.zb)
 
 

@@ -10,6 +10,7 @@ from ...ir import Abstract, DType, Graph, Node, Value
 from ...ir.ops.shape import Transpose
 from ..pattern import uniform
 from ..rewrite import RewriteBuilder
+from .extents import Extents
 from .products import PRODUCTS, opened
 
 NEVER = -1e8  # a fill this low leaves a masked key no weight, whatever its score
@@ -88,8 +89,9 @@ class Written(NamedTuple):
     precision: DType | None
 
 
-def read_weights(graph: Graph, value: Value) -> Written:
+def read_weights(extents: Extents, value: Value) -> Written:
     """What gives the weights `value`. Raises Unfit."""
+    graph = extents.graph
     value = _guarded(graph, value)
     precision = None
     node = value.node
@@ -111,7 +113,7 @@ def read_weights(graph: Graph, value: Value) -> Written:
         precision, scores = scores.type.dtype, _first(graph, scores.node)
         if scores.type.dtype is not outer.type.dtype or not scores.type.dtype.is_float:
             raise Unfit("softmax is cast to another type than from", outer)
-    return _Reader(graph).read(scores, precision)
+    return _Reader(extents).read(scores, precision)
 
 
 def _guarded(graph: Graph, value: Value) -> Value:
@@ -122,7 +124,7 @@ def _guarded(graph: Graph, value: Value) -> Value:
     condition, zero, p = graph.operands(node)
     assert condition is not None and zero is not None and p is not None
     if condition.node.op.name != "is_nan" or _first(graph, condition.node) != p \
-            or _scalar(zero) != 0 or graph.use_count(p) != 2:  # fmt: skip
+            or _scalar(zero) != 0 or graph.use_count(p) != 2 or node.type != p.type:  # fmt: skip
         raise Unfit("softmax's result is selected from", node)
     _only_use(graph, node)
     return p
@@ -160,8 +162,8 @@ def _scaled(graph: Graph, node: Node) -> tuple[Value, float] | None:
 class _Reader:
     """Walks from softmax's operand to the product, keeping what it passes."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    def __init__(self, extents: Extents) -> None:
+        self.extents, self.graph = extents, extents.graph
         self.scale = 1.0
         self.masks: list[Mask] = []
 
@@ -172,11 +174,8 @@ class _Reader:
                 raise Unfit(f"{node.op.name} stands between the product and softmax", node)
             _only_use(self.graph, node)
             value = self.step(node, self.graph.operands(node))
-            shape = value.shape
-            if shape is None or node.type.shape is None or len(shape) != len(node.type.shape):
-                raise Unfit(f"{node.op.name} broadcasts the scores", node)
-            if any(a == 1 and b != 1 for a, b in zip(shape, node.type.shape)):
-                raise Unfit(f"{node.op.name} broadcasts the scores", node)
+            if not self.extents.same(value, node[0]):  # a symbol may be 1 and widened
+                raise Unfit(f"{node.op.name} broadcasts the scores, or may", node)
         q, k = self.product(value.node)
         return Written(q, k, self.scale, tuple(self.masks), precision)
 

@@ -87,14 +87,14 @@ def regions(graph: Graph) -> list[Region]:
 def movable(graph: Graph, node: Node) -> bool:
     """Whether a node does the same in any order of axes, once its operands are in it."""
     shape = node.type.shape if len(node.results) == 1 else None
-    if shape is None or len(shape) < 2:
+    if shape is None:
         return False
     if isinstance(node.op, Concat):
         return True
     kinds = operand_kinds(type(node.op))
     if kinds is None:
         return False
-    for v, kind in zip(graph.operands(node), kinds + kinds[-1:] * len(graph.nx.pred[node])):
+    for v, kind in zip(graph.operands(node), kinds):
         if v is None or kind == "scalar" or scalar_like(v):
             continue
         if v.shape is None or (len(v.shape) != len(shape) and v.array is None):
@@ -125,11 +125,8 @@ def survey(graph: Graph, region: Region) -> None:
         for v in full_operands(graph, node):
             if v.node in inside:
                 continue
-            perm = None
-            if isinstance(v.node.op, Transpose):
-                source = graph.operand(v.node, 0)
-                perm = perm_of(v.node.op, None if source is None else source.shape)
-            region.inputs[v] = perm
+            turned = isinstance(v.node.op, Transpose)
+            region.inputs[v] = perm_of(v.node.op, v.shape) if turned else None
             reads[v.node] += 1
         for user, edges in graph.nx.succ[node].items():
             if user in inside and all(data["result"] == 0 for data in edges.values()):
@@ -205,7 +202,7 @@ def rebuild(graph: Graph, region: Region, perm: Perm) -> None:
                          before=value.node)  # fmt: skip
         graph.replace_all_uses(value, node)
         renamed.append((node, value.node.name))
-    erase_dead(graph, region.nodes[::-1])
+    erase_dead(graph, region.nodes)
     for node, name in renamed:
         if graph.find(name) is None:
             graph.rename(node, name)

@@ -264,8 +264,9 @@ def regrown(plant: Plant, seed: Graph) -> list[tuple[str, Value]]:
     for node in nodes:
         this = change if node is changed else ""
         if isinstance(node.op, Input):
-            shape = tuple(symbols.get(str(d), d) for d in node.type.shape or ())
-            shape = plant.broadcast(shape) if this else shape
+            known = node.type.shape
+            shape = None if known is None else tuple(symbols.get(str(d), d) for d in known)
+            shape = plant.broadcast(shape) if shape and this == "shape" else shape
             here[Value(node)] = plant.leaf(Want(node.type.dtype, shape))
         elif isinstance(node.op, Constant):
             here[Value(node)] = varied(plant, node, this)
@@ -277,10 +278,14 @@ def regrown(plant: Plant, seed: Graph) -> list[tuple[str, Value]]:
             inner.append(made)
             here |= {Value(node, i): Value(made, i) for i in range(len(node.results))}
     for node in seed.inputs:  # what the seed does not know of its inputs, nor does the graph
-        made, known = here[Value(node)], node.type.shape or ()
-        if made.shape is not None and len(made.shape) == len(known):
+        made, known = here[Value(node)], node.type.shape
+        if known is None:
+            forget(plant, made.node, None)
+        elif made.shape is not None and len(made.shape) == len(known):
             less = (None if k is None else d for k, d in zip(known, made.shape))
             forget(plant, made.node, tuple(less))
+    if changed is not None and (change == "rank" or (change == "opened" and plant.chance(0.5))):
+        forget(plant, here[Value(changed)].node, None)
     shown = [(k, behind(plant, here[v])) for k, v in zip(seed.output_names, seed.outputs)]
     plant.protected.update(inner)
     if len(inner) > 1 and plant.chance(0.3):
@@ -288,7 +293,7 @@ def regrown(plant: Plant, seed: Graph) -> list[tuple[str, Value]]:
     return shown
 
 
-CHANGES = ("shape", "shape", "attribute", "attribute", "between", "op", "opened")
+CHANGES = ("shape", "shape", "attribute", "attribute", "between", "op", "opened", "rank")
 """How one node of a seed may be changed."""
 
 
@@ -296,7 +301,7 @@ def changes_of(node: Node) -> tuple[str, ...]:
     """The changes that a node may suffer. Constants that are no floats stay: they are axes, sizes
     or places, by which a seed is what it is."""
     if isinstance(node.op, Input):
-        return ("shape",)
+        return ("shape", "rank")
     if isinstance(node.op, Constant):
         return ("shape", "opened") if node.type.dtype.is_float and node.type.shape else ()
     return ("attribute", "between", "op")

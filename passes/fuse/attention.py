@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from ...ir import Abstract, Graph, Value, VerifyError, op_class
@@ -131,14 +132,25 @@ class FuseAttention(Rewrite):
             mask = found.masks[0]
             return mask.value if mask.keeps else b.node(op_class("not")(), mask.value)
         total: Value | None = None
-        for mask in found.masks:
-            part = mask.value
-            if mask.fill is not None:
-                kind = m.root.type.dtype.numpy
-                parts = [np.zeros((), kind), np.asarray(mask.fill, kind)]
-                part = b.where(part, *parts[:: 1 if mask.keeps else -1])
-            total = part if total is None else b.add(total, part)
+        kind = m.root.type.dtype.numpy
+        more = deeper(found.masks, float(ml_dtypes.finfo(kind).max) / 16)
+        for mask in reversed(found.masks):  # from the product on: what is selected last stands
+            if mask.fill is None:
+                total = mask.value if total is None else b.add(total, mask.value)
+                continue
+            kept: Any = np.zeros((), kind) if total is None else total
+            parts = [kept, np.asarray(mask.fill * more, kind)]
+            total = b.where(mask.value, *parts[:: 1 if mask.keeps else -1])
         return total
+
+
+def deeper(masks: tuple[Mask, ...], lowest: float) -> float:
+    """By how much fills are multiplied, so that a score that one is added to no longer shows: a row
+    whose keys all are masked weighs those of the highest fill alike."""
+    fills = [m.fill for m in masks if m.fill is not None and np.isfinite(m.fill)]
+    if not fills or any(m.fill is None for m in masks):  # what is added has a size of its own
+        return 1.0
+    return max(1.0, lowest / -min(fills))
 
 
 def is_triangle(mask: Value) -> bool:
@@ -212,7 +224,8 @@ class FuseAttentionPass(Pass):
     absent = "no softmax stands directly between two matrix products"
     bound = Within(rtol=2e-4, atol=1e-5)
     seeds = (seeds.WRITTEN_ATTENTION, seeds.ADDED_MASK, seeds.CAUSAL, seeds.SHORT_MASK,
-             seeds.NEARLY_ATTENTION, seeds.SELECTED, near_misses.WIDENED_SCORES)  # fmt: skip
+             seeds.NEARLY_ATTENTION, seeds.SELECTED, near_misses.WIDENED_SCORES,
+             near_misses.NEARLY_SELECTED)  # fmt: skip
     families = ("transformer",)
     heads: bool = True
 

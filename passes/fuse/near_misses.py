@@ -110,9 +110,8 @@ graph @ended(%x: f32[n,2], %r: f32[n,3]) -> (%y: f32[n,3], %z: f32[n,3], %v: f32
 """  # noqa: E501
 
 WIDENED_SCORES = """
-graph @widened(%q: f32[n,2,m,4], %k: f32[n,2,m,4], %v: f32[n,2,m,3], %m: bool[n,1,2,m]) -> (%y: f32[n,2,2,3], %z: f32[n,2,2,3], %w: f32[n,2,m,3]) {
+graph @widened(%q: f32[n,2,m,4], %k: f32[n,2,m,4], %v: f32[n,2,m,3], %m: bool[n,1,2,m]) -> (%y: f32[n,2,2,3], %z: f32[n,2,2,3]) {
   %low = constant -3e+38 : f32[]
-  %some = constant -2.0 : f32[]
   %zero = constant [0.0, 0.0] : f32[2,1]
   %1 = fused_mat_mul(%q, %k) {transB=true} : f32[n,2,m,m]
   %2 = where(%m, %1, %low) : f32[n,2,2,m]
@@ -123,12 +122,7 @@ graph @widened(%q: f32[n,2,m,4], %k: f32[n,2,m,4], %v: f32[n,2,m,3], %m: bool[n,
   %6 = is_nan(%5) : bool[n,2,m,m]
   %7 = where(%6, %zero, %5) : f32[n,2,2,m]
   %z = mat_mul(%7, %v) : f32[n,2,2,3]
-  %c = constant [true, false] : bool[2,1,1]
-  %8 = fused_mat_mul(%k, %k) {transB=true} : f32[n,2,m,m]
-  %9 = where(%c, %8, %some) : f32[n,2,m,m]
-  %10 = softmax(%9) : f32[n,2,m,m]
-  %w = mat_mul(%10, %v) : f32[n,2,m,3]
-  return %y, %z, %w
+  return %y, %z
 }
 """  # noqa: E501
 
@@ -175,5 +169,33 @@ graph @averaged(%x: f32[n,2,2,4], %w: f32[1,2,1,1], %r: f32[n,2,4,4]) -> (%y: f3
   %3 = conv(%r, %w) {strides=[2,2]} : f32[n,1,2,2]
   %v = average_pool(%3) {kernel_shape=[2,2] pads=[0,0,1,1] count_include_pad=true} : f32[n,1,2,2]
   return %y, %z, %v
+}
+"""  # noqa: E501
+
+NEARLY_SELECTED = """
+graph @some(%q: f32[2,2,3,4], %k: f32[2,2,3,4], %v: f32[2,2,3,2], %m: bool[2,1,1,3]) -> (%y: f32[2,2,3,2], %z: f32[2,2,3,2], %w: f32[2,2,3,2], %u: f32[2,2,3,2]) {
+  %some = constant -2.0 : f32[]
+  %two = constant 2.0 : f32[]
+  %low = constant -1e+09 : f32[]
+  %1 = fused_mat_mul(%q, %k) {transB=true} : f32[2,2,3,3]
+  %2 = where(%m, %1, %some) : f32[2,2,3,3]
+  %3 = softmax(%2) : f32[2,2,3,3]
+  %y = mat_mul(%3, %v) : f32[2,2,3,2]
+  %4 = fused_mat_mul(%q, %k) {transB=true} : f32[2,2,3,3]
+  %5 = div(%two, %4) : f32[2,2,3,3]
+  %6 = softmax(%5) : f32[2,2,3,3]
+  %z = mat_mul(%6, %v) : f32[2,2,3,2]
+  %7 = fused_mat_mul(%k, %q) {transB=true} : f32[2,2,3,3]
+  %8 = where(%m, %low, %7) : f32[2,2,3,3]
+  %9 = mul(%8, %two) : f32[2,2,3,3]
+  %10 = where(%m, %9, %low) : f32[2,2,3,3]
+  %11 = softmax(%10) : f32[2,2,3,3]
+  %w = mat_mul(%11, %v) : f32[2,2,3,2]
+  %12 = fused_mat_mul(%k, %k) {transB=true} : f32[2,2,3,3]
+  %13 = where(%m, %some, %12) : f32[2,2,3,3]
+  %14 = mul(%two, %13) : f32[2,2,3,3]
+  %15 = softmax(%14) : f32[2,2,3,3]
+  %u = mat_mul(%15, %v) : f32[2,2,3,2]
+  return %y, %z, %w, %u
 }
 """  # noqa: E501

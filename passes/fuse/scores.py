@@ -111,7 +111,7 @@ def read_weights(extents: Extents, value: Value) -> Written:
         if scores.node.op.name != "cast":
             raise Unfit("only one side of softmax is cast", scores.node)
         precision, scores = scores.type.dtype, _first(graph, scores.node)
-        if scores.type.dtype is not outer.type.dtype or not scores.type.dtype.is_float:
+        if scores.type.dtype is not outer.type.dtype:
             raise Unfit("softmax is cast to another type than from", outer)
     return _Reader(extents).read(scores, precision)
 

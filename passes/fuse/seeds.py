@@ -160,7 +160,8 @@ graph @causal(%q: f32[1,2,3,4], %k: f32[1,2,3,4], %v: f32[1,2,3,4]) -> (%y: f32[
   %4 = softmax(%3) : f32[1,2,3,3]
   %y = mat_mul(%4, %v) : f32[1,2,3,4]
   %some = constant [true, false, false, true, true, true, false, true, true] : bool[3,3]
-  %5 = where(%some, %2, %low) : f32[1,2,3,3]
+  %7 = mat_mul(%q, %1) : f32[1,2,3,3]
+  %5 = where(%some, %7, %low) : f32[1,2,3,3]
   %6 = softmax(%5) : f32[1,2,3,3]
   %z = mat_mul(%6, %v) : f32[1,2,3,4]
   return %y, %z

@@ -134,6 +134,24 @@ CASES = {
           %y = mat_mul(%4, %v) : f32[1,2,2,3]
           return %y
         }"""),
+    "rows of which every key is masked": ("fuse-attention", """
+        graph @main(%p: f64[1,2,3,4], %q: f32[1,2,3,4]) -> (%y: f64[1,2,3,4], %z: f32[1,2,3,4]) {
+          %first = constant -1e+09 : f64[]
+          %low = constant -1e+09 : f32[]
+          %lower = constant -3e+09 : f32[]
+          %c = constant [false, false, true, true, false, false, true, false, false] : bool[3,3]
+          %d = constant [true, false, false, false, false, false, false, false, false] : bool[3,3]
+          %1 = fused_mat_mul(%p, %p) {transB=true} : f64[1,2,3,3]
+          %2 = where(%d, %1, %first) : f64[1,2,3,3]
+          %3 = softmax(%2) : f64[1,2,3,3]
+          %y = mat_mul(%3, %p) : f64[1,2,3,4]
+          %4 = fused_mat_mul(%q, %q) {transB=true} : f32[1,2,3,3]
+          %5 = where(%d, %4, %lower) : f32[1,2,3,3]
+          %6 = where(%c, %low, %5) : f32[1,2,3,3]
+          %7 = softmax(%6) : f32[1,2,3,3]
+          %z = mat_mul(%7, %q) : f32[1,2,3,4]
+          return %y, %z
+        }"""),
     "scales of more axes than the product": ("fuse-scaled", """
         graph @main(%a: u8[2,4], %e: u8[5,0,1], %s: f32[]) -> (%y: f32[1,1,2,3], %z: f32[5,0,2]) {
           %w = constant [1, -2, 3, 4, 5, -6, -7, 8, 9, 1, 2, 3] : i8[4,3]

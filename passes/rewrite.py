@@ -89,6 +89,12 @@ class Match:
         """The number that every element of a constant is."""
         return None if value.array is None else uniform(value.array)
 
+    def same_type(self, x: Value, y: Like | None = None) -> bool:
+        """Whether `y` (the root) has the type of `x`, of a known rank: the constants between them
+        then broaden nothing. Two tensors of unknown rank have one type and may differ."""
+        made = self.root if y is None else as_value(y)
+        return x.type == made.type and x.shape is not None
+
     def keeps_type(self, value: Value) -> bool:
         """Whether `value` has the root's element type and certainly its shape."""
         a, b = value.type, self.root.type

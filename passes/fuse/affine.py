@@ -302,7 +302,7 @@ class FoldBefore(Rewrite):
         change = self.affine(m, layer.array.shape[1] * m.op.group)
         if isinstance(change, str):
             return change
-        if m.x.type != m.before.type:
+        if not m.same_type(m.x, m.before):
             return f"{m.before.op.name} broadcasts its operand"
         padded = any(m.op.pads) or m.op.auto_pad.startswith("SAME")
         if change.shift is not None and np.any(change.shift) and padded:
@@ -357,7 +357,7 @@ class FoldScaleBefore(Rewrite):
         s, t = (channel_vector(v.array, m.root.type.rank, 1, channels) for v in (m.s, m.t))
         if s is None or t is None:
             return "the factor or term is not one number for each channel"
-        if m.x.type != m.product.type or m.x.type != m.total.type:
+        if not m.same_type(m.x, m.product) or not m.same_type(m.x, m.total):
             return "the factor or term broadcasts its operand"
         if m.uses(layer.weight) > 1 and not self.shared:
             return "the weight is shared"

@@ -227,7 +227,8 @@ class FuseConv(Pass):
     absent = "no convolution has anything behind it that it could take up"
     bound = Within(rtol=1e-4, atol=1e-5)
     seeds = (seeds.CONV_POOL, seeds.SCALED_CONV, near_misses.UNKNOWN_WIDTHS,
-             near_misses.UNKNOWN_IMAGES, near_misses.AVERAGED)  # fmt: skip
+             near_misses.UNKNOWN_IMAGES, near_misses.AVERAGED,
+             near_misses.NEARLY_FOLDED)  # fmt: skip
     families = ("cnn",)
     nested = True
     activation: bool = True

@@ -78,7 +78,7 @@ class FuseScaleBefore(IntoProduct):
         )
 
     def applies(self, m: Match) -> bool:
-        return m.x.array is None and m.x.type == m.scaled.type
+        return m.x.array is None and m.same_type(m.x, m.scaled)
 
     def grown(self, m: Match, product: Product) -> Product | str:
         alpha = factor(m, m.scaled.op.name)
@@ -98,7 +98,7 @@ class FuseScaleAfter(IntoProduct):
         return p.any_of(p.mul(made, p.scalar(s)), p.div(made, p.scalar(s)))
 
     def applies(self, m: Match) -> bool:
-        return m.root.type == m.product.type and m.w.array is None and m.x.array is None
+        return m.same_type(m.product[0]) and m.w.array is None and m.x.array is None
 
     def grown(self, m: Match, product: Product) -> Product | str:
         alpha = factor(m, m.op.name)

@@ -199,3 +199,32 @@ graph @some(%q: f32[2,2,3,4], %k: f32[2,2,3,4], %v: f32[2,2,3,2], %m: bool[2,1,1
   return %y, %z, %w, %u
 }
 """  # noqa: E501
+
+NEARLY_FOLDED = """
+graph @folded(%x: f32[n,2,2,2], %u: f32[n,2,2,2], %z: f32[n,1,2,2], %v: f32[3,2], %m: f32[2,2]) -> (%y: f32[n,4,2,2], %w: f32[n,4,2,2], %s: f32[n,1,2,3], %t: f32[3], %o: f32[2]) {
+  %a = constant [1.0, 2.0, -1.0, 0.5] : f32[2,2,1,1]
+  %b = constant [2.0, 1.0, 3.0, -0.5] : f32[2,2,1,1]
+  %1 = conv(%x, %a) : f32[n,2,2,2]
+  %2 = concat(%1, %u) {axis=1} : f32[n,4,2,2]
+  %y = relu(%2) : f32[n,4,2,2]
+  %3 = conv(%u, %b) : f32[n,2,2,2]
+  %4 = sigmoid(%x) : f32[n,2,2,2]
+  %5 = concat(%4, %3) {axis=1} : f32[n,4,2,2]
+  %w = relu(%5) : f32[n,4,2,2]
+  %c = constant [1.0, -2.0] : f32[1,2,1,1]
+  %factor = constant [0.5, 2.0] : f32[2,1,1]
+  %term = constant 3.0 : f32[]
+  %6 = mul(%z, %factor) : f32[n,2,2,2]
+  %7 = add(%6, %term) : f32[n,2,2,2]
+  %s = conv(%7, %c) {pads=[0,0,0,1]} : f32[n,1,2,3]
+  %d = constant [1.0, -2.0] : f32[2]
+  %e = constant [0.5, 2.0, -1.0] : f32[3]
+  %8 = mat_mul(%v, %d) : f32[3]
+  %t = mul(%8, %e) : f32[3]
+  %f = constant [3.0, 0.5] : f32[2]
+  %g = constant [2.0, -1.0] : f32[2]
+  %9 = mat_mul(%m, %f) : f32[2]
+  %o = div(%9, %g) : f32[2]
+  return %y, %w, %s, %t, %o
+}
+"""  # noqa: E501

@@ -23,11 +23,6 @@ def close(a: float | None, b: float, rtol: float = 1e-4) -> bool:
     return a is not None and abs(a - b) <= rtol * abs(b)
 
 
-def same_type(m: Match, x: Value) -> bool:
-    """The root has x's type, as far as either is known, and constants did not broaden it."""
-    return m.root.type == x.type and x.shape is not None
-
-
 class HardSigmoidFromClip(Rewrite):
     """clip(x * a + b, 0, h) / h -> hard_sigmoid(x; a / h, b / h)
 
@@ -57,7 +52,7 @@ class HardSigmoidFromClip(Rewrite):
         if m.q is not None and m.uses(m.clip) > 1:
             return False
         numbers = self.numbers(m)
-        return numbers is not None and same_type(m, m.x) and m.root.type.dtype.is_float
+        return numbers is not None and m.same_type(m.x) and m.root.type.dtype.is_float
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
         numbers = self.numbers(m)
@@ -94,7 +89,7 @@ class HardSwishFromClip(Rewrite):
     def applies(self, m: Match) -> bool:
         q, low = m.number(m.q), m.number(m.low)
         return low == 0 and close(q, 6.0 if m.by.op.name == "div" else 1 / 6) \
-            and same_type(m, m.x) and m.root.type.dtype.is_float  # fmt: skip
+            and m.same_type(m.x) and m.root.type.dtype.is_float  # fmt: skip
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
         return b.hard_swish(m.x)
@@ -108,7 +103,7 @@ class SigmoidFromExp(Rewrite):
         return p.any_of(p.div(1.0, total), p.reciprocal(total))
 
     def applies(self, m: Match) -> bool:
-        return same_type(m, m.x)
+        return m.same_type(m.x)
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
         return b.sigmoid(m.x)
@@ -121,7 +116,7 @@ class SwishFromSigmoid(Rewrite):
         return p.mul(x, p.sigmoid(p.any_of(x, p.mul(x, p.scalar(a)))))
 
     def applies(self, m: Match) -> bool:
-        return same_type(m, m.x)
+        return m.same_type(m.x)
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
         alpha = 1.0 if m.a is None else m.number(m.a)
@@ -149,7 +144,7 @@ class GeluFromErf(Rewrite):
         return half_product(p, x, gate)
 
     def applies(self, m: Match) -> bool:
-        return same_type(m, m.x)
+        return m.same_type(m.x)
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
         return b.gelu(m.x)
@@ -169,7 +164,7 @@ class GeluFromTanh(Rewrite):
         return half_product(p, x, p.add(p.tanh(inner, uses=1), 1.0, uses=1))
 
     def applies(self, m: Match) -> bool:
-        return same_type(m, m.x)
+        return m.same_type(m.x)
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
         return b.gelu(m.x, approximate="tanh")
@@ -195,7 +190,7 @@ class LeakyReluFromMax(Rewrite):
         a = m.number(m.a)
         assert a is not None
         bounded = m.op.name == "prelu" or 0 <= a <= 1
-        return bounded and same_type(m, m.x) and m.root.type.dtype.is_float
+        return bounded and m.same_type(m.x) and m.root.type.dtype.is_float
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
         alpha = m.number(m.a)
@@ -256,7 +251,7 @@ class LayerNormFromMeans(Rewrite):
 
     def applies(self, m: Match) -> bool:
         axis = last_axes(m, m.mean, m.again, m.variance)
-        return axis is not None and same_type(m, m.x) and fits_tail(m, m.scale, axis)
+        return axis is not None and m.same_type(m.x) and fits_tail(m, m.scale, axis)
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
         axis, eps = last_axes(m, m.mean, m.again, m.variance), m.number(m.eps)
@@ -274,7 +269,7 @@ class LayerNormBias(Rewrite):
         axis = m.norm.op.axis
         rank = len(m.x.shape or ())
         back = axis - rank if axis >= 0 else axis
-        return m.norm.op.outputs == 1 and same_type(m, m.x) and fits_tail(m, m.bias, back)
+        return m.norm.op.outputs == 1 and m.same_type(m.x) and fits_tail(m, m.bias, back)
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
         return b.node(m.norm.op, m.x, m.scale, m.bias)
@@ -295,7 +290,7 @@ class RMSNormFromMean(Rewrite):
 
     def applies(self, m: Match) -> bool:
         axis = last_axes(m, m.mean)
-        return axis is not None and same_type(m, m.x) and fits_tail(m, m.scale, axis)
+        return axis is not None and m.same_type(m.x) and fits_tail(m, m.scale, axis)
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
         axis, eps = last_axes(m, m.mean), m.number(m.eps)

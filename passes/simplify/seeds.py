@@ -97,7 +97,7 @@ graph @equal(%x: f32[n,4]) -> (%y: f32[n,4], %z: f32[n,4], %i: i64[n,1]) {
 """
 
 SHAPES = """
-graph @shapes(%x: f32[n,3,4]) -> (%y: f32[n,12], %z: f32[9], %k: f32[2,3], %q: f32[2], %t: f32[2]) {
+graph @shapes(%x: f32[n,3,4]) -> (%y: f32[n,12], %z: f32[9], %k: f32[2,3], %q: f32[2], %t: f32[2], %places: i64[2,?]) {
   %s = shape(%x) : i64[3]
   %one = constant [1] : i64[1]
   %two = constant [2] : i64[1]
@@ -118,7 +118,8 @@ graph @shapes(%x: f32[n,3,4]) -> (%y: f32[n,12], %z: f32[9], %k: f32[2,3], %q: f
   %scale = constant 0.5 : f32[]
   %q = dequantize_linear(%b, %scale) : f32[2]
   %two_of:2 = top_k(%v, %two) : f32[2], i64[2]
-  return %y, %z, %k, %q, %two_of#0
+  %places = non_zero(%w) : i64[2,?]
+  return %y, %z, %k, %q, %two_of#0, %places
 }
 """
 
@@ -172,3 +173,57 @@ graph @twice(%x: f32[2,3,4], %w: f32[2,4,3]) -> (%y: f32[4,2,3], %z: f32[3,4,2],
   return %y, %z, %v
 }
 """
+
+PADDED = """
+graph @padded(%x: f32[n,2,4,4], %u: f32[n,1,4,4], %q: u8[n,2,4], %z: u8[]) -> (%a: f32[n,2,4,4], %b: f32[n,3,5,5], %c: f32[n,32,3], %d: i32[n,1,5], %e: i32[n,1,5], %f: u8[n,2,6,6], %g: f32[n,2,6], %h: f32[n,1,5,5]) {
+  %around = constant [0, 0, 1, 1, 0, 0, 1, 1] : i64[8]
+  %beside = constant [0, 0, 1, 0, 0, 1] : i64[6]
+  %none = constant 0.0 : f32[]
+  %one = constant 1.0 : f32[]
+  %three = constant 3 : u8[]
+  %zero = constant 0 : u8[]
+  %half = constant 0.5 : f32[]
+  %r = relu(%x) : f32[n,2,4,4]
+  %1 = pad(%r, %around, %one) : f32[n,2,6,6]
+  %a = max_pool(%1) {kernel_shape=[3,3]} : f32[n,2,4,4]
+  %2 = concat(%r, %u) {axis=1} : f32[n,3,4,4]
+  %3 = pad(%2, %around, %none) : f32[n,3,6,6]
+  %b = max_pool(%3) {kernel_shape=[2,2]} : f32[n,3,5,5]
+  %flat = constant [0, 32, 1] : i64[3]
+  %4 = reshape(%r, %flat) : f32[n,32,1]
+  %wide = constant [0, 0, 2, 0, 0, 2] : i64[6]
+  %5 = pad(%4, %wide, %none) : f32[n,32,5]
+  %c = max_pool(%5) {kernel_shape=[3] pads=[0,0]} : f32[n,32,3]
+  %w = constant [1, -2, 3, 1] : i8[1,2,2]
+  %6 = pad(%q, %beside, %zero) : u8[n,2,6]
+  %d = conv_integer(%6, %w, %three) : i32[n,1,5]
+  %7 = pad(%q, %beside, %three) : u8[n,2,6]
+  %e = conv_integer(%7, %w, %three) : i32[n,1,5]
+  %8 = pad(%x, %around) : f32[n,2,6,6]
+  %f = quantize_linear(%8, %half, %z) : u8[n,2,6,6]
+  %g = dequantize_linear(%6, %half, %z) : f32[n,2,6]
+  %v = constant [1.0, -2.0, 0.5, 3.0] : f32[1,1,2,2]
+  %9 = pad(%u, %around, %one) : f32[n,1,6,6]
+  %bias = constant [1.0] : f32[1]
+  %h = conv(%9, %v, %bias) : f32[n,1,5,5]
+  return %a, %b, %c, %d, %e, %f, %g, %h
+}
+"""  # noqa: E501
+
+LIMITS = """
+graph @numbers(%x: f32[n,3], %i: u32[4], %j: u16[5]) -> (%y: f32[n,3], %z: f32[n,3], %v: f32[n,3], %a: f64[4], %b: i32[5], %c: i64[5]) {
+  %high = constant inf : f32[]
+  %low = constant -inf : f32[]
+  %y = max(%x, %high) : f32[n,3]
+  %z = min(%x, %low) : f32[n,3]
+  %1 = max(%x, %low) : f32[n,3]
+  %v = clip(%1, %low, %high) : f32[n,3]
+  %2 = cast(%i) {to=f32} : f32[4]
+  %a = cast(%2) {to=f64} : f64[4]
+  %3 = cast(%j) {to=bf16} : bf16[5]
+  %b = cast(%3) {to=i32} : i32[5]
+  %4 = cast(%j) {to=i32} : i32[5]
+  %c = cast(%4) {to=i64} : i64[5]
+  return %y, %z, %v, %a, %b, %c
+}
+"""  # noqa: E501

@@ -28,7 +28,7 @@ class Simplify(Pass):
 
     name = "simplify"
     bound = Exact()
-    seeds = (seeds.BRANCH,)
+    seeds = (seeds.BRANCH, seeds.PADDED, seeds.LIMITS)
     nested = True
     fast: bool = False
 

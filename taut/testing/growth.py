@@ -47,7 +47,8 @@ class Growth:
         self, rules: Mapping[str, Rewrite], seeds: Sequence[str], families: Iterable[str],
         awkward: Iterable[str], seed: int,
     ) -> None:  # fmt: skip
-        self.rules, self.seeds = dict(rules), [parse(text) for text in seeds]
+        self.rules = dict(rules)
+        self.seeds = [g for g in map(parse, seeds) if awkward or is_finite(g)]
         self.families = tuple(dict.fromkeys(families))
         self.awkward = tuple(awkward)
         self.random = Random(seed)
@@ -305,6 +306,12 @@ def changes_of(node: Node) -> tuple[str, ...]:
     if isinstance(node.op, Constant):
         return ("shape", "opened") if node.type.dtype.is_float and node.type.shape else ()
     return ("attribute", "between", "op")
+
+
+def is_finite(seed: Graph) -> bool:
+    """Whether no constant holds an infinity: bounds that are not exact hold for finite numbers."""
+    arrays = [n.op.value for n in seed.nodes() if isinstance(n.op, Constant)]
+    return not any(a.dtype.kind == "f" and np.isinf(a).any() for a in arrays)
 
 
 def forget(plant: Plant, node: Node, less: tuple[Any, ...] | None) -> None:

@@ -111,6 +111,7 @@ def _integers(
 ) -> Array:  # fmt: skip
     dtype = type.dtype
     least, most = dtype.bounds
+    ends = [least if low is None else low, most if high is None else high]
     # Wide types: small numbers, so that sums and products of a few do not wrap by chance.
     least = low if low is not None else max(least, -100) if dtype.bits > 8 else least
     most = high if high is not None else min(most, 100) if dtype.bits > 8 else most
@@ -119,8 +120,8 @@ def _integers(
         wide = start + np.arange(type.size) % min(3, most - start + 1)
     else:
         wide = random.integers(least, most, type.size, endpoint=True)
-        if extremes and type.size:
-            wide[random.integers(type.size)] = random.choice([least, most])
+        if extremes and type.size > 1:  # one number alone may be how often a loop runs
+            wide[random.integers(type.size)] = ends[random.integers(2)]
     return wide.reshape(type.static_shape).astype(dtype.numpy)
 
 

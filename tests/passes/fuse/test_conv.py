@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from taut.ir import Builder, DType, Graph, TautError, Value, interpret, verify
+from taut.ir import Builder, DType, Graph, TautError, TensorType, Value, interpret, verify
 from taut.passes import Context, PassManager, random_feeds
 from taut.passes.fuse.conv import ACTIVATIONS
 from taut.passes.fuse.extents import Extents
@@ -272,3 +272,21 @@ def test_the_residual_goes_before_an_activation_where_it_can() -> None:
     report = build(make)
     assert ops(report) == ["fused_conv", "fused_conv"]
     assert report.graph["sum"].op.activation == "" and not report.graph["sum"].op.residual_last
+
+
+@pytest.mark.parametrize(("make", "shape"), [
+    (lambda b, x: b.conv(b.mul(x, random(1, 2, 1, 1)), random(2, 3, 2, 1, 1)), (4, 1, 2, 2)),
+    (lambda b, x: b.conv(b.add(b.mul(x, random(1, 2, 1, 1)), F(3)), random(2, 3, 2, 1, 1)),
+     (4, 1, 2, 2)),
+    (lambda b, x: b.mul(b.fused_mat_mul(x, random(1, 2, 3)), np.full((1, 1, 1), 2, F)), (4, 2)),
+    (lambda b, x: b.fused_mat_mul(b.mul(x, np.full((1, 1, 1), 2, F)), random(1, 2, 3)), (4, 2)),
+])  # fmt: skip
+def test_a_constant_may_broaden_what_has_no_known_rank(make: Any, shape: tuple[int, ...]) -> None:
+    b = Builder()
+    x = b.graph.add_input("x", TensorType(DType.f32, None))[0]
+    graph = b.outputs(y=make(b, x))
+    after = PassManager("fuse-conv,fuse-matmul").run(graph).graph
+    feeds = {"x": random(5, *shape)}
+    want, got = interpret(graph, feeds)["y"], interpret(after, feeds)["y"]
+    assert got.shape == want.shape
+    np.testing.assert_allclose(got, want, 1e-5, 1e-5)

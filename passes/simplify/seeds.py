@@ -121,7 +121,7 @@ graph @shapes(%x: f32[n,3,4]) -> (%y: f32[n,12], %z: f32[9], %k: f32[2,3], %q: f
   %places = non_zero(%w) : i64[2,?]
   return %y, %z, %k, %q, %two_of#0, %places
 }
-"""
+"""  # noqa: E501
 
 LOOSE = """
 graph @loose(%x: f32[2,3], %c: bool[]) -> (%y: f32[?,3]) {

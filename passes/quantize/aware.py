@@ -108,7 +108,7 @@ class QuantizeAware(Pass):
                 seen = known_ranges(graph, placement)
             elif placement.shared:
                 seen = Observer(placement.shared, {})
-                seen.run(graph, context, self.samples)
+                seen.run(graph, context, self.samples, found)
                 if seen.unfit:
                     skip |= unfit_readers(graph, placement, seen.unfit)
                     continue

@@ -56,7 +56,7 @@ class Calibrate(Pass):
         prepare(prepared, context, Outcome())
         placement = place(prepared, Outcome())
         observer = Observer(placement.shared, {})
-        batches = observer.run(prepared, context, self.samples)
+        batches = observer.run(prepared, context, self.samples, outcome)
         estimator = Estimator(self.method, self.scheme, self.percentile)
         ranges = {
             value_key(v): estimator(seen)

@@ -9,6 +9,7 @@ import numpy as np
 from ...ir import FeedError, Graph, Node, Value, interpret
 from ...ir.op import Array
 from ...ir.ops.structure import Input
+from ..base import Outcome
 from ..context import Context
 from .estimate import Seen
 
@@ -78,10 +79,11 @@ class Observer:
         if moments is not None:
             moments.add(array)
 
-    def run(self, graph: Graph, context: Context, limit: int) -> int:
+    def run(self, graph: Graph, context: Context, limit: int, outcome: Outcome) -> int:
         """Go through up to `limit` batches of the context's samples. Returns how many there were.
 
-        Raises FeedError for bad or missing samples.
+        An input that is the same number throughout is remarked on. Raises FeedError for bad or
+        missing samples.
         """
         for feeds in context.feeds(graph, limit):
             if context.runner is not None:
@@ -90,6 +92,12 @@ class Observer:
                 interpret(graph, feeds, limits=context.limits, watch=self.watch)
             self.batches += 1
             context.report(self.batches, None, "calibrate")
+        for node in graph.inputs:
+            seen = self.seen.get(Value(node))
+            if seen is not None and seen.batches and seen.extremes[0] == seen.extremes[1]:
+                number = f"{seen.extremes[0]:g}"
+                outcome.missed(node, f"its samples hold {number} everywhere, which says "
+                                     "nothing of the ranges behind it: give real ones")  # fmt: skip
         return self.batches
 
 

@@ -92,7 +92,7 @@ class Quantize(Pass):
                 outcome.merge(found)
                 outcome.note("nothing is quantized: no convolution or matrix product can be")
                 return outcome
-            observer = self._observe(graph, context, placement, products)
+            observer = self._observe(graph, context, placement, products, outcome)
             unfit = observer.unfit if isinstance(observer, Observer) else {}
             if not unfit:
                 break
@@ -123,7 +123,8 @@ class Quantize(Pass):
         return outcome
 
     def _observe(
-        self, graph: Graph, context: Context, placement: Placement, products: list[Node]
+        self, graph: Graph, context: Context, placement: Placement, products: list[Node],
+        outcome: Outcome,
     ) -> dict[Value, Range] | Observer:
         """Statistics of all values that get a grid, or ranges from an earlier `calibrate`."""
         if context.data is None and RANGES in graph.metadata:
@@ -134,7 +135,7 @@ class Quantize(Pass):
             assert x is not None
             axes.setdefault(x, moment_axis(node))
         observer = Observer(placement.shared, axes)
-        observer.run(graph, context, self.samples)
+        observer.run(graph, context, self.samples, outcome)
         return observer
 
     def _grids(

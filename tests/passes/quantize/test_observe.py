@@ -149,6 +149,20 @@ def test_bad_samples_are_refused_by_name(bad: float) -> None:
         PassManager("quantize").run(graph, Context(data=[]))
 
 
+@pytest.mark.parametrize("pipeline", ["quantize", "calibrate"])
+def test_samples_that_say_nothing_are_remarked_on(pipeline: str) -> None:
+    b = Builder()
+    x = b.input("picture", "f32", (1, 2))
+    graph = b.outputs(y=b.gemm(x, np.ones((2, 1), np.float32)))
+
+    def remarks(*values: float) -> str:
+        data = [np.full((1, 2), v, np.float32) for v in values]
+        return str([*PassManager(pipeline).run(graph, Context(data=data)).remarks("missed")])
+
+    assert "its samples hold 0 everywhere" in remarks(0, 0) and "picture" in remarks(0, 0)
+    assert "everywhere" not in remarks(0, 1)
+
+
 def test_what_the_model_itself_makes_infinite_stays_float() -> None:
     b = Builder()
     x = b.input("x", "f32", (1, 2))

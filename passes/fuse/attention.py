@@ -49,8 +49,8 @@ class FuseAttention(Rewrite):
     def read(self, m: Match) -> tuple[Written, Turned]:
         """What is written, and the values. Raises Unfit."""
         op = m.op
-        if op.name == "gemm" or getattr(op, "alpha", 1.0) != 1 or getattr(op, "activation", ""):
-            raise Unfit("the product with the values is of two axes, or has an end", m.root)
+        if getattr(op, "alpha", 1.0) != 1 or getattr(op, "activation", ""):
+            raise Unfit("the product with the values is scaled or has an end", m.root)
         if getattr(op, "transA", False):
             raise Unfit("the weights are turned", m.root)
         found = read_weights(self.extents, m.x)
@@ -225,7 +225,7 @@ class FuseAttentionPass(Pass):
     bound = Within(rtol=2e-4, atol=1e-5)
     seeds = (seeds.WRITTEN_ATTENTION, seeds.ADDED_MASK, seeds.CAUSAL, seeds.SHORT_MASK,
              seeds.NEARLY_ATTENTION, seeds.SELECTED, near_misses.WIDENED_SCORES,
-             near_misses.NEARLY_SELECTED)  # fmt: skip
+             near_misses.NEARLY_SELECTED, seeds.CONSTANT_MASKS)  # fmt: skip
     families = ("transformer",)
     heads: bool = True
 

@@ -343,7 +343,7 @@ graph @short(%q: f32[2,1,4], %k: f32[2,5,4], %v: f32[2,5,2], %m: f32[2,1,1], %n:
 """  # noqa: E501
 
 NEARLY_ATTENTION = """
-graph @nearly(%q: f32[2,3,4], %k: f32[2,5,4], %v: f32[2,5,2], %m: f32[2,1,5], %l: f32[2,3,1]) -> (%y: f32[2,3,2], %z: f32[2,3,2], %w: f32[2,3,2], %u: f32[2,3,2]) {
+graph @nearly(%q: f32[2,3,4], %k: f32[2,5,4], %v: f32[2,5,2], %m: f32[2,1,5], %l: f32[2,3,1]) -> (%y: f32[2,3,2], %z: f32[2,3,2], %w: f32[2,3,2], %u: f32[2,3,2], %t: f32[2,3,2]) {
   %s = constant 0.5 : f32[]
   %1 = transpose(%k) {perm=[0,2,1]} : f32[2,4,5]
   %2 = mat_mul(%q, %1) : f32[2,3,5]
@@ -353,7 +353,7 @@ graph @nearly(%q: f32[2,3,4], %k: f32[2,5,4], %v: f32[2,5,2], %m: f32[2,1,5], %l
   %y = mat_mul(%5, %v) : f32[2,3,2]
   %6 = fused_mat_mul(%q, %k) {transB=true} : f32[2,3,5]
   %7 = softmax(%6) : f32[2,3,5]
-  %z = fused_mat_mul(%7, %v) {alpha=2.0 activation="tanh"} : f32[2,3,2]
+  %z = fused_mat_mul(%7, %v) {activation="tanh"} : f32[2,3,2]
   %8 = fused_mat_mul(%q, %k) {transB=true} : f32[2,3,5]
   %9 = add(%8, %l) : f32[2,3,5]
   %10 = softmax(%9) : f32[2,3,5]
@@ -361,7 +361,10 @@ graph @nearly(%q: f32[2,3,4], %k: f32[2,5,4], %v: f32[2,5,2], %m: f32[2,1,5], %l
   %11 = fused_mat_mul(%q, %k) {transB=true activation="relu"} : f32[2,3,5]
   %12 = softmax(%11) : f32[2,3,5]
   %u = mat_mul(%12, %v) : f32[2,3,2]
-  return %y, %z, %w, %u
+  %13 = fused_mat_mul(%q, %k) {transB=true} : f32[2,3,5]
+  %14 = softmax(%13) : f32[2,3,5]
+  %t = fused_mat_mul(%14, %v) {alpha=2.0} : f32[2,3,2]
+  return %y, %z, %w, %u, %t
 }
 """  # noqa: E501
 
@@ -404,5 +407,37 @@ graph @stacked(%x: f32[2,3,9], %i: f32[n,9,2,2]) -> (%y: f32[2,3,1], %z: f32[n,2
   %6 = fused_mat_mul(%x, %g, %h) : f32[2,3,1]
   %w = concat(%6, %5) {axis=2} : f32[2,3,2]
   return %y, %z, %w
+}
+"""  # noqa: E501
+
+CONSTANT_MASKS = """
+graph @masks(%q: f32[2,1,3,2], %k: f32[2,1,3,2]) -> (%y: f32[2,1,3,2], %z: f32[2,1,3,2], %w: f32[2,1,3,2], %u: f32[2,1,3,2], %v: f32[2,1,3,2]) {
+  %never = constant -inf : f32[]
+  %zero = constant [0.0, -inf, -inf, 0.0, 0.0, -inf, 0.0, 0.0, 0.0] : f32[1,1,3,3]
+  %some = constant [0.0, -inf, -inf, 1.0, 0.0, -inf, 0.0, -2.0, 0.0] : f32[1,3,3]
+  %row = constant [0.5, -inf, 1.0] : f32[3]
+  %each = constant [true, false, false, true, true, false, true, true, true, true, false, true, true, true, false, true, true, true] : bool[2,1,3,3]
+  %last = constant [true, true, false] : bool[3]
+  %1 = fused_mat_mul(%q, %k) {transB=true} : f32[2,1,3,3]
+  %2 = add(%1, %zero) : f32[2,1,3,3]
+  %3 = softmax(%2) : f32[2,1,3,3]
+  %y = mat_mul(%3, %k) : f32[2,1,3,2]
+  %4 = fused_mat_mul(%k, %q) {transB=true} : f32[2,1,3,3]
+  %5 = add(%some, %4) : f32[2,1,3,3]
+  %6 = softmax(%5) : f32[2,1,3,3]
+  %z = mat_mul(%6, %k) : f32[2,1,3,2]
+  %7 = fused_mat_mul(%q, %q) {transB=true} : f32[2,1,3,3]
+  %8 = add(%7, %row) : f32[2,1,3,3]
+  %9 = softmax(%8) : f32[2,1,3,3]
+  %w = mat_mul(%9, %k) : f32[2,1,3,2]
+  %10 = fused_mat_mul(%k, %k) {transB=true} : f32[2,1,3,3]
+  %11 = where(%each, %10, %never) : f32[2,1,3,3]
+  %12 = softmax(%11) : f32[2,1,3,3]
+  %u = mat_mul(%12, %k) : f32[2,1,3,2]
+  %13 = fused_mat_mul(%k, %q) {transB=true alpha=0.5} : f32[2,1,3,3]
+  %14 = where(%last, %13, %never) : f32[2,1,3,3]
+  %15 = softmax(%14) : f32[2,1,3,3]
+  %v = mat_mul(%15, %q) : f32[2,1,3,2]
+  return %y, %z, %w, %u, %v
 }
 """  # noqa: E501

@@ -180,9 +180,11 @@ class ConvTranspose(Windowed):
         dtype = check_same(x, weight, bias)
         if self.group < 1:
             raise VerifyError(f"group is {self.group}, which should be 1 or more")
-        sizes, kernel = spatial(x), spatial(weight)
-        if x.shape is None or weight.shape is None or sizes is None or kernel is None:
+        kernel = spatial(weight)
+        if weight.shape is None or kernel is None:
             return TensorType(dtype, None)
+        sizes = spatial(x) or (None,) * len(kernel)
+        batch, inputs = (None, None) if x.shape is None else x.shape[:2]
         if len(sizes) != len(kernel):
             raise VerifyError(f"a kernel of rank {len(kernel)} on {len(sizes)} spatial axes")
         if self.kernel_shape and (
@@ -192,13 +194,13 @@ class ConvTranspose(Windowed):
             raise VerifyError(f"kernel_shape {list(self.kernel_shape)} is not that of the weight "
                               f"{weight.type}")  # fmt: skip
         channels, per_group = weight.shape[:2]
-        if differs(x.shape[1], channels):
+        if differs(inputs, channels):
             raise VerifyError(f"{x.type} and the weight {weight.type} differ in channels")
         if isinstance(channels, int) and channels % self.group:
             raise VerifyError(f"{channels} channels do not divide into {self.group} groups")
         out = per_group * self.group if isinstance(per_group, int) else None
         check_vector(bias, out, "the bias")
-        return TensorType(dtype, (x.shape[0], out, *self.transposed_dims(sizes, kernel)))
+        return TensorType(dtype, (batch, out, *self.transposed_dims(sizes, kernel)))
 
     def transposed_dims(self, sizes: Shape, kernel: Shape) -> Shape:
         """Spatial dimensions of the result."""

@@ -144,8 +144,6 @@ def layer_of(m: Match, node: Node) -> Layer | str:
         return "the weight is not constant"
     if not weight.type.dtype.is_float:
         return "the weight is not floating point"
-    if node.type.shape is None:
-        return "the rank of the result is unknown"
     layer = Layer(node, node.op, x, weight, bias)
     if isinstance(node.op, MatMul) and (weight.array.ndim != 2 or node.type.rank < 2):
         return f"the weight has rank {weight.array.ndim}, not 2"
@@ -211,8 +209,6 @@ class FoldBatchNorm(FoldAfter):
             return "the statistics of batch normalization are not constant"
         if layer.axis != 1:
             return "batch normalization is over another axis than the channels"
-        if any(s is not None and s.shape != (layer.channels,) for s in stats):
-            return "the statistics do not fit the layer's channels"
         return norm_affine(m.op, *stats)  # type: ignore[arg-type]
 
 

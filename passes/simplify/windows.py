@@ -91,8 +91,6 @@ class PadIntoWindow(Algebra):
             return m.fail("the average leaves out its own padding")
         if isinstance(op, AveragePool) and op.ceil_mode:
             return m.fail("the average in ceil mode counts padding differently")
-        if isinstance(op, SumPoolInteger) and not op.kernel_shape:
-            return m.fail("the window is the whole image, padding included")
         return m.ok
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value | None:
@@ -105,7 +103,7 @@ class PadIntoWindow(Algebra):
             changes["count_include_pad"] = True
         try:
             made = b.node(m.root.op.replace(**changes), m.x, *m.rest)
-        except (VerifyError, UnsupportedError):  # pads wider than a pooling window
+        except (VerifyError, UnsupportedError):  # wider than the window, or it takes no pads
             return None
         return made if made.type == m.root.type else None
 

@@ -136,6 +136,8 @@ def _keeps(
     _require(text == print_graph(reports[1].graph), "a second run gives another graph")
     _require(print_graph(parse(text)) == text, "the result does not print as it parses")
     _require(_boundary(after) == _boundary(graph), "the signature changed")
+    counts = [n for p in reports[0].passes for n in p.counts.values()]
+    _require(all(n > 0 for n in counts), f"it counts {counts} of what it did")
     if any(p.narrows for p in Pipeline.of(pipeline)):
         bind_feeds(after, (), inputs)  # raises FeedError where the sizes are others
     got, tolerance = interpret(after, inputs), _tolerance(bounds)

@@ -283,8 +283,9 @@ class Plant:
             return self.constant(self.dense(kind, want))
         if not bounded and self.chance(0.25):
             found = [v for v in self.values if v.type == kind and v.node not in self.protected]
-            if found:
-                return self.pick(*found[-12:])
+            made = self.pick(*found[-12:]) if found else None
+            if made is not None and (self.awkward or np.isfinite(self.values[made]).all()):
+                return made  # an infinity that pads is for its window, where bounds want numbers
         static = kind.is_static
         if static and self.chance(0.08):
             return self.constant(self.dense(kind, want))

@@ -9,11 +9,31 @@ import numpy as np
 import pytest
 from op_samples import Sample
 from taut.backends.cpu import compile
-from taut.ir import Builder, Graph, Value, differentiate, interpret, op_class
+from taut.ir import (
+    Builder,
+    DType,
+    Graph,
+    TensorType,
+    Value,
+    VerifyError,
+    differentiate,
+    interpret,
+    op_class,
+)
 
 import taut
 
 Array = np.ndarray[Any, Any]
+
+
+def test_channels_follow_from_the_weight_alone() -> None:
+    b = Builder()
+    x = b.graph.add_input("x", TensorType(DType.f32, None))[0]
+    weight = np.ones((4, 3, 2, 2), np.float32)
+    y = b.conv_transpose(x, weight, group=2)
+    assert y.type == TensorType(DType.f32, (None, 6, None, None))
+    with pytest.raises(VerifyError, match="vector of 6"):
+        b.conv_transpose(x, weight, np.ones(3, np.float32), group=2)
 
 
 class Case(NamedTuple):

@@ -9,6 +9,9 @@ moved by what another order of summation may move them.
 Only what is rounded in an open way moves. Inputs, arithmetic that IEEE 754 defines to the last bit
 (+, -, *, /, sqrt), movements of data, quantizing and dequantizing do not: a quantizer behind these
 alone has one right answer, at ties too.
+
+A zero whose sign an op leaves open (`Numerics.free`) takes both: 1 / -0 is -inf, and the angle
+of -0 is another than that of 0.
 """
 
 from __future__ import annotations
@@ -36,52 +39,68 @@ DEFINED = (
 RUNS = 64
 
 Envelope = dict[str, tuple[Array, Array]]
+Bounds = tuple[Array, Array, Array]  # least, largest, and whether it may be NaN
 
 
 def envelope(
-    graph: Graph, feeds: Feeds, *, steps: float = 0.0, runs: int = RUNS, seed: int = 0,
-    limits: Limits = DEFAULT_LIMITS,
+    graph: Graph, feeds: Feeds, *, steps: float = 0.0, rounding: bool = True, runs: int = RUNS,
+    seed: int = 0, limits: Limits = DEFAULT_LIMITS,
 ) -> Envelope:  # fmt: skip
     """Least and largest value of each element of each output, in double precision, over `runs` runs
     of the reference (the first of them unmoved): {output: (low, high)}.
 
-    With `steps` also what is quantized moves, by so many steps of its grid. Raises what `interpret`
-    does.
+    With `steps` also what is quantized moves, by so many steps of its grid; without `rounding`
+    nothing but signs of zeros. A run in which an output has another shape says nothing of it.
+    Raises what `interpret` does.
     """
-    moves = _moves(graph, feeds, steps, limits)
+    bounds = _bounds(graph, feeds, steps, rounding, runs, seed, limits)
+    return {name: (low, high) for name, (low, high, _) in bounds.items()}
+
+
+def _bounds(
+    graph: Graph, feeds: Feeds, steps: float, rounding: bool, runs: int, seed: int, limits: Limits
+) -> dict[str, Bounds]:
+    moves = _moves(graph, feeds, steps, limits) if rounding else {}
     rng = np.random.default_rng(seed)
-    found: Envelope = {}
+    found: dict[str, Bounds] = {}
     for signs in _signs(runs, rng):
 
         def move(value: Value, array: Array, signs: object = signs) -> Array | None:
+            zeros = _open_zeros(value, array) if signs != 0.0 else None
             amount = moves.get(value)
-            if amount is None or not array.size:
+            if not array.size or (amount is None and zeros is None):
                 return None
             with np.errstate(all="ignore"):
-                moved = array.astype(np.float64) + _direction(signs, array, rng) * amount
+                moved = array.astype(np.float64)
+                if amount is not None:
+                    moved = moved + _direction(signs, array, rng) * amount
+                if zeros is not None:
+                    moved = np.where(zeros & (moved == 0), _zeros(signs, array, rng), moved)
                 return moved.astype(array.dtype)
 
         for name, array in interpret(graph, feeds, limits=limits, watch=move).items():
             wide = array.astype(np.float64)
-            low, high = found.get(name, (wide, wide))
-            found[name] = np.fmin(low, wide), np.fmax(high, wide)
+            low, high, nan = found.get(name, (wide, wide, np.isnan(wide)))
+            if low.shape == wide.shape:
+                found[name] = np.fmin(low, wide), np.fmax(high, wide), nan | np.isnan(wide)
     return found
 
 
 def explained(
     graph: Graph, feeds: Feeds, got: Feeds, rtol: float, atol: float, *, steps: float = 0.0,
-    runs: int = RUNS, limits: Limits = DEFAULT_LIMITS,
+    rounding: bool = True, runs: int = RUNS, limits: Limits = DEFAULT_LIMITS,
 ) -> list[str]:  # fmt: skip
     """Names of the outputs in `got` of which every element lies within the envelope, floats also
-    within atol + rtol * (the largest that the reference gives) of it.
+    within atol + rtol * (the largest that the reference gives) of it. Without `rounding` nothing
+    but the signs of zeros is open: for what promises to be exact.
     """
-    bounds = envelope(graph, feeds, steps=steps, runs=runs, limits=limits)
+    bounds = _bounds(graph, feeds, steps, rounding, runs, 0, limits)
     want = interpret(graph, feeds, limits=limits)
     return [k for k, v in got.items() if k in want and _inside(want[k], v, *bounds[k], rtol, atol)]
 
 
 def _inside(
-    want: Array, got: Array, low: Array, high: Array, rtol: float, atol: float
+    want: Array, got: Array, low: Array, high: Array, nan: Array, rtol: float, atol: float
 ) -> bool:
     if want.shape != got.shape or want.dtype != got.dtype:
         return False
@@ -89,7 +108,10 @@ def _inside(
     largest = float(np.abs(a[np.isfinite(a)]).max(initial=0.0))
     slack = 0.0 if want.dtype.kind in "iub" else atol + rtol * largest
     with np.errstate(all="ignore"):
-        fits = (a == b) | (np.isnan(a) & np.isnan(b)) | ((low - slack <= b) & (b <= high + slack))
+        between = (low - slack <= b) & (b <= high + slack)
+        # Between -inf and inf of 1 / 0 there is nothing.
+        between &= np.isfinite(low) | np.isfinite(high) | (low == high) | ~np.isfinite(b)
+        fits = (a == b) | (nan & np.isnan(b)) | between
     return bool(np.all(fits))
 
 
@@ -105,6 +127,22 @@ def _direction(signs: object, array: Array, rng: np.random.Generator) -> Array |
     if signs is None:
         return rng.choice(np.array([-1.0, 1.0]), array.shape)
     return np.sign(array.astype(np.float64)) * (1 if signs == "away" else -1)
+
+
+def _open_zeros(value: Value, array: Array) -> Array | None:
+    """Which zeros of an op's result may have either sign."""
+    promise = value.node.op.numerics
+    if promise is None or "sign" not in promise.free or not DType.of(array).is_float:
+        return None
+    zeros = array == 0
+    return zeros if zeros.any() else None
+
+
+def _zeros(signs: object, array: Array, rng: np.random.Generator) -> Array | float:
+    """Zeros of one sign, or each of one by chance."""
+    if isinstance(signs, float):
+        return np.copysign(0.0, signs)
+    return np.copysign(0.0, rng.choice(np.array([-1.0, 1.0]), array.shape))
 
 
 def _moves(

@@ -198,9 +198,15 @@ def _excuse(
     graph: Graph, inputs: Feeds, got: Feeds, reasons: dict[str, str | None], rtol: float,
     atol: float, steps: float = 0.0,
 ) -> None:  # fmt: skip
-    """Drop the reasons that a tie explains. Exact promises allow none."""
-    if any(reasons.values()) and (rtol or atol or steps):
-        for name in explained(graph, inputs, got, rtol, atol, steps=steps):
+    """Drop the reasons that a tie explains. Exact promises allow none, but that a zero whose sign
+    is open makes another infinity."""
+    if any(reasons.values()):
+        rounding = bool(rtol or atol or steps)
+        wrong = {k: got[k] for k, reason in reasons.items()
+                 if reason is not None and (rounding or not _signed(graph, k))}  # fmt: skip
+        if not wrong:
+            return
+        for name in explained(graph, inputs, wrong, rtol, atol, steps=steps, rounding=rounding):
             reasons[name] = None
 
 

@@ -106,3 +106,48 @@ def test_a_quantizer_that_rounds_wrongly_is_found(
 
 def test_sums_of_another_order_are_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     check(monkeypatch, np.rint, 2.0**-21, 60)
+
+
+def divided(b: Any, x: Any, how: str) -> Any:
+    zero = b.relu(b.max(x, np.float32(0)))
+    if how == "reciprocal":
+        return b.reciprocal(zero)
+    return b.clip(b.div(np.float32(1), zero), np.float32(-6), np.float32(6))
+
+
+@pytest.mark.parametrize("how", ["reciprocal", "div, clip"])
+def test_a_zero_of_either_sign_makes_either_infinity(how: str) -> None:
+    """The larger of 0 and -0 is either; behind it there is another infinity, and nothing else."""
+    b: Any = Builder()
+    graph = b.outputs(y=divided(b, b.input("x", "f32", (3,)), how))
+    feeds = {"x": np.array([-1, 0.25, -0.0], np.float32)}
+    want = interpret(graph, feeds)["y"]
+
+    def right(*numbers: float) -> bool:
+        got = {"y": np.array(numbers, np.float32)}
+        return bool(explained(graph, feeds, got, 0, 0, rounding=False))
+
+    a, c, d = want.tolist()
+    assert right(a, c, d) and right(-a, c, d) and right(a, c, -d) and right(-a, c, -d)
+    assert not right(a, -c, d) and not right(a, c + 0.01, d) and not right(np.nan, c, d)
+    assert not right(7, c, d)
+
+
+def test_a_zero_that_is_defined_has_one_infinity() -> None:
+    b: Any = Builder()
+    x = b.input("x", "f32", (2,))
+    graph = b.outputs(y=b.reciprocal(b.mul(x, np.float32(0))))
+    feeds = {"x": np.array([-1, 1], np.float32)}
+    got = {"y": np.array([np.inf, np.inf], np.float32)}
+    assert not explained(graph, feeds, got, 0, 0, rounding=False)
+
+
+def test_infinities_of_open_signs_may_meet() -> None:
+    """1/0 - 1/0 of two zeros is NaN or infinite."""
+    b: Any = Builder()
+    x, y = b.input("x", "f32", (1,)), b.input("y", "f32", (1,))
+    graph = b.outputs(y=b.sub(b.reciprocal(b.relu(x)), b.reciprocal(b.relu(y))))
+    feeds = {"x": np.zeros(1, np.float32), "y": np.zeros(1, np.float32)}
+    for number, right in ((np.nan, True), (np.inf, True), (-np.inf, True), (0, False)):
+        got = {"y": np.array([number], np.float32)}
+        assert bool(explained(graph, feeds, got, 0, 0, rounding=False)) is right

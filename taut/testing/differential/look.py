@@ -63,6 +63,10 @@ class Seen:
         found = self.operand(0)
         return found is not None and found.dtype == np.float64
 
+    def halves(self, place: int) -> bool:
+        found = self.operand(place)
+        return found is not None and DType.of(found) in (DType.f16, DType.bf16)
+
     def same(self) -> bool:
         """Whether it pads to the size of its image."""
         return self.get("auto_pad", "NOTSET").startswith("SAME")
@@ -118,8 +122,9 @@ class Look:
         names = {n.output[0]: list(n.output) for n in self.case.model.graph.node}
 
         def see(value: Value, array: Array) -> None:
-            name, index = value.node.name, value.index
-            found[names[name][index] if name in names else name] = array
+            made = names.get(value.node.name, [value.node.name])
+            if value.index < len(made):  # the model need not name all results
+                found[made[value.index]] = array
 
         with np.errstate(all="ignore"):
             interpret(self.graph, self.case.feeds, watch=see)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from taut.ir import Builder, DType, Graph, Value, interpret, verify
-from taut.passes import Context, PassManager, Pipeline
-from taut.passes.instrument import error_between
+from taut.ir import DEFAULT_LIMITS, Builder, DType, Graph, Value, interpret, verify
+from taut.passes import Context, Exact, PassManager, Pipeline
+from taut.passes.instrument import error_between, tolerable
 from taut.passes.simplify.algebra import lossless
 
 AWKWARD = [0.0, -0.0, 1.0, -1.0, 0.5, 2.0, 6.0, 3.0, -3.0, math.inf, -math.inf, math.nan,
@@ -72,8 +72,10 @@ def check(graph: Graph, pipeline: str, dtype: DType, slack: float = 0.0) -> None
     want = interpret(graph, feeds)
     made = PassManager(pipeline).run(graph).graph
     verify(made)
-    for name, array in interpret(made, feeds).items():
-        assert error_between(want[name], array) <= slack, name
+    got = interpret(made, feeds)
+    wrong = {k: a for k, a in got.items() if not error_between(want[k], a) <= slack}
+    # 1 / 0 is infinite of the zero's sign, which the larger of 0 and -0 does not have.
+    assert not set(wrong) - set(tolerable(Exact(), graph, feeds, wrong, DEFAULT_LIMITS)), wrong
 
 
 @settings(deadline=None, max_examples=150)

@@ -119,7 +119,7 @@ class FuseAttention(Rewrite):
         flat = len(found.q.perm) == 3
         if flat:
             q, k, v = (b.unsqueeze(x, b.constant(np.array([1]))) for x in (q, k, v))
-            if mask is not None and len(mask.shape or ()) == 3:
+            if mask is not None and mask.type.rank == 3:
                 mask = b.unsqueeze(mask, b.constant(np.array([1])))
         op = Attention(scale=found.scale, is_causal=causal, softmax_precision=found.precision)
         made = b.node(op, q, k, v, mask)
@@ -225,7 +225,8 @@ class FuseAttentionPass(Pass):
     bound = Within(rtol=2e-4, atol=1e-5)
     seeds = (seeds.WRITTEN_ATTENTION, seeds.ADDED_MASK, seeds.CAUSAL, seeds.SHORT_MASK,
              seeds.NEARLY_ATTENTION, seeds.SELECTED, near_misses.WIDENED_SCORES,
-             near_misses.NEARLY_SELECTED, seeds.CONSTANT_MASKS)  # fmt: skip
+             near_misses.NEARLY_SELECTED, near_misses.NEARLY_JOINED,
+             seeds.CONSTANT_MASKS)  # fmt: skip
     families = ("transformer",)
     heads: bool = True
 

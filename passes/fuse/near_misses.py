@@ -150,11 +150,19 @@ graph @unranked(%x: f32[*], %z: f32[*], %t: f32[*], %u: f32[*]) -> (%y: f32[*], 
 """  # noqa: E501
 
 WHOLE_WINDOWS = """
-graph @whole(%x: f32[n,2,2,2], %z: f32[n,2,3,2]) -> (%y: f32[n,2,1,1], %v: f32[n,2,1,1], %w: f32[n,2,1,1]) {
+graph @whole(%x: f32[n,2,2,2], %z: f32[n,2,3,2], %t: f32[n,3], %s: f32[n,2,3]) -> (%y: f32[n,2,1,1], %v: f32[n,2,1,1], %w: f32[n,2,1,1], %m: f32[1,1], %a: f32[n,2,3], %b: f32[n,2,3]) {
   %y = average_pool(%x) {kernel_shape=[2,2] strides=[2,2] dilations=[1,2] auto_pad="SAME_UPPER"} : f32[n,2,1,1]
   %v = average_pool(%z) {kernel_shape=[3,2] strides=[3,2]} : f32[n,2,1,1]
   %w = average_pool(%z) {kernel_shape=[3,2] strides=[3,3] dilations=[2,1] auto_pad="SAME_LOWER"} : f32[n,2,1,1]
-  return %y, %v, %w
+  %all = constant [] : i64[0]
+  %m = reduce_mean(%t, %all) : f32[1,1]
+  %scale = constant [1.0, -2.0, 0.5] : f32[3]
+  %shift = constant 1.5 : f32[]
+  %1 = layer_normalization(%s, %scale) {axis=2} : f32[n,2,3]
+  %a = add(%1, %shift) : f32[n,2,3]
+  %2 = layer_normalization(%s, %scale) : f32[n,2,3]
+  %b = add(%shift, %2) : f32[n,2,3]
+  return %y, %v, %w, %m, %a, %b
 }
 """  # noqa: E501
 
@@ -226,5 +234,29 @@ graph @folded(%x: f32[n,2,2,2], %u: f32[n,2,2,2], %z: f32[n,1,2,2], %v: f32[3,2]
   %9 = mat_mul(%m, %f) : f32[2]
   %o = div(%9, %g) : f32[2]
   return %y, %w, %s, %t, %o
+}
+"""  # noqa: E501
+
+NEARLY_JOINED = """
+graph @joined(%q: f32[2,3,4,3], %k: f32[2,3,4,3], %v: f32[2,3,4,2]) -> (%y: f32[2,3,8], %z: f32[2,3,8], %u: f32[2,8,3], %t: f32[2,3,8]) {
+  %s = constant [2, 3, 8] : i64[3]
+  %r = constant [2, 8, 3] : i64[3]
+  %1 = transpose(%q) {perm=[0,2,1,3]} : f32[2,4,3,3]
+  %2 = transpose(%k) {perm=[0,2,1,3]} : f32[2,4,3,3]
+  %3 = transpose(%v) {perm=[0,2,1,3]} : f32[2,4,3,2]
+  %4 = attention(%1, %2, %3) {scale=0.5} : f32[2,4,3,2]
+  %5 = transpose(%4) {perm=[0,2,3,1]} : f32[2,3,2,4]
+  %y = reshape(%5, %s) : f32[2,3,8]
+  %6 = attention(%2, %1, %3) {scale=0.5} : f32[2,4,3,2]
+  %7 = transpose(%6) {perm=[0,1,2,3]} : f32[2,4,3,2]
+  %z = reshape(%7, %s) : f32[2,3,8]
+  %8 = attention(%1, %1, %3) {scale=0.5} : f32[2,4,3,2]
+  %9 = transpose(%8) {perm=[0,2,1,3]} : f32[2,3,4,2]
+  %u = reshape(%9, %r) : f32[2,8,3]
+  %11 = transpose(%v) {perm=[0,2,1,3]} : f32[2,4,3,2]
+  %12 = attention(%2, %2, %11) {scale=0.5} : f32[2,4,3,2]
+  %13 = transpose(%12) {perm=[0,2,1,3]} : f32[2,3,4,2]
+  %t = reshape(%13, %s) : f32[2,3,8]
+  return %y, %z, %u, %t
 }
 """  # noqa: E501

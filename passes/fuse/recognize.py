@@ -269,7 +269,7 @@ class LayerNormBias(Rewrite):
         axis = m.norm.op.axis
         rank = len(m.x.shape or ())
         back = axis - rank if axis >= 0 else axis
-        return m.norm.op.outputs == 1 and m.same_type(m.x) and fits_tail(m, m.bias, back)
+        return m.same_type(m.x) and fits_tail(m, m.bias, back)
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
         return b.node(m.norm.op, m.x, m.scale, m.bias)

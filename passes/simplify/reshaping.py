@@ -43,6 +43,11 @@ def same_shape(a: Shape | None, b: Shape | None) -> bool:
     return not vague or (len(vague) == 1 and 0 not in a)
 
 
+def tells_more(x: Shape | None, out: Shape | None) -> bool:
+    """Whether a size that x does not know is known of `out`."""
+    return any(d is None and e is not None for d, e in zip(x or (), out or ()))
+
+
 def reshape(b: RewriteBuilder, x: Value, want: tuple[int, ...], like: Value) -> Value | None:
     """x in the shape `want`, unless less were known of the result than of `like`."""
     made = b.node(Reshape(), x, b.constant(np.array(want, np.int64)))
@@ -98,9 +103,7 @@ class NoReshape(Rewrite):
         out = m.root.type.shape
         if not isinstance(m.root.op, Reshape):
             return m.x.type == m.root.type and out is not None and None not in out
-        x = m.x.shape
-        tells_more = x and out and any(d is None and e is not None for d, e in zip(x, out))
-        return same_shape(x, out) and not tells_more
+        return same_shape(m.x.shape, out) and not tells_more(m.x.shape, out)
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
         return m.x
@@ -113,7 +116,8 @@ class ReshapeUnary(Rewrite):
         return p.reshape(p.op(*UNARY)(p.reshape(x, s), uses=1, into="f"), t)
 
     def applies(self, m: Match) -> bool:
-        return same_shape(m.x.shape, m.root.type.shape)
+        x, out = m.x.shape, m.root.type.shape
+        return same_shape(x, out) and not tells_more(x, out)
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value | None:
         made = b.node(m.f.op, m.x)

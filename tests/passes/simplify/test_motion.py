@@ -132,3 +132,11 @@ def test_long_chains_are_soon_done(kind: str) -> None:
     assert large < 9 * small + 0.5
     if kind in ("relu", "identity", "transpose", "reshape"):
         assert left <= 5
+
+
+def test_a_reshape_that_tells_more_of_a_size_stays() -> None:
+    b = Builder()
+    flat = b.reshape(b.input("x", "f32", (2, None)), np.array([-1]))
+    graph = b.outputs(y=b.reshape(b.relu(flat), np.array([2, 3])))
+    made = PassManager("motion").run(graph).graph
+    assert made.outputs[0].shape == (2, 3)

@@ -461,7 +461,9 @@ def reduction(plan: Plan) -> Operands:
                     list(range(1, rank))]  # fmt: skip
     axes = sorted({a % rank for a in plant.pick(*choices)})
     plan.set("keepdims", plant.chance(0.85))
-    return [x, plan.operand(1, Want(array=signed(plan, axes, rank)))]
+    at_run_time = Want(dtype=DType.i64, shape=(1,), low=-rank, high=rank - 1)
+    known = Want(array=signed(plan, axes, rank))
+    return [x, plan.operand(1, at_run_time if plant.nearly() else known)]
 
 
 def pad(plan: Plan) -> Operands:

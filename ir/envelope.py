@@ -116,14 +116,19 @@ def _inside(
 
 
 def _signs(runs: int, rng: np.random.Generator) -> Iterable[object]:
-    """Nothing, all up, all down, away from zero, toward it, and then each element by chance."""
+    """Nothing, all up, all down, away from zero, toward it, then each element by chance: all of the
+    way, and in the last quarter a part of it (what is periodic is not largest at the ends)."""
     named = (0.0, 1.0, -1.0, "away", "toward")
-    return [*named, *[None] * (runs - len(named))][:runs]
+    part = runs // 4
+    whole = max(runs - len(named) - part, 0)
+    return [*named, *[None] * whole, *["part"] * part][:runs]
 
 
 def _direction(signs: object, array: Array, rng: np.random.Generator) -> Array | float:
     if isinstance(signs, float):
         return signs
+    if signs == "part":
+        return rng.uniform(-1.0, 1.0, array.shape)
     if signs is None:
         return rng.choice(np.array([-1.0, 1.0]), array.shape)
     return np.sign(array.astype(np.float64)) * (1 if signs == "away" else -1)

@@ -151,3 +151,16 @@ def test_infinities_of_open_signs_may_meet() -> None:
     for number, right in ((np.nan, True), (np.inf, True), (-np.inf, True), (0, False)):
         got = {"y": np.array([number], np.float32)}
         assert bool(explained(graph, feeds, got, 0, 0, rounding=False)) is right
+
+
+def test_between_the_ends_of_what_is_periodic() -> None:
+    """The remainder of 437.0001 by 1 may be any where the number may be half of one off."""
+    b: Any = Builder()
+    x = b.input("x", "f32", (2,))
+    one = np.float32(1)
+    graph = b.outputs(y=b.mod(b.reciprocal(b.sigmoid(x)), one, fmod=1))
+    feeds = {"x": np.array([-6.080244, 1], np.float32)}
+    want = interpret(graph, feeds)["y"]
+    near = want - np.array([0.003, 0], np.float32)
+    assert explained(graph, feeds, {"y": near}, 0, 1e-5)
+    assert not explained(graph, feeds, {"y": want + np.array([0, 0.003], np.float32)}, 0, 1e-5)

@@ -105,6 +105,10 @@ KNOWN: tuple[Known, ...] = (
           where=lambda node: pads(node) or holds_nan(0)(node)),
     Known("evaluator", ("AveragePool",), "takes NaN for a place outside of the image",
           where=holds_nan(0)),
+    Known("evaluator", ("GridSample",), "takes coordinates in the grid's f16 or bf16",
+          where=lambda node: node.halves(1)),
+    Known("evaluator", ("AveragePool", "MaxPool"), "leaves dilations out of the pads of SAME",
+          where=lambda node: node.same() and node.holed()),
     Known("evaluator", ("MaxPool",), "gives places of images of three axes wrongly",
           where=lambda node: node.wide().ndim > 4 and len(node.proto.output) > 1),
     Known("evaluator", ("MaxPool",), "makes SAME smaller than ceil(size / stride) with `ceil_mode`",
@@ -198,6 +202,9 @@ KNOWN: tuple[Known, ...] = (
           "takes a fraction of two polynomials, right to 1e-6 absolutely", near(2e-6)),
     Known("onnxruntime", ("GRU", "LSTM", "RNN"), "Softplus is infinite from 89 on",
           where=lambda node: "Softplus" in node.texts("activations")),
+    Known("onnxruntime", ("Where",), "adds 0 to -0, which is 0",
+          where=lambda node: any(bool(((v == 0) & np.signbit(v)).any())
+                                 for v in (node.wide(1), node.wide(2)))),
     Known("onnxruntime", ("Slice",),
           "takes an end of 2^31-1 with a negative step for the axis' beginning", where=far_end),
     Known("onnxruntime", ("Col2Im",), "loses blocks with dilations of other than two axes",
@@ -220,6 +227,8 @@ KNOWN: tuple[Known, ...] = (
     Known("onnxruntime", ("Shrink",), "takes integers and f64 as f32",
           where=lambda node: node.is_f64()
           or (node.of("iu") and bool((np.abs(node.wide()) > 2**24).any()))),
+    Known("onnxruntime", ("DFT",), "takes angles as f32 in f64 as well",
+          lambda look: near(1e-6)(look) or len(look.case.ops) > 1, Seen.is_f64),
     Known("onnxruntime", ("DFT",), "does not fill up half a spectrum of which bins are missing",
           where=bins_are_missing),
     Known("onnxruntime", ("InstanceNormalization",), "takes x * a + b, which cancels where a group "

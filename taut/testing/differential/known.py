@@ -103,7 +103,7 @@ KNOWN: tuple[Known, ...] = (
     Known("evaluator", ("LpPool",),
           "makes the sum from an average, in which what is padded and NaN do not count",
           where=lambda node: pads(node) or holds_nan(0)(node)),
-    Known("evaluator", ("AveragePool",), "takes NaN for a place outside of the image",
+    Known("evaluator", ("AveragePool", "MaxPool"), "takes NaN for a place outside of the image",
           where=holds_nan(0)),
     Known("evaluator", ("GridSample",), "takes coordinates in the grid's f16 or bf16",
           where=lambda node: node.halves(1)),
@@ -145,7 +145,7 @@ KNOWN: tuple[Known, ...] = (
     Known("evaluator", ("Resize",), "takes coordinates in f64, which decides ties of integers",
           one_step, lambda node: node.of("iu") and node.get("mode", "nearest") != "nearest"),
     Known("evaluator", ("Resize",), "takes coordinates in f64, which decides what is nearest",
-          where=lambda node: node.get("mode", "nearest") == "nearest" and between_elements(node)),
+          where=between_elements),
     Known("evaluator", ("Resize",), "takes pytorch_half_pixel of one element for -0.5, not 0",
           where=lambda node: node.get("coordinate_transformation_mode") == "pytorch_half_pixel"
           and node.result is not None and 1 in node.result.shape),
@@ -197,7 +197,12 @@ KNOWN: tuple[Known, ...] = (
           where=lambda node: node.same() and node.holed()),
     Known("onnxruntime", ("ConvTranspose",),
           "cuts SAME short where a kernel is smaller than its strides", where=small_kernel),
-    Known("onnxruntime", ("Sum", "Mean"), "adds in f16, where Taut rounds once", low_precision),
+    Known("onnxruntime", ("Sum", "Mean", "Swish"), "computes in f16, where Taut rounds once",
+          low_precision),
+    Known("onnxruntime", ("Attention",), "lays a causal mask at the end of the keys, where the "
+          "standard counts from the past's length",
+          where=lambda node: bool(node.get("is_causal", 0)) and node.given(4)
+          and node.wide(0).shape[-2:-1] != node.wide(1).shape[-2:-1]),
     Known("onnxruntime", ("Swish", "Sigmoid", "Tanh", "Gelu", "Mish", "Erf"),
           "takes a fraction of two polynomials, right to 1e-6 absolutely", near(2e-6)),
     Known("onnxruntime", ("GRU", "LSTM", "RNN"), "Softplus is infinite from 89 on",

@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import VerifyError
 from ..numerics import ARITHMETIC, CANCELS, CHOICE, EXTREMES, FUNCTION, NORMALIZATION, ROUNDING
 from ..op import Abstract, Array, Inferred, Op, register
-from ..types import TensorType, broadcast
+from ..types import DType, TensorType, broadcast
 from .adjoint import ints, scaled, sum_to, where
 from .common import (
     check_axis,
@@ -372,6 +372,9 @@ class Shrink(Unary):
 
     def reference(self, x: Array) -> Array:
         b, t = self.bias, self.lambd
+        if DType.of(x).is_integer and float(b).is_integer() and abs(b) < 2.0**63:
+            step = np.array(int(b), np.int64).astype(x.dtype)  # f64 has not every i64
+            return np.where(x < -t, x + step, np.where(x > t, x - step, x.dtype.type(0)))
         f = lambda v: np.where(v < -t, v + b, np.where(v > t, v - b, 0))  # noqa: E731
         return in_wide(f, x)
 

@@ -82,6 +82,8 @@ KNOWN: tuple[Known, ...] = (
           near(1e-6), Seen.is_f64),
     Known("evaluator", ("Erf",), "computes in f32, where erf of 4 is 1 and no less",
           where=lambda node: node.of("iu") or node.is_f64()),
+    Known("evaluator", ("Shrink",), "takes integers as f64",
+          where=lambda node: node.of("iu") and bool((np.abs(node.wide()) > 2**53).any())),
     Known("evaluator", ("RMSNormalization",), "has the type of x, where the standard has scale's",
           lambda look: "type" in look.reason),
     Known("evaluator", ("Conv",), "multiplies what is not finite by the zeros of holes",

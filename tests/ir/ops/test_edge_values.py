@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from taut.ir import VerifyError
+from taut.ir.ops.activation import Shrink
 from taut.ir.ops.elementwise import Pow
 from taut.ir.ops.resize import Resize
 from taut.ir.ops.shape import Reshape
@@ -50,3 +53,14 @@ def test_nothing_takes_any_shape_of_nothing(shape, want, made) -> None:
 def test_nothing_takes_no_shape_of_something() -> None:
     with pytest.raises(VerifyError, match="cannot take the shape"):
         Reshape().reference(np.zeros((0, 2)), np.array((1, 2)))
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64, np.int32])
+def test_shrink_keeps_every_bit_of_integers(dtype: Any) -> None:
+    """In double precision the largest 64-bit integers lost their last bits."""
+    most = np.iinfo(dtype).max
+    x = np.array([most, most - 1, 3, 0], dtype)
+    want = np.array([most - 2, most - 3, 1, 0], dtype)
+    assert Shrink(bias=2.0).reference(x).tolist() == want.tolist()
+    assert Shrink(lambd=3.0).reference(x).tolist() == [most, most - 1, 0, 0]
+    assert Shrink(bias=2.0).reference(x).dtype == dtype

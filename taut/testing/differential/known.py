@@ -153,6 +153,9 @@ KNOWN: tuple[Known, ...] = (
           and node.result is not None and 1 in node.result.shape),
     Known("evaluator", ("Resize",), "takes coefficients in another precision", near(1e-5),
           lambda node: node.is_f64() and node.get("mode", "nearest") != "nearest"),
+    Known("onnxruntime evaluator", ("Resize",), "takes integers as f32",
+          where=lambda node: node.of("iu") and bool((np.abs(node.wide()) > 2**24).any())
+          and node.get("mode", "nearest") != "nearest"),
     Known("onnxruntime evaluator", ("Resize",),
           "multiplies by a weight of 0 what is not finite, or limits it to finite numbers",
           where=lambda node: node.get("mode", "nearest") != "nearest" and holds_infinity(0)(node)),

@@ -124,8 +124,8 @@ KNOWN: tuple[Known, ...] = (
           "lays the zero points of rows or channels out along the last axis",
           where=lambda node: node.wide(2).size > 1 or node.wide(3).size > 1),
     Known("onnxruntime evaluator", ("QuantizeLinear",),
-          "divides in a scale's f16 or bf16, where Taut divides in f32: before opset 23 the standard "
-          "does not say in which",
+          "divides in a scale's f16 or bf16, where Taut divides in f32: before opset 23 the "
+          "standard does not say in which",
           lambda look: look.opset < 23 and one_step(look), lambda node: node.halves(1)),
     Known("evaluator", ("ConvTranspose",),
           "gives each group the first bias, and its first channel to all of its channels",

@@ -86,7 +86,7 @@ def _search_drawn(
     seed: int | None, awkward: tuple[str, ...], shrink: bool,
 ) -> None:  # fmt: skip
     every = graphs(*families, awkward=awkward)
-    source = every if not preferred else st.one_of(every, graphs(*preferred, awkward=awkward))
+    chosen = graphs(*preferred, awkward=awkward) if preferred else every
 
     @settings(
         max_examples=examples, deadline=None, database=None, derandomize=seed is None,
@@ -95,7 +95,8 @@ def _search_drawn(
     )  # fmt: skip
     @given(st.data())
     def run(data: st.DataObject) -> None:
-        graph = data.draw(source)
+        # Of its own, since one_of would lose the preferred among all others.
+        graph = data.draw(chosen if preferred and data.draw(st.booleans()) else every)
         inputs = data.draw(feeds(graph, awkward))
         failure = _tried(check, graph, inputs, grown=False)
         if failure is not None:

@@ -117,12 +117,12 @@ def _integers(
     most = high if high is not None else min(most, 100) if dtype.bits > 8 else most
     if seed == 0:
         start = min(max(-1, least), most)
-        wide = start + np.arange(type.size) % min(3, most - start + 1)
+        made = (start + np.arange(type.size) % min(3, most - start + 1)).astype(dtype.numpy)
     else:
-        wide = random.integers(least, most, type.size, endpoint=True)
+        made = random.integers(least, most, type.size, endpoint=True).astype(dtype.numpy)
         if extremes and type.size > 1:  # one number alone may be how often a loop runs
-            wide[random.integers(type.size)] = ends[random.integers(2)]
-    return wide.reshape(type.static_shape).astype(dtype.numpy)
+            made[random.integers(type.size)] = ends[random.integers(2)]
+    return made.reshape(type.static_shape)
 
 
 def _awkward(kind: str, dtype: DType) -> float:

@@ -385,6 +385,16 @@ def _expand_bodies(w: _Writer, node: Node, operands: list[str], results: list[st
     )
 
 
+def _expand_quantize(w: _Writer, node: Node, operands: list[str], results: list[str]) -> None:
+    """Ours divides in single precision; since opset 23 the scale's type decides, unless it is
+    said."""
+    w.emit(node, node.op, operands, results)
+    scale = w.graph.operand(node, 1)
+    assert scale is not None
+    if w.opset >= 23 and scale.type.dtype not in (DType.f32, DType.f64):
+        w.nodes[-1].attribute.append(attribute_proto("precision", DType.f32))
+
+
 _EXPANSIONS: dict[str, Expansion] = {
     "if": _expand_bodies,
     "loop": _expand_bodies,
@@ -394,6 +404,7 @@ _EXPANSIONS: dict[str, Expansion] = {
     "conv_transpose": _expand_transposed,
     "conv_integer": _expand_biased,
     "mat_mul_integer": _expand_biased,
+    "quantize_linear": _expand_quantize,
 }
 
 

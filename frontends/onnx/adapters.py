@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ...ir import DType, Graph, ModelError, UnsupportedError, Value, op_class
+from ...ir import Builder, DType, Graph, ModelError, UnsupportedError, Value, op_class
+from ...ir.ops.quantization import Quantization, check_quantization
+from ...ir.standard import dtype_of
 from .calls import Call
 
 
@@ -315,3 +317,26 @@ def explicit_pads(emit: Emit, call: Call) -> None:
         begin.append(small if mode == "SAME_UPPER" else large)
         end.append(large if mode == "SAME_UPPER" else small)
     call.attributes |= {"pads": (*begin, *end), "auto_pad": "NOTSET"}
+
+
+@adapts("QuantizeLinear")
+def divided(emit: Emit, call: Call) -> None:
+    """Ours divides in single precision, as the standard's did; since opset 23 that is done in the
+    scale's type or in `precision`. Another type than ours is a division of its own before it."""
+    given = call.attributes.pop("precision", None)
+    x, scale = call.required(0), call.required(1)
+    ours = DType.f64 if x.type.dtype is DType.f64 else DType.f32
+    theirs = dtype_of(given) if given else (scale.type.dtype if call.version >= 23 else ours)
+    if theirs is ours:
+        return
+    if not scale.type.is_static:
+        raise UnsupportedError(f"a scale of unknown shape that divides in {theirs.value}")
+    if scale.array is not None:
+        check_quantization(scale.array, None)
+    layout = Quantization(axis=call.attributes.get("axis", 1),
+                          block_size=call.attributes.get("block_size", 0))  # fmt: skip
+    b = Builder(emit.graph, prefix=f"{emit.name}/")
+    step = layout.spread_value(b, b.cast(scale, to=theirs), x)
+    quotient = b.div(b.cast(x, to=theirs), step)
+    call.set_operand(0, b.cast(quotient, to=ours))
+    call.set_operand(1, emit.constant(np.ones(scale.type.static_shape, ours.numpy), "unit"))

@@ -132,7 +132,7 @@ class QuantizeLinear(Quantization):
     """clamp(rhe(x / scale) + zero_point, lo, hi); NaN gives the zero point
 
     The result has the zero point's element type, else `output_dtype`, else u8. The division is in
-    single precision (double for f64). `saturate` and `precision` concern ONNX's float types.
+    single precision (double for f64). `saturate` concerns ONNX's float types.
     """
 
     numerics = QUANTIZATION.but(
@@ -141,7 +141,6 @@ class QuantizeLinear(Quantization):
     straight_through = True
     output_dtype: DType | None = None
     saturate: bool = True
-    precision: DType | None = None
 
     def result_dtype(self, zero_point: DType | None) -> DType:
         dtype = zero_point or self.output_dtype or DType.u8

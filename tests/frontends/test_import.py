@@ -11,6 +11,7 @@ import onnx
 import pytest
 from hostile import model, sound, weights
 from onnx import TensorProto, helper, numpy_helper
+from taut.backends.onnx import export_onnx
 from taut.frontends.onnx import UnsupportedOps, load_onnx, unsupported_ops
 from taut.ir import (
     DEFAULT_LIMITS,
@@ -23,6 +24,8 @@ from taut.ir import (
     VerifyError,
     interpret,
 )
+
+import taut
 
 ort = pytest.importorskip("onnxruntime")
 make, info = helper.make_node, helper.make_tensor_value_info
@@ -402,3 +405,30 @@ def test_a_chain_of_100_000_nodes(tmp_path):
     assert done.returncode == 0, done.stderr
     seconds, kilobytes = done.stdout.split()
     assert float(seconds) < 10 and int(kilobytes) < 1 << 20
+
+
+@pytest.mark.parametrize("layout", ["tensor", "axis", "blocks"])
+@pytest.mark.parametrize(("opset", "precision"), [(23, None), (23, F32), (24, TensorProto.FLOAT16),
+                                                  (21, None)])  # fmt: skip
+def test_a_quantizer_divides_in_the_type_that_the_opset_says(
+    opset: int, precision: int | None, layout: str
+) -> None:
+    half = precision in (None, TensorProto.FLOAT16) and opset >= 23
+    x = (np.random.default_rng(1).uniform(-3, 3, (64, 6))).astype(np.float16)
+    shape = {"tensor": (), "axis": (6,), "blocks": (64, 3)}[layout]
+    scale = np.random.default_rng(2).uniform(0.01, 0.02, shape).astype(np.float16)
+    more = {} if precision is None else {"precision": precision}
+    more |= {"block_size": 2} if layout == "blocks" else {}
+    node = make("QuantizeLinear", ["x", "s", "z"], ["y"], axis=1, **more)
+    names = {"s": np.asarray(scale), "z": np.zeros(np.shape(scale), np.int8)}
+    proto = model([node], names, opset, inputs=[info("x", TensorProto.FLOAT16, x.shape)],
+                  outputs=[info("y", TensorProto.INT8, x.shape)])  # fmt: skip
+    spread = np.repeat(scale, 2, axis=1) if layout == "blocks" else scale
+    kind = np.float16 if half else np.float32
+    want = np.clip(np.rint(x.astype(kind) / spread.astype(kind)), -128, 127).astype(np.int8)
+    other = np.rint(x.astype(np.float32) / spread.astype(np.float32))
+    assert not half or (np.clip(other, -128, 127) != want).any()  # which it is shows
+    graph = load_onnx(proto)
+    for again in (graph, load_onnx(export_onnx(graph, opset=24))):
+        assert (interpret(again, {"x": x})["y"] == want).all()
+        assert (taut.compile(again)(x)["y"] == want).all()

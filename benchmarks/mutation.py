@@ -43,7 +43,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "passes/simplify/windows.py": ("simplify", "fuse-conv"),
     "passes/fuse/affine.py": ("fuse-conv",),
     "passes/fuse/attention.py": ("fuse-attention",),
-    "passes/fuse/conv.py": ("fuse-conv",),
+    "passes/fuse/conv.py": ("fuse-conv", "fuse-matmul"),
     "passes/fuse/extents.py": ("fuse-conv", "fuse-matmul", "fuse-attention"),
     "passes/fuse/extremes.py": ("extremes-first",),
     "passes/fuse/linear.py": ("fuse-linear",),

@@ -155,6 +155,8 @@ class Pass:
     seeds: ClassVar[tuple[str, ...]] = ()
     """Graphs as text to which the pass applies: the fuzzer grows more around them. (Rewrites need
     none, their patterns serve.)"""
+    exact_seeds: ClassVar[tuple[str, ...]] = ()
+    """More of them, with infinities: for where the pass promises to be exact."""
     families: ClassVar[tuple[str, ...]] = ()
     """Families of `taut.testing` of which the fuzzer draws more, as the pass applies to them."""
     open_options: ClassVar[str] = ""

@@ -308,7 +308,8 @@ class Mean(Variadic):
     ufunc = np.add
 
     def fold(self, *xs: Array) -> Array:
-        return np.divide(super().fold(*xs), len(xs))
+        # One operand is its own mean: large integers would not come back from a division in f64.
+        return xs[0] if len(xs) == 1 else np.divide(super().fold(*xs), len(xs))
 
     def parts(self, b: Builder, g: Value, xs: Any, y: Value) -> list[Value]:
         return [scaled(b, g, 1 / len(xs))] * len(xs)

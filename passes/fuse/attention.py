@@ -181,7 +181,7 @@ class TakeHeads(Rewrite):
         if any(x.shape is None or len(x.shape) != 4 for x in (m.q, m.k, m.v)):
             return None
         h, g, e = m.q.shape[2], m.k.shape[2], m.v.shape[3]
-        known = all(isinstance(d, int) for d in (h, g, e, m.q.shape[3], m.k.shape[3]))
+        known = all(isinstance(d, int) for x in (m.q, m.k, m.v) for d in x.shape[2:])
         return (h, g, e) if known else None
 
     def check(self, m: Match) -> Failure | None:
@@ -225,8 +225,8 @@ class FuseAttentionPass(Pass):
     bound = Within(rtol=2e-4, atol=1e-5)
     seeds = (seeds.WRITTEN_ATTENTION, seeds.ADDED_MASK, seeds.CAUSAL, seeds.SHORT_MASK,
              seeds.NEARLY_ATTENTION, seeds.SELECTED, near_misses.WIDENED_SCORES,
-             near_misses.NEARLY_SELECTED, near_misses.NEARLY_JOINED,
-             seeds.CONSTANT_MASKS)  # fmt: skip
+             near_misses.NEARLY_SELECTED, near_misses.NEARLY_JOINED, near_misses.HARD_MASKS,
+             near_misses.TURNED_HEADS, seeds.CONSTANT_MASKS)  # fmt: skip
     families = ("transformer",)
     heads: bool = True
 

@@ -228,7 +228,7 @@ class FuseConv(Pass):
     bound = Within(rtol=1e-4, atol=1e-5)
     seeds = (seeds.CONV_POOL, seeds.SCALED_CONV, near_misses.UNKNOWN_WIDTHS,
              near_misses.UNKNOWN_IMAGES, near_misses.AVERAGED,
-             near_misses.NEARLY_FOLDED)  # fmt: skip
+             near_misses.NEARLY_FOLDED, near_misses.FALLING)  # fmt: skip
     families = ("cnn",)
     nested = True
     activation: bool = True

@@ -215,7 +215,7 @@ class FuseMatMul(Pass):
     name = "fuse-matmul"
     absent = "no matrix product has anything around it that it could take up"
     bound = Within(rtol=1e-4, atol=1e-5)
-    seeds = (near_misses.UNKNOWN_COLUMNS, near_misses.ENDED_PRODUCTS)
+    seeds = (near_misses.UNKNOWN_COLUMNS, near_misses.ENDED_PRODUCTS, near_misses.BIASED_TWICE)
     transposes: bool = True
     residual: bool = True
     activation: bool = True

@@ -58,7 +58,7 @@ graph @widths(%x: f32[n,2,?], %z: f32[n,2,?]) -> (%y: f32[n,2,?], %v: f32[n,2,?]
 """  # noqa: E501
 
 UNKNOWN_IMAGES = """
-graph @images(%x: f32[n,2,2,?], %z: f32[n,2,2,?], %w: f32[n,2,2,?]) -> (%y: f32[n,2,?,?], %v: f32[n,2,?,?], %u: f32[n,2,?,?]) {
+graph @images(%x: f32[n,2,2,?], %z: f32[n,2,2,?], %w: f32[n,2,2,?], %o: f32[n,2,2,?]) -> (%y: f32[n,2,?,?], %v: f32[n,2,?,?], %u: f32[n,2,?,?], %s: f32[n,2,2,?]) {
   %a = constant [1.0, 2.0, -1.0, 0.5] : f32[2,2,1,1]
   %b = constant [2.0, 1.0, 3.0, -0.5] : f32[2,2,1,1]
   %c = constant [1.0, 2.0, -1.0, 0.5, 2.0, 1.0, 3.0, 1.0] : f32[2,2,1,2]
@@ -72,7 +72,9 @@ graph @images(%x: f32[n,2,2,?], %z: f32[n,2,2,?], %w: f32[n,2,2,?]) -> (%y: f32[
   %5 = conv(%x, %c) {pads=[0,1,0,0]} : f32[n,2,2,?]
   %6 = conv(%w, %d) {pads=[0,0,0,1]} : f32[n,2,2,?]
   %u = add(%5, %6) : f32[n,2,2,?]
-  return %y, %v, %u
+  %7 = conv(%o, %c) {pads=[0,2,0,1]} : f32[n,2,2,?]
+  %s = add(%7, %o) : f32[n,2,2,?]
+  return %y, %v, %u, %s
 }
 """  # noqa: E501
 
@@ -150,7 +152,9 @@ graph @unranked(%x: f32[*], %z: f32[*], %t: f32[*], %u: f32[*]) -> (%y: f32[*], 
 """  # noqa: E501
 
 WHOLE_WINDOWS = """
-graph @whole(%x: f32[n,2,2,2], %z: f32[n,2,3,2], %t: f32[n,3], %s: f32[n,2,3]) -> (%y: f32[n,2,1,1], %v: f32[n,2,1,1], %w: f32[n,2,1,1], %m: f32[1,1], %a: f32[n,2,3], %b: f32[n,2,3]) {
+graph @whole(%x: f32[n,2,2,2], %z: f32[n,2,3,2], %t: f32[n,3], %s: f32[n,2,3]) -> (%y: f32[n,2,1,1], %v: f32[n,2,1,1], %w: f32[n,2,1,1], %m: f32[1,1], %a: f32[n,2,3], %b: f32[n,2,3], %e: f32[n,2,2,2], %f: f32[n,2,1,1]) {
+  %f = average_pool(%x) {kernel_shape=[2,2] strides=[2,2] pads=[1,0,0,0]} : f32[n,2,1,1]
+  %e = average_pool(%x) {kernel_shape=[2,2] auto_pad="SAME_UPPER"} : f32[n,2,2,2]
   %y = average_pool(%x) {kernel_shape=[2,2] strides=[2,2] dilations=[1,2] auto_pad="SAME_UPPER"} : f32[n,2,1,1]
   %v = average_pool(%z) {kernel_shape=[3,2] strides=[3,2]} : f32[n,2,1,1]
   %w = average_pool(%z) {kernel_shape=[3,2] strides=[3,3] dilations=[2,1] auto_pad="SAME_LOWER"} : f32[n,2,1,1]
@@ -162,7 +166,7 @@ graph @whole(%x: f32[n,2,2,2], %z: f32[n,2,3,2], %t: f32[n,3], %s: f32[n,2,3]) -
   %a = add(%1, %shift) : f32[n,2,3]
   %2 = layer_normalization(%s, %scale) : f32[n,2,3]
   %b = add(%shift, %2) : f32[n,2,3]
-  return %y, %v, %w, %m, %a, %b
+  return %y, %v, %w, %m, %a, %b, %e, %f
 }
 """  # noqa: E501
 
@@ -262,3 +266,68 @@ graph @joined(%q: f32[2,3,4,3], %k: f32[2,3,4,3], %v: f32[2,3,4,2]) -> (%y: f32[
   return %y, %z, %u, %t
 }
 """  # noqa: E501
+
+BIASED_TWICE = """
+graph @biased(%x: f32[n,2], %q: u8[n,2,4], %s: f32[]) -> (%y: f32[n,3], %z: f32[n,2,3]) {
+  %w = constant [1.0, -2.0, 0.5, 1.0, 2.0, -1.0] : f32[2,3]
+  %c = constant [1.0, 2.0, -3.0] : f32[3]
+  %d = constant [0.5, -1.0, 4.0] : f32[3]
+  %1 = fused_mat_mul(%x, %w, %c) : f32[n,3]
+  %y = add(%1, %d) : f32[n,3]
+  %v = constant [1, -2, 3, 4, 5, -6, -7, 8, 9, 1, 2, 3] : i8[4,3]
+  %t = constant [0.5, 0.25, 1.0] : f32[3]
+  %rows = constant [0.5, -1.0, 4.0, 1.0, 2.0, -3.0] : f32[2,3]
+  %2 = scaled_mat_mul(%q, %v, %s, %t) : f32[n,2,3]
+  %z = add(%2, %rows) : f32[n,2,3]
+  return %y, %z
+}
+"""
+
+FALLING = """
+graph @falling(%x: f32[n,2,4,4]) -> (%y: f32[n,2,2,2], %z: f32[n,2,2,2], %v: f32[n,2,2,2]) {
+  %1 = leaky_relu(%x) {alpha=-0.5} : f32[n,2,4,4]
+  %y = max_pool(%1) {kernel_shape=[2,2] strides=[2,2]} : f32[n,2,2,2]
+  %2 = elu(%x) {alpha=-2.0} : f32[n,2,4,4]
+  %z = max_pool(%2) {kernel_shape=[2,2] strides=[2,2]} : f32[n,2,2,2]
+  %3 = hard_sigmoid(%x) {alpha=-0.5} : f32[n,2,4,4]
+  %v = max_pool(%3) {kernel_shape=[2,2] strides=[2,2]} : f32[n,2,2,2]
+  return %y, %z, %v
+}
+"""
+
+HARD_MASKS = """
+graph @hard(%q: f32[2,1,3,2], %k: f32[2,1,3,2], %m: bool[3,3], %r: f32[2,1,2,2]) -> (%y: f32[2,1,3,2], %z: f32[2,1,3,2], %w: f32[2,1,2,2]) {
+  %low = constant -1e+09 : f32[]
+  %never = constant -inf : f32[]
+  %high = constant [3e+09, 0.0, 0.0] : f32[3]
+  %1 = fused_mat_mul(%q, %k) {transB=true} : f32[2,1,3,3]
+  %2 = where(%m, %1, %low) : f32[2,1,3,3]
+  %3 = add(%2, %high) : f32[2,1,3,3]
+  %4 = softmax(%3) : f32[2,1,3,3]
+  %y = mat_mul(%4, %k) : f32[2,1,3,2]
+  %all = constant [true, true, true, true, true, true, true, true, true] : bool[1,1,3,3]
+  %5 = fused_mat_mul(%k, %q) {transB=true} : f32[2,1,3,3]
+  %6 = where(%all, %5, %never) : f32[2,1,3,3]
+  %7 = softmax(%6) : f32[2,1,3,3]
+  %z = mat_mul(%7, %q) : f32[2,1,3,2]
+  %some = constant [true, false, true, true, true, false] : bool[1,2,3]
+  %8 = fused_mat_mul(%r, %q) {transB=true} : f32[2,1,2,3]
+  %9 = where(%some, %8, %never) : f32[2,1,2,3]
+  %10 = softmax(%9) : f32[2,1,2,3]
+  %w = mat_mul(%10, %k) : f32[2,1,2,2]
+  return %y, %z, %w
+}
+"""  # noqa: E501
+
+TURNED_HEADS = """
+graph @turned(%q: f32[2,2,2,3], %k: f32[2,2,2,3], %v: f32[2,2,2,3]) -> (%y: f32[2,2,6]) {
+  %s = constant [2, 2, 6] : i64[3]
+  %1 = transpose(%q) {perm=[1,2,0,3]} : f32[2,2,2,3]
+  %2 = transpose(%k) {perm=[2,0,1,3]} : f32[2,2,2,3]
+  %3 = transpose(%v) {perm=[1,0,2,3]} : f32[2,2,2,3]
+  %4 = attention(%1, %2, %3) {scale=0.5} : f32[2,2,2,3]
+  %5 = transpose(%4) {perm=[0,2,1,3]} : f32[2,2,2,3]
+  %y = reshape(%5, %s) : f32[2,2,6]
+  return %y
+}
+"""

@@ -11,7 +11,7 @@ from ..base import Outcome, Pass, Within, register_pass
 from ..context import Context
 from ..pattern import Pattern, PatternBuilder
 from ..rewrite import Failure, Match, Rewrite, RewriteBuilder, apply_rewrites
-from . import seeds
+from . import near_misses, seeds
 from .conv import ACTIVATIONS, all_float, given_floats
 
 
@@ -102,7 +102,7 @@ class FuseScaled(Pass):
     name = "fuse-scaled"
     absent = "no integer product is converted to float and scaled"
     bound = Within(rtol=1e-5, atol=1e-6)
-    seeds = (seeds.DYNAMIC_PRODUCT,)
+    seeds = (seeds.DYNAMIC_PRODUCT, near_misses.BIASED_TWICE)
 
     def run(self, graph: Graph, context: Context) -> Outcome:
         rules = [ScaleOfProduct(), BiasOfScaled(), ActivationOfScaled()]

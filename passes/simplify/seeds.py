@@ -158,6 +158,18 @@ graph @turned(%x: f32[n,2,3,4], %r: f32[n,3,4,2]) -> (%y: f32[n,4,3,4]) {
 }
 """
 
+TURNED_ROWS = """
+graph @rows(%x: f32[2,3,4,3], %c: f32[3], %d: f32[4,3]) -> (%y: f32[2,3,4,3], %z: f32[2,3,4,3]) {
+  %1 = transpose(%x) {perm=[0,2,3,1]} : f32[2,4,3,3]
+  %2 = add(%1, %c) : f32[2,4,3,3]
+  %y = transpose(%2) {perm=[0,3,1,2]} : f32[2,3,4,3]
+  %3 = transpose(%x) {perm=[0,3,2,1]} : f32[2,3,4,3]
+  %4 = max(%d, %3) : f32[2,3,4,3]
+  %z = transpose(%4) {perm=[0,3,2,1]} : f32[2,3,4,3]
+  return %y, %z
+}
+"""
+
 TURNED_TWICE = """
 graph @twice(%x: f32[2,3,4], %w: f32[2,4,3]) -> (%y: f32[4,2,3], %z: f32[3,4,2], %v: f32[3,2,4]) {
   %1 = transpose(%x) {perm=[2,0,1]} : f32[4,2,3]
@@ -216,7 +228,7 @@ graph @padded(%x: f32[n,2,4,4], %u: f32[n,1,4,4], %q: u8[n,2,4], %z: u8[], %p: f
 """  # noqa: E501
 
 LIMITS = """
-graph @numbers(%x: f32[n,3], %i: u32[4], %j: u16[5]) -> (%y: f32[n,3], %z: f32[n,3], %v: f32[n,3], %a: f64[4], %b: i32[5], %c: i64[5]) {
+graph @numbers(%x: f32[n,3], %i: u32[4], %j: u16[5], %k: i64[n,3]) -> (%y: f32[n,3], %z: f32[n,3], %v: f32[n,3], %a: f64[4], %b: i32[5], %c: i64[5], %d: i64[n,3], %e: i64[n,3]) {
   %high = constant inf : f32[]
   %low = constant -inf : f32[]
   %y = max(%x, %high) : f32[n,3]
@@ -229,6 +241,10 @@ graph @numbers(%x: f32[n,3], %i: u32[4], %j: u16[5]) -> (%y: f32[n,3], %z: f32[n
   %b = cast(%3) {to=i32} : i32[5]
   %4 = cast(%j) {to=i32} : i32[5]
   %c = cast(%4) {to=i64} : i64[5]
-  return %y, %z, %v, %a, %b, %c
+  %odd = constant 9007199254740993 : i64[]
+  %d = max(%k, %odd) : i64[n,3]
+  %zero = constant 0 : i64[]
+  %e = clip(%k, %zero, %odd) : i64[n,3]
+  return %y, %z, %v, %a, %b, %c, %d, %e
 }
 """  # noqa: E501

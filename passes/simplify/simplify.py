@@ -28,7 +28,8 @@ class Simplify(Pass):
 
     name = "simplify"
     bound = Exact()
-    seeds = (seeds.BRANCH, seeds.PADDED, seeds.LIMITS)
+    exact_seeds = (seeds.LIMITS,)
+    seeds = (seeds.BRANCH, seeds.PADDED)
     nested = True
     fast: bool = False
 
@@ -52,7 +53,7 @@ class Motion(Pass):
 
     name = "motion"
     bound = Exact()
-    seeds = (seeds.TURNED, seeds.TURNED_TWICE)
+    seeds = (seeds.TURNED, seeds.TURNED_TWICE, seeds.TURNED_ROWS)
     nested = True
     regions: bool = True
 

@@ -21,7 +21,7 @@ import numpy as np
 from taut.ir import Graph, Node, Op, TautError, TensorType, Value, parse
 from taut.ir.op import Array
 from taut.ir.ops.structure import Constant, Input
-from taut.passes import Context, Pass, PassManager, Rewrite
+from taut.passes import Context, Exact, Pass, PassManager, Rewrite
 from taut.passes.pattern import Operands, Pattern, build, solutions, variables
 from taut.passes.rewrite import Match as Found
 
@@ -48,7 +48,7 @@ class Growth:
         awkward: Iterable[str], seed: int,
     ) -> None:  # fmt: skip
         self.rules = dict(rules)
-        self.seeds = [g for g in map(parse, seeds) if awkward or is_finite(g)]
+        self.seeds = [parse(text) for text in seeds]
         self.families = tuple(dict.fromkeys(families))
         self.awkward = tuple(awkward)
         self.random = Random(seed)
@@ -64,7 +64,10 @@ class Growth:
         """For pipelines: the rules that their passes offer to the driver, and what they declare."""
         offered = [offered_rules(pipe) for pipe in pipes]
         passes = [p for pipe in pipes for p in pipe]
-        seeds = dict.fromkeys(text for p in passes for text in p.seeds)
+        seeds = dict.fromkeys(
+            text for p in passes
+            for text in (*p.seeds, *(p.exact_seeds if isinstance(p.promise, Exact) else ()))
+        )  # fmt: skip
         families = [f for p in passes for f in p.families]
         rules = {name: rule for one in offered for name, rule in one.items()}
         growth = cls(rules, list(seeds), families, awkward, seed)
@@ -306,12 +309,6 @@ def changes_of(node: Node) -> tuple[str, ...]:
     if isinstance(node.op, Constant):
         return ("shape", "opened") if node.type.dtype.is_float and node.type.shape else ()
     return ("attribute", "between", "op")
-
-
-def is_finite(seed: Graph) -> bool:
-    """Whether no constant holds an infinity: bounds that are not exact hold for finite numbers."""
-    arrays = [n.op.value for n in seed.nodes() if isinstance(n.op, Constant)]
-    return not any(a.dtype.kind == "f" and np.isinf(a).any() for a in arrays)
 
 
 def forget(plant: Plant, node: Node, less: tuple[Any, ...] | None) -> None:

@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from taut.ir import VerifyError
+from taut.ir import Builder, VerifyError
 from taut.ir.ops.activation import Shrink
-from taut.ir.ops.elementwise import Pow
+from taut.ir.ops.elementwise import Mean, Pow
 from taut.ir.ops.resize import Resize
 from taut.ir.ops.shape import Reshape
+
+import taut
 
 
 @pytest.mark.parametrize(
@@ -64,3 +66,11 @@ def test_shrink_keeps_every_bit_of_integers(dtype: Any) -> None:
     assert Shrink(bias=2.0).reference(x).tolist() == want.tolist()
     assert Shrink(lambd=3.0).reference(x).tolist() == [most, most - 1, 0, 0]
     assert Shrink(bias=2.0).reference(x).dtype == dtype
+
+
+def test_the_mean_of_one_operand_is_that_operand() -> None:
+    x = np.array([2**63 - 1, -(2**63), 2**53 + 1], np.int64)
+    assert (Mean().reference(x) == x).all()
+    b = Builder()
+    graph = b.outputs(y=b.mean(b.input("x", "i64", (3,))))
+    assert (taut.compile(graph)(x)["y"] == x).all()

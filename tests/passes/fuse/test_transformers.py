@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from taut.ir import Builder, DType, Graph, Value
+from taut.ir import Builder, DType, Graph, Value, parse
 from taut.passes import PassManager
 
 import taut
@@ -220,3 +220,20 @@ def test_layers_between_which_something_reads_or_whose_weight_is_shared_stay() -
     _, missed = run("fuse-linear", graph)
     assert "multiply-weights: what is between has 2 uses" in missed
     assert "multiply-weights: a weight is shared" in missed
+
+
+def test_heads_of_which_one_tensor_knows_no_number_stay() -> None:
+    graph = parse("""
+graph @main(%x: f32[?,3,4,3], %v: f32[2,3,?,2]) -> (%y: f32[2,3,8]) {
+  %s = constant [2, 3, 8] : i64[3]
+  %1 = transpose(%x) {perm=[0,2,1,3]} : f32[?,4,3,3]
+  %2 = transpose(%v) {perm=[0,2,1,3]} : f32[2,?,3,2]
+  %3 = attention(%1, %1, %2) {scale=0.5} : f32[2,4,3,2]
+  %4 = transpose(%3) {perm=[0,2,1,3]} : f32[2,3,4,2]
+  %y = reshape(%4, %s) : f32[2,3,8]
+  return %y
+}
+""")
+    made = PassManager("fuse-attention").run(graph)
+    assert [n.op.q_num_heads for n in made.graph.nodes() if n.op.name == "attention"] == [None]
+    assert any("not known" in r.reason for _, r in made.remarks("missed"))

@@ -190,7 +190,7 @@ graph @twice(%x: f32[2,3,4], %w: f32[2,4,3]) -> (%y: f32[4,2,3], %z: f32[3,4,2],
 """
 
 PADDED = """
-graph @padded(%x: f32[n,2,4,4], %u: f32[n,1,4,4], %q: u8[n,2,4], %z: u8[], %p: f32[?,2,4]) -> (%a: f32[n,2,4,4], %b: f32[n,3,5,5], %c: f32[n,32,3], %d: i32[n,1,5], %e: i32[n,1,5], %f: u8[n,2,6,6], %g: f32[n,2,6], %h: f32[n,1,5,5], %i: i32[n,1,5], %j: f32[?,1,3]) {
+graph @padded(%x: f32[n,2,4,4], %u: f32[n,1,4,4], %q: u8[n,2,4], %z: u8[], %p: f32[?,2,4]) -> (%a: f32[n,2,4,4], %b: f32[n,3,5,5], %c: f32[n,32,3], %d: i32[n,1,5], %e: i32[n,1,5], %f: u8[n,2,6,6], %g: f32[n,2,6], %h: f32[n,1,5,5], %i: i32[n,1,5], %j: f32[?,1,3], %k: f32[n,2,4,4], %l: f32[n,2,4,4]) {
   %around = constant [0, 0, 1, 1, 0, 0, 1, 1] : i64[8]
   %beside = constant [0, 0, 1, 0, 0, 1] : i64[6]
   %none = constant 0.0 : f32[]
@@ -226,7 +226,12 @@ graph @padded(%x: f32[n,2,4,4], %u: f32[n,1,4,4], %q: u8[n,2,4], %z: u8[], %p: f
   %10 = pad(%p, %behind) : f32[?,2,4]
   %t = constant [1.0, -2.0, 0.5, 3.0] : f32[1,2,2]
   %j = conv(%10, %t) : f32[?,1,3]
-  return %a, %b, %c, %d, %e, %f, %g, %h, %i, %j
+  %rows = constant [0, 0, 1, 0, 0, 0, 1, 0] : i64[8]
+  %11 = pad(%x, %rows, %none) : f32[n,2,6,4]
+  %k = average_pool(%11) {kernel_shape=[3,2] pads=[0,1,0,0]} : f32[n,2,4,4]
+  %12 = pad(%x, %rows, %none) : f32[n,2,6,4]
+  %l = average_pool(%12) {kernel_shape=[3,2] pads=[0,1,0,0] count_include_pad=true} : f32[n,2,4,4]
+  return %a, %b, %c, %d, %e, %f, %g, %h, %i, %j, %k, %l
 }
 """  # noqa: E501
 

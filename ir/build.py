@@ -35,6 +35,9 @@ class Builder:
         return self.graph.add_input(name, TensorType(kind, tuple(shape)))[0]
 
     def constant(self, value: Any, name: str | None = None) -> Value:
+        """A constant. An array that may be written to is copied: its owner may go on using it."""
+        if isinstance(value, np.ndarray) and value.flags.writeable:
+            value = value.copy()
         return self.graph.constant(value, name or f"{self.prefix}const", before=self.before)
 
     def number(self, value: float, like: Value) -> Value:

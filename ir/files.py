@@ -34,6 +34,8 @@ except ImportError:  # there an open file cannot be removed, which serves as wel
 
 PathLike = str | os.PathLike[str]
 
+_SMALL = 1 << 26  # bytes; of larger files only those named alike are searched for a digest
+_OPEN = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/")
 _PATIENCE = 1.0  # seconds; who only looks at a file has it locked for a moment
 _DIGEST = 8  # bytes of the digest that binds two files
 
@@ -41,7 +43,8 @@ _DIGEST = 8  # bytes of the digest that binds two files
 def write_atomic(path: PathLike, data: bytes) -> None:
     """Write a file whole or not at all. Raises StorageError.
 
-    A link is followed. A device or a pipe is written to as it stands: it must not be replaced.
+    A link is followed. A device or a pipe is written to as it stands, as is what /dev/stdout leads
+    to: it must not be replaced.
     """
     with replacing(path) as file:
         file.write(data)
@@ -55,8 +58,8 @@ def replacing(path: PathLike) -> Iterator[BinaryIO]:
     """
     with _reported(path):
         target = _real(path)
-        if _is_device(target):
-            with open(target, "wb") as file:
+        if _is_stream(path, target):
+            with open(path, "ab") as file:
                 yield file
             return
         with _Draft(target) as draft:
@@ -75,6 +78,7 @@ class Companion:
 
     @cached_property
     def _draft(self) -> _Draft:
+        self._claims.add()
         return self._stack.enter_context(_Draft(self._claims.first))
 
     @property
@@ -112,7 +116,7 @@ def companion(path: PathLike, suffix: str) -> Iterator[Companion]:
         first = _real(path)
         with contextlib.ExitStack() as stack:
             claims = _Claims(first, suffix)
-            if not _is_device(first):
+            if not _is_stream(path, first):
                 stack.enter_context(claims)
             yield Companion(claims, stack)
 
@@ -195,6 +199,7 @@ class _Claims:
 
     def __init__(self, first: Path, suffix: str) -> None:
         self.first, self.suffix = first, suffix
+        self._path: Path | None = None
         self._name = re.compile(rf"{re.escape(_prefix(first))}[0-9a-f]{{16}}\.claims")
 
     def __enter__(self) -> _Claims:
@@ -204,17 +209,20 @@ class _Claims:
         found = re.compile(
             rf"{re.escape(self.first.name)}\.([0-9a-f]{{{2 * _DIGEST}}}){re.escape(self.suffix)}"
         )
-        there = [m[1] for e in _entries(self.first.parent) if (m := found.fullmatch(e))]
+        there = [m[1] for e in os.listdir(self.first.parent) if (m := found.fullmatch(e))]
         self.add(*(d for d in there if _holds(self.first, d)))
         return self
 
     def add(self, *digests: str) -> None:
+        if self._path is None:
+            raise OSError("a device has no place for a second file")
         _append(self._path, "".join(f"{d}\n" for d in digests))
 
     def __exit__(self, *_: object) -> None:
         # Another save may replace, after this one has looked, what this one has written: it is told
         # first. Had it looked already, then it had replaced it already.
-        mine = self._path.read_text()
+        assert self._path is not None
+        mine = self._path.read_text(errors="replace")
         for path in self._all() - {self._path}:
             _append(path, mine)
         self._settle(self._path)
@@ -226,7 +234,7 @@ class _Claims:
 
     def _settle(self, claims: Path) -> None:
         """Remove what is claimed there and nothing refers to, then the claims."""
-        for digest in set(re.findall(rf"(?m)^[0-9a-f]{{{2 * _DIGEST}}}$", claims.read_text())):
+        for digest in set(re.findall(r"(?m)^[0-9a-f]{16}$", claims.read_text(errors="replace"))):
             path = Path(f"{self.first}.{digest}{self.suffix}")
             # Asked under the lock: a save holds it until its first file refers to the second.
             _under_lock(path, lambda path, d=digest: self._in_use(d) or os.unlink(path), _PATIENCE)
@@ -234,26 +242,30 @@ class _Claims:
             os.unlink(claims)
 
     def _in_use(self, digest: str) -> bool:
-        """Whether the first file refers to it, or one that may be a copy."""
-        for entry in _entries(self.first.parent):
-            alike = entry.startswith(self.first.name) or entry.endswith(self.first.suffix or "/")
-            if alike and not entry.endswith(self.suffix):
-                path = self.first.parent / entry
-                if path.is_file() and _holds(path, digest):
-                    return True
+        """Whether the first file refers to it, or one beside it that may be a copy. Raises OSError
+        where that cannot be looked up."""
+        for entry in os.scandir(self.first.parent):
+            if not entry.is_file() or entry.name.endswith((self.suffix, ".claims")):
+                continue
+            alike = entry.name.startswith(self.first.name) \
+                or entry.name.endswith(self.first.suffix or "/")  # fmt: skip
+            if (alike or entry.stat().st_size <= _SMALL) and _holds(Path(entry.path), digest):
+                return True
         return False
 
 
 def _real(path: PathLike) -> Path:
     """Where a path leads. Raises OSError for what cannot be one."""
     try:
-        return Path(os.path.realpath(path))
+        return Path(os.fsdecode(os.path.realpath(path)))
     except ValueError as error:
         raise OSError(str(error)) from error
 
 
-def _is_device(path: Path) -> bool:
-    return path.exists() and not path.is_file() and not path.is_dir()
+def _is_stream(path: PathLike, target: Path) -> bool:
+    """A device, a pipe, or a file that the process has open already (/dev/stdout)."""
+    device = target.exists() and not target.is_file() and not target.is_dir()
+    return device or os.path.abspath(os.fsdecode(path)).startswith(_OPEN)
 
 
 def _prefix(target: Path) -> str:
@@ -318,7 +330,7 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
 def _append(path: Path, text: str) -> None:
     """Add to a file that is there, whoever else adds to it."""
     with contextlib.suppress(OSError):
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND)
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_NONBLOCK", 0))
         try:
             os.write(handle, text.encode())
         finally:

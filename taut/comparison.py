@@ -66,7 +66,7 @@ class _Sums:
     unlike: bool = False
 
     def see(self, x: Array, y: Array) -> None:
-        """Add an item, as float64."""
+        """Add an item of floats."""
         with np.errstate(all="ignore"):
             error = np.where((x == y) | (np.isnan(x) & np.isnan(y)), 0.0, x - y)
             self.signal += float(np.sum(np.square(np.where(np.isfinite(x), x, 0))))
@@ -88,7 +88,7 @@ class _Sums:
             nan = math.nan
             return Layer(self.name, self.op, self.type, nan, nan, nan, self.output,
                          self.unscaled, self.unlike)  # fmt: skip
-        if self.elements and self.non_finite == self.elements:
+        if self.non_finite == self.elements:  # there may be none
             sqnr = math.nan
         elif self.noise == 0:
             sqnr = math.inf
@@ -96,9 +96,7 @@ class _Sums:
             sqnr = math.nan
         else:
             sqnr = 10 * math.log10(self.signal / self.noise) if self.signal else -math.inf
-        share = math.nan if self.elements else 1.0
-        if self.places:
-            share = self.agree / self.places
+        share = self.agree / self.places if self.places else math.nan
         return Layer(self.name, self.op, self.type, sqnr, self.largest, share, self.output,
                      non_finite=self.non_finite)  # fmt: skip
 
@@ -229,7 +227,9 @@ def _see(sums: _Sums, x: Seen, y: Seen) -> None:
     if x.array.shape != y.array.shape:
         sums.unlike = True
         return
-    real = [s.array.astype(np.float64) for s in (x, y)]
+    # 64-bit integers are exact in extended precision, where the machine has it.
+    wide = np.longdouble if x.array.dtype.kind in "iu" else np.float64
+    real = [s.array.astype(wide) for s in (x, y)]
     if x.counts or y.counts:
         if all(s.meaning is not None or not s.counts for s in (x, y)):
             real = [s.array.astype(np.float64) if s.meaning is None else s.meaning.real(s.array)

@@ -386,13 +386,14 @@ def _expand_bodies(w: _Writer, node: Node, operands: list[str], results: list[st
 
 
 def _expand_quantize(w: _Writer, node: Node, operands: list[str], results: list[str]) -> None:
-    """Ours divides in single precision; since opset 23 the scale's type decides, unless it is
-    said."""
+    """Ours divides in single precision (double for f64); since opset 23 the scale's type decides,
+    unless it is said."""
     w.emit(node, node.op, operands, results)
-    scale = w.graph.operand(node, 1)
-    assert scale is not None
-    if w.opset >= 23 and scale.type.dtype not in (DType.f32, DType.f64):
-        w.nodes[-1].attribute.append(attribute_proto("precision", DType.f32))
+    x, scale = w.graph.operands(node)[:2]
+    assert x is not None and scale is not None
+    ours = DType.f64 if x.type.dtype is DType.f64 else DType.f32
+    if w.opset >= 23 and scale.type.dtype is not ours:
+        w.nodes[-1].attribute.append(attribute_proto("precision", ours))
 
 
 _EXPANSIONS: dict[str, Expansion] = {

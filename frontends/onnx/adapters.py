@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ...ir import Builder, DType, Graph, ModelError, UnsupportedError, Value, op_class
-from ...ir.ops.quantization import Quantization, check_quantization
+from ...ir import Abstract, Builder, DType, Graph, ModelError, UnsupportedError, Value, op_class
+from ...ir.ops.quantization import Quantization
 from ...ir.standard import dtype_of
 from .calls import Call
 
@@ -329,14 +329,17 @@ def divided(emit: Emit, call: Call) -> None:
     theirs = dtype_of(given) if given else (scale.type.dtype if call.version >= 23 else ours)
     if theirs is ours:
         return
+    if not theirs.is_float:
+        raise ModelError(f"a division in {theirs.value} is none of floats")
     if not scale.type.is_static:
         raise UnsupportedError(f"a scale of unknown shape that divides in {theirs.value}")
-    if scale.array is not None:
-        check_quantization(scale.array, None)
+    b = Builder(emit.graph, prefix=f"{emit.name}/")
+    factor = b.cast(scale, to=theirs)
     layout = Quantization(axis=call.attributes.get("axis", 1),
                           block_size=call.attributes.get("block_size", 0))  # fmt: skip
-    b = Builder(emit.graph, prefix=f"{emit.name}/")
-    step = layout.spread_value(b, b.cast(scale, to=theirs), x)
-    quotient = b.div(b.cast(x, to=theirs), step)
-    call.set_operand(0, b.cast(quotient, to=ours))
-    call.set_operand(1, emit.constant(np.ones(scale.type.static_shape, ours.numpy), "unit"))
+    known = None if scale.array is None else scale.array.astype(theirs.numpy)
+    layout.check_layout(Abstract(x.type), Abstract(factor.type, known), None)
+    quotient = b.div(b.cast(x, to=theirs), layout.spread_value(b, factor, x))
+    kind = DType.f64 if theirs is DType.f64 else DType.f32
+    call.set_operand(0, b.cast(quotient, to=kind))
+    call.set_operand(1, emit.constant(np.ones(scale.type.static_shape, kind.numpy), "unit"))

@@ -14,7 +14,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from ...ir import Abstract, Graph, Value, VerifyError, op_class
+from ...ir import Abstract, DType, Graph, Value, VerifyError, op_class
 from ...ir.graph import infer
 from ...ir.ops.attention import Attention
 from ..base import Outcome, Pass, Within, register_pass
@@ -65,7 +65,18 @@ class FuseAttention(Rewrite):
             raise Unfit(f"the scale is {found.scale:g}, below 0", m.root)
         for mask in found.masks:
             self.check_mask(m, mask, rank)
+        self.check_order(m, found.masks)
         return found, values
+
+    def check_order(self, m: Match, masks: tuple[Mask, ...]) -> None:
+        """What is added after scores were replaced by a fill weighs the keys of a row in which all
+        were; beside the scores themselves, which come to it here, it would be lost."""
+        added = False
+        for mask in masks:  # from softmax to the product
+            if added and mask.fill is not None and np.isfinite(mask.fill) \
+                    and mask.fill > -deepest(m.root.type.dtype):  # fmt: skip
+                raise Unfit(f"a mask is added to scores that were set to {mask.fill:g}", m.root)
+            added |= mask.fill is None
 
     def check_batch(self, m: Match, found: Written, values: Turned) -> None:
         """Batch and heads are those of q in k and v, not broadcast."""
@@ -133,7 +144,7 @@ class FuseAttention(Rewrite):
             return mask.value if mask.keeps else b.node(op_class("not")(), mask.value)
         total: Value | None = None
         kind = m.root.type.dtype.numpy
-        more = deeper(found.masks, float(ml_dtypes.finfo(kind).max) / 16)
+        more = deeper(found.masks, deepest(m.root.type.dtype))
         for mask in reversed(found.masks):  # from the product on: what is selected last stands
             if mask.fill is None:
                 total = mask.value if total is None else b.add(total, mask.value)
@@ -144,13 +155,16 @@ class FuseAttention(Rewrite):
         return total
 
 
+def deepest(dtype: DType) -> float:
+    """A number in which no score shows that is added to it, and that may be added to itself."""
+    return float(ml_dtypes.finfo(dtype.numpy).max) / 16
+
+
 def deeper(masks: tuple[Mask, ...], lowest: float) -> float:
     """By how much fills are multiplied, so that a score that one is added to no longer shows: a row
     whose keys all are masked weighs those of the highest fill alike."""
-    fills = [m.fill for m in masks if m.fill is not None and np.isfinite(m.fill)]
-    if not fills or any(m.fill is None for m in masks):  # what is added has a size of its own
-        return 1.0
-    return max(1.0, lowest / -min(fills))
+    fills = [-m.fill for m in masks if m.fill is not None and np.isfinite(m.fill)]
+    return max(1.0, lowest / max(fills)) if fills else 1.0
 
 
 def is_triangle(mask: Value) -> bool:

@@ -65,6 +65,9 @@ class Observer:
         seen = self.seen.get(value)
         if seen is None or value in self.unfit:
             return
+        if not array.size and isinstance(value.node.op, Input):
+            raise FeedError(f"calibration input {self.batches} has no elements",
+                            node=value.node.name, hint="leave out batches of nothing")  # fmt: skip
         with np.errstate(invalid="ignore"):
             finite = not array.size or bool(np.isfinite(array.sum(dtype=np.float64)))
         if not finite:

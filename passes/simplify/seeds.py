@@ -171,7 +171,7 @@ graph @rows(%x: f32[2,3,4,3], %c: f32[3], %d: f32[4,3], %u: f32[*]) -> (%y: f32[
   %v = reshape(%5, %s) : f32[*]
   return %y, %z, %v
 }
-"""
+"""  # noqa: E501
 
 TURNED_TWICE = """
 graph @twice(%x: f32[2,3,4], %w: f32[2,4,3]) -> (%y: f32[4,2,3], %z: f32[3,4,2], %v: f32[3,2,4]) {

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from taut.ir import Array, FeedError, Graph
-from taut.ir.op import is_differentiable
-from taut.ir.ops.quantization import DequantizeLinear
+from taut.ir.ops.dynamic import ScaledMatMul
+from taut.ir.ops.integer import ConvInteger, MatMulInteger
+from taut.ir.ops.quantization import DequantizeLinear, QLinearConv, QLinearMatMul
 from taut.ir.ops.structure import Constant
 from taut.ir.training import padding_rows
 from taut.passes import Pass, PassManager, Pipeline
@@ -121,16 +122,19 @@ class Learned:
         return cls({k: a for k, a in found.items() if k not in running}, running)
 
 
+PRODUCTS = (ConvInteger, MatMulInteger, QLinearConv, QLinearMatMul, ScaledMatMul)
+
+
 def _refuse_integers(model: Graph, frozen: tuple[str, ...]) -> None:
     """A layer whose weights are integers has no gradient: what is left of the model (the scale of
     an output, say) would be trained in their stead."""
     for node in model.of(Constant):
         held = node.name.startswith(FROZEN) or matches(node.name, frozen)
-        if held or not node.type.dtype.is_integer or node.type.dtype.bits > 8 or node.type.size < 2:
+        if held or not node.type.dtype.is_integer or node.type.size < 2:
             continue
         for use in model.uses(node):
             op = use.node.op
-            if isinstance(op, DequantizeLinear) or not is_differentiable(type(op)):
+            if (isinstance(op, DequantizeLinear) and use.position == 0) or isinstance(op, PRODUCTS):
                 raise FeedError(
                     f"its weights {node.name!a} are integers already, which cannot be trained",
                     node=use.node.name, op=op.name,

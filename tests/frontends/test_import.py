@@ -432,3 +432,25 @@ def test_a_quantizer_divides_in_the_type_that_the_opset_says(
     for again in (graph, load_onnx(export_onnx(graph, opset=24))):
         assert (interpret(again, {"x": x})["y"] == want).all()
         assert (taut.compile(again)(x)["y"] == want).all()
+
+
+def quantizer(x: tuple[int, ...], kind: int, scale: np.ndarray, **attributes) -> onnx.ModelProto:
+    node = make("QuantizeLinear", ["x", "s"], ["y"], output_dtype=TensorProto.INT8, **attributes)
+    return model([node], {"s": scale}, 23, inputs=[info("x", kind, x)],
+                 outputs=[info("y", TensorProto.INT8, None)])  # fmt: skip
+
+
+def test_a_quantizer_that_divides_otherwise_is_checked_all_the_same() -> None:
+    half = np.float16
+    with pytest.raises(VerifyError):
+        load_onnx(quantizer((3, 1, 4), TensorProto.FLOAT16, np.ones(6, half), axis=1))
+    with pytest.raises(VerifyError, match="positive"):
+        load_onnx(quantizer((3,), TensorProto.FLOAT16, half(0)))
+    with pytest.raises(VerifyError, match="positive"):  # 0 in half precision
+        load_onnx(quantizer((3,), F32, np.float32(1e-9), precision=TensorProto.FLOAT16))
+    with pytest.raises(ModelError, match="none of floats"):
+        load_onnx(quantizer((3,), F32, np.float32(1), precision=TensorProto.INT8))
+    double = load_onnx(quantizer((1,), F32, np.float32(0.1), precision=TensorProto.DOUBLE))
+    x = np.array([0.45], np.float32)
+    want = np.rint(x.astype(np.float64) / np.float64(np.float32(0.1)))
+    assert interpret(double, {"x": x})["y"] == want

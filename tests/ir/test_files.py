@@ -138,10 +138,12 @@ def test_a_save_removes_only_what_the_file_that_it_replaces_referred_to(tmp_path
     path = tmp_path / "m.ir"
     foreign = tmp_path / "m.ir.0123456789abcdef.data"
     foreign.write_bytes(b"not ours")
-    for away in (Path.rename, shutil.copy):  # renamed, copied
+    ways = [(Path.rename, "old.ir"), (shutil.copy, "old.ir"), (shutil.copy, "copy"),
+            (shutil.copy, "m_old.onnx~"), (os.link, "linked")]  # fmt: skip
+    for away, name in ways:
         save_pair(path, b"one")
         digest = path.read_text()
-        old = tmp_path / f"old-{away.__name__}.ir"
+        old = tmp_path / name
         away(path, old)
         save_pair(path, b"two")
         assert companion_path(path, old.read_text(), ".data").read_bytes() == b"one"
@@ -188,3 +190,28 @@ def test_a_save_leaves_the_mode_of_the_file_as_it_was(tmp_path: Path) -> None:
     path.chmod(0o600)
     save_pair(path, b"other")
     assert {p.stat().st_mode & 0o777 for p in tmp_path.iterdir()} == {0o600}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes are POSIX")
+def test_what_stands_in_the_way_of_a_save_neither_stops_nor_breaks_it(tmp_path: Path) -> None:
+    path = tmp_path / "m.ir"
+    save_pair(path, b"one")
+    os.mkfifo(tmp_path / ".m.ir.0123456789abcdef.claims")
+    (tmp_path / ".m.ir.0000456789abcdef.claims").write_bytes(b"\xff\xfe")
+    save_pair(path, b"two")
+    assert companion_path(path, path.read_text(), ".data").read_bytes() == b"two"
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(StorageError, match="no place for a second file"):
+        save_pair(tmp_path / "pipe", b"three")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="there is no /dev/stdout")
+def test_what_stdout_leads_to_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    code = ("from taut.ir.files import write_atomic; print('before', flush=True);"
+            "write_atomic('/dev/stdout', b'model\\n'); print('after')")  # fmt: skip
+    with open(log, "ab") as out:
+        subprocess.run([sys.executable, "-c", code], stdout=out, check=True)
+    assert log.read_text() == "before\nmodel\nafter\n"
+    piped = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert piped.stdout == b"before\nmodel\nafter\n"

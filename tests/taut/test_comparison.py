@@ -185,3 +185,18 @@ def test_numbers_that_are_none_agree_about_nothing() -> None:
     found = taut.compare(model(), model(), [ROW, *data])
     assert found["y"].sqnr_db == math.inf and found["y"].agreement == 1
     assert "12 elements are NaN or infinite" in str(found).replace("\n", " ")
+
+
+def test_large_integers_are_compared_exactly() -> None:
+    def counted(more: int) -> Graph:
+        b = Builder()
+        x = b.input("x", "i64", (3,))
+        return b.outputs(y=b.add(x, np.int64(more)))
+
+    y = taut.compare(counted(0), counted(100), [np.full(3, 2**62, np.int64)])["y"]
+    assert y.max_error == 100 and math.isfinite(y.sqnr_db)
+
+
+def test_nothing_agrees_about_nothing() -> None:
+    y = taut.compare(model(), model(), [ROW[:0]])["y"]
+    assert math.isnan(y.sqnr_db) and math.isnan(y.agreement)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from taut.ir import Builder, DType, Graph, Value, parse
+from taut.ir import Builder, DType, Graph, Value, interpret, parse
 from taut.passes import PassManager
 
 import taut
@@ -237,3 +237,29 @@ graph @main(%x: f32[?,3,4,3], %v: f32[2,3,?,2]) -> (%y: f32[2,3,8]) {
     made = PassManager("fuse-attention").run(graph)
     assert [n.op.q_num_heads for n in made.graph.nodes() if n.op.name == "attention"] == [None]
     assert any("not known" in r.reason for _, r in made.remarks("missed"))
+
+
+@pytest.mark.parametrize(("order", "fill", "fused"), [
+    ("added", -1e9, True), ("selected", -1e9, False), ("selected", -3e38, True),
+])  # fmt: skip
+def test_rows_with_every_key_masked_weigh_them_as_softmax_does(
+    order: str, fill: float, fused: bool
+) -> None:
+    b = Builder()
+    q, k, v = (b.input(n, "f32", (1, 1, 4, 8)) for n in "qkv")
+    keep, bias = b.input("keep", "bool", (4, 4)), b.input("bias", "f32", (4, 4))
+    scores = b.mat_mul(q, b.transpose(k, perm=(0, 1, 3, 2)))
+    low = np.float32(fill)
+    if order == "added":  # before the fill takes the place of both
+        scores = b.where(keep, b.add(scores, bias), low)
+    else:
+        scores = b.add(b.where(keep, scores, low), bias)
+    graph = b.outputs(y=b.mat_mul(b.softmax(scores, axis=-1), v))
+    r = np.random.default_rng(0)
+    feeds = {n: (8 * r.standard_normal((1, 1, 4, 8))).astype(np.float32) for n in "qkv"}
+    feeds["keep"] = np.array([[0, 0, 0, 0], [1, 0, 0, 1], [1, 1, 1, 1], [0, 0, 1, 0]], bool)
+    feeds["bias"] = r.standard_normal((4, 4)).astype(np.float32)
+    made = PassManager("fuse-matmul,fuse-attention").run(graph).graph
+    assert ("attention" in [n.op.name for n in made.nodes()]) == fused
+    want, got = interpret(graph, feeds)["y"], interpret(made, feeds)["y"]
+    np.testing.assert_allclose(got, want, rtol=2e-4, atol=1e-4)

@@ -149,6 +149,14 @@ def test_bad_samples_are_refused_by_name(bad: float) -> None:
         PassManager("quantize").run(graph, Context(data=[]))
 
 
+def test_samples_of_nothing_are_refused() -> None:
+    b = Builder()
+    x = b.input("picture", "f32", ("n", 2))
+    graph = b.outputs(y=b.gemm(x, np.ones((2, 1), np.float32)))
+    with pytest.raises(FeedError, match=r"picture.*no elements"):
+        PassManager("quantize").run(graph, Context(data=[np.ones((0, 2), np.float32)]))
+
+
 @pytest.mark.parametrize("pipeline", ["quantize", "calibrate"])
 def test_samples_that_say_nothing_are_remarked_on(pipeline: str) -> None:
     b = Builder()

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from taut.frontends.builder import Network
 from taut.frontends.zoo import zoo
-from taut.ir import FeedError, Graph, TrainingError, interpret
+from taut.ir import Builder, FeedError, Graph, TrainingError, interpret
 from taut.passes import Context, PassManager
 
 import taut
@@ -312,3 +312,13 @@ def test_weights_that_are_integers_already_are_not_trained(pipeline: str) -> Non
     assert str(refused.value).split("its weights '")[1].split("'")[0] in weights
     with pytest.raises(FeedError, match=r"nothing|no parameter"):
         Trainer(integers, Recipe(frozen=tuple(weights)))
+
+
+def test_zero_points_of_weights_that_are_floats_are_no_weights() -> None:
+    b = Builder()
+    x = b.input("x", "f32", ("n", 4))
+    w = b.constant(np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32), "w")
+    scale, zero = np.full(3, 0.1, np.float32), np.zeros(3, np.int8)
+    rounded = b.dequantize_linear(b.quantize_linear(w, scale, zero), scale, zero)
+    graph = b.outputs(y=b.mat_mul(x, rounded))
+    assert set(Trainer(graph, Recipe()).parameters) == {"w"}

@@ -120,7 +120,7 @@ def _record(text: Text) -> list[str]:
         if place.outside:
             strides(f"s{j}", text.rows)
         if place.inside:
-            strides(f"u{j}", text.around)
+            strides(f"inner{j}", text.around)
         if place.step == "g":
             take(f"g{j}")
     factors = [f"m{k}" for k in range(text.around)] + ([] if text.lanes else ["width"])
@@ -140,7 +140,7 @@ def _stage(text: Text, stage: Stage) -> list[str]:
         pad += "    "
     indices = "".join(f", j{k}" for k in range(text.around))
     for j in stage.places:
-        p = f"over_inner(q{j}, u{j}{indices})" if text.places[j].inside else f"q{j}"
+        p = f"over_inner(q{j}, inner{j}{indices})" if text.places[j].inside else f"q{j}"
         lines.append(f"{pad}p{j} = {p}")
     line = "0"
     for k in range(text.around):

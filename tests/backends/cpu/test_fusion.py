@@ -233,3 +233,18 @@ def test_drawn_groups_equal_the_reference(graph: Graph, data: st.DataObject):
         bound = 1e-11 if array.dtype == np.float64 else 2e-5
         assert testing.difference(array, got[name], bound, bound) is None
     assert all(graph.find(n) is not None for n in program.fallbacks)
+
+
+def test_many_operands_of_a_nest_do_not_take_names_of_types():
+    """The ninth operand's strides were called u8, which a quantizer in the nest wanted to call."""
+
+    def make(b: Builder, *xs: Value) -> Value:
+        total = xs[0]
+        for x in xs[1:]:
+            total = b.add(total, x)
+        step, zero = np.float32(0.5), np.uint8(3)
+        real = b.dequantize_linear(b.quantize_linear(total, step, zero), step, zero)
+        return b.reduce_sum(real, np.array([0, 2, 3]), keepdims=False)
+
+    graph = graph_of(make, *[(2, 6, 5, 7)] * 18)
+    check(graph, feeds_of(graph))

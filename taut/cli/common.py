@@ -105,15 +105,19 @@ def feeds(
 ) -> FileFeeds | RandomFeeds | None:  # fmt: skip
     """The data that the options ask for; without any, `default` random calls, or none."""
     from taut.data import FileFeeds, RandomFeeds
+    from taut.data.feeds import check_dims
 
     if file is not None and count is not None:
         raise typer.BadParameter("--data and --random exclude each other")
+    if file is not None and dims:
+        raise typer.BadParameter("--dim is for --random: the data have sizes of their own")
     if file is not None:
         return FileFeeds(file, graph, batch)
     wanted = count or default
     sizes = parse_dims(dims)
     if batch is not None:
         sizes = {"*": batch, **sizes}
+    check_dims(graph, sizes)
     return None if wanted is None else RandomFeeds(graph, wanted, seed, sizes)
 
 

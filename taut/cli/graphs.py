@@ -33,7 +33,11 @@ def inspect(
             _show_unsupported(model, missing, json)
             raise typer.Exit(1)
     graph = common.load(model)
-    facts = summary(graph, common.parse_dims(dims))
+    from taut.data.feeds import check_dims
+
+    sizes = common.parse_dims(dims)
+    check_dims(graph, sizes)
+    facts = summary(graph, sizes)
     if json:
         common.show_json({"model": model, **facts, "unsupported": []})
         return

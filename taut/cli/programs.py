@@ -205,7 +205,7 @@ def bench(
         name = model if model not in calls else f"{model} ({i + 1})"
         graph = prepare(model, pipeline, seed)
         arrays = one_call(graph, data, seed, dims, batch)
-        sizes = common.parse_dims(dims) | ({} if batch is None else {"*": batch})
+        sizes = {n.name: a.shape for n, a in zip(graph.inputs, arrays)}
         macs[name] = summary(graph, sizes)["macs"]
         program = build(graph, target, threads)
         calls[name] = lambda program=program, arrays=arrays: program(*arrays)

@@ -50,6 +50,21 @@ class RandomFeeds:
             yield {name: random_array(type, random) for name, type in types.items()}
 
 
+def check_dims(graph: Graph, dims: Sizes) -> None:
+    """Raise FeedError for a size of what the graph has not, which would be passed over."""
+    sizes = [d for n in graph.inputs for d in n.type.shape or (None,) if not isinstance(d, int)]
+    symbols = {d for d in sizes if isinstance(d, str)}
+    inputs = {n.name for n in graph.inputs}
+    for name, size in dims.items():
+        if name == "*" and not sizes:
+            raise FeedError("every size of the inputs is fixed", hint="leave the batch out")
+        known = inputs if isinstance(size, tuple) else symbols | {"*"}
+        if name not in known:
+            what = "input" if isinstance(size, tuple) else "open size"
+            there = ", ".join(ascii(k) for k in sorted(known - {"*"})) or "none"
+            raise FeedError(f"no {what} of the graph is named {name!a}", hint=f"it has {there}")
+
+
 def bound_type(node: Node, dims: Sizes) -> TensorType:
     """An input's type with every open dimension given a size.
 

@@ -253,6 +253,8 @@ def test_errors_name_standard_input(taut_: Shell):
         ["run", "MODEL", "--random", "x"], ["run", "MODEL"], ["opt"],
         ["run", "MODEL", "--random", "1", "--data", "DATA"],
         ["run", "MODEL", "--random", "1", "--dim", "batch"],
+        ["run", "MODEL", "--random", "1", "--dim", "no_such_size=4"],
+        ["inspect", "MODEL", "--dim", "no_such_size=4"],
         ["run", "MODEL", "--random", "1", "--dim", "batch=99999999999"],
         ["run", "MODEL", "--random", "1", "--target", "abacus"],
         ["run", "MODEL", "--random", "1", "--threads", "0"],
@@ -343,7 +345,7 @@ def test_full_disks_and_closed_pipes(model: str, tmp_path: Path):
 
 def test_devices_are_not_replaced(model: str):
     if Path("/dev/full").exists():
-        link = Path(model).parent / "full.ir"
+        link = Path(model).parent / "full.taut"
         link.symlink_to("/dev/full")
         done = subprocess.run([*COMMAND, "export", model, "-o", str(link)], capture_output=True,
                               check=False)  # fmt: skip

@@ -5,15 +5,17 @@ from __future__ import annotations
 import pickle
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from taut.ir import Graph
+from taut.ir import Builder, FeedError, Graph
 
 import taut
 from taut.data import FileFeeds, RandomFeeds, check_finite, read_arrays, write_arrays
+from taut.data.feeds import check_dims
 
 
 def graph(*shape: int | str, dtype: str = "f32") -> Graph:
@@ -170,3 +172,20 @@ def test_writing_is_whole_or_not_at_all(tmp_path: Path):
     with pytest.raises(taut.TautError, match="npz"):
         write_arrays({"a": np.zeros(2), "b": np.zeros(2)}, tmp_path / "out.npy")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("dims", "what"), [
+    ({"batch": 4}, "no open size of the graph is named 'batch'; it has 'n'"),
+    ({"image": 3}, "no open size"), ({"n": (2, 3)}, "no input of the graph"),
+    ({"img": (2, 3)}, "'image'"),
+])  # fmt: skip
+def test_sizes_of_what_is_not_there_are_refused(dims: dict[str, Any], what: str) -> None:
+    b = Builder()
+    graph = b.outputs(y=b.relu(b.input("image", "f32", ("n", 3))))
+    with pytest.raises(FeedError) as refused:
+        check_dims(graph, dims)
+    assert what in str(refused.value)
+    fixed = Builder()
+    with pytest.raises(FeedError, match="fixed"):
+        check_dims(fixed.outputs(y=fixed.relu(fixed.input("x", "f32", (3,)))), {"*": 2})
+    check_dims(graph, {"n": 4, "image": (2, 3), "*": 1})

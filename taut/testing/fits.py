@@ -56,6 +56,17 @@ def dtypes(cls: type[Op]) -> tuple[DType, ...]:
     return tuple(taken)
 
 
+@functools.cache
+def compares(cls: type[Op]) -> bool:
+    """Whether the op makes truths of numbers: that its result is one says nothing of them."""
+    count = max(1, len(cls.operands))
+    try:
+        made = cls().infer(*[Abstract(TensorType(DType.f32, (2,)))] * count)
+    except (TautError, TypeError):
+        return False
+    return isinstance(made, TensorType) and made.dtype is DType.bool
+
+
 def shape_of(value: Value) -> tuple[Any, ...]:
     return value.shape or ()
 
@@ -73,7 +84,7 @@ def elementwise(plan: Plan) -> Operands:
     cls, match = plan.cls, plan.match
     taken = dtypes(cls)
     want = first(plan, kinds=taken or plan.want.kinds)
-    if want.dtype is not None and taken and want.dtype not in taken:
+    if want.dtype is not None and taken and (want.dtype not in taken or compares(cls)):
         want = want.of(dtype=None)
     declared = [o for o in cls.operands if not o.variadic]
     count = len(declared) if len(declared) == len(cls.operands) else \
@@ -192,8 +203,9 @@ def conv(plan: Plan) -> Operands:
     rows = (channels, out // group) if transposed else (out, channels // group)
     dtype = x.type.dtype
     window(plan, sizes, kernel)
-    if transposed:
-        plan.attributes.pop("dilations", None)
+    if transposed and plant.chance(0.3):
+        steps = plan.attributes.get("strides") or (1,) * len(sizes)
+        plan.set("output_padding", tuple(plant.random.randrange(s) for s in steps))
     weight = plan.operand(1, Want(dtype=dtype, shape=(*rows, *kernel), param=True))
     bias = plan.operand(2, Want(dtype=dtype, shape=(out,), param=True))
     residual = plan.operand(3, Want(dtype=dtype, shape=(*shape_of(x)[:1], out, *sizes)))

@@ -68,8 +68,9 @@ def step_of(graph: Graph, node: Node) -> tuple[Step, Value] | None:
         return None
     position, x = moving[0]
     rest = [None if v is None else v.array for v in operands if v != x]
-    if any(a is not None and a.size != 1 for a in rest) or x.type.shape is None \
-            or x.type.shape != node.type.shape:  # fmt: skip
+    widens = x.type.shape is None and any(a is not None and a.ndim for a in rest)
+    if any(a is not None and a.size != 1 for a in rest) or x.type.shape != node.type.shape \
+            or widens:  # fmt: skip
         return None
     return Step(op, position, tuple(rest)), x
 

@@ -91,6 +91,9 @@ class PadIntoWindow(Algebra):
             return m.fail("the average leaves out its own padding")
         if isinstance(op, AveragePool) and op.ceil_mode:
             return m.fail("the average in ceil mode counts padding differently")
+        spatial = (m.root.type.shape or (None,))[2:]
+        if getattr(op, "ceil_mode", False) and not all(isinstance(d, int) for d in spatial):
+            return m.fail("in ceil mode padding may decide whether there is a last window")
         return m.ok
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value | None:

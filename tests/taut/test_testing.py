@@ -292,8 +292,9 @@ def test_a_pass_that_never_applies_fails(capsys: pytest.CaptureFixture[str]):
     assert (vacuous.value.report.applied, vacuous.value.report.examples) == (0, 5)
 
 
-OPTIONS = {"bind": "bind{n=2}", "clip-gradients": "clip-gradients{norm=1 value=2}"}
-"""Of passes that do nothing without."""
+OPTIONS = {"bind": "bind{n=2}", "clip-gradients": "clip-gradients{norm=1 value=2}",
+           "quantize-dynamic": "quantize-dynamic{smallest=1}"}  # fmt: skip
+"""Of passes that do nothing without, or to what is as small as drawn graphs."""
 
 
 @pytest.mark.parametrize("name", [p.name for p in taut.passes.all_passes() if p.keeps_signature])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from taut.ir import Builder, FeedError, parse
+from taut.ir import Builder, FeedError, interpret, parse
 from taut.passes import Context, PassManager
 from taut.passes.quantize.estimate import Estimator, Seen
 from taut.passes.quantize.grid import LARGEST, SMALLEST, channel_grid, grid_of
@@ -212,3 +212,18 @@ def test_a_fused_convolution_is_calibrated_and_corrected_as_it_ends(
     want, got = taut.reference(graph, **data), taut.reference(made, **data)
     assert np.array_equal(got["y"], want["y"])  # doubles stay as they are
     assert np.abs(got["b"] - want["b"]).max() < 0.06 * np.abs(want["b"]).max()
+
+
+def test_a_number_added_to_what_is_of_unknown_rank_is_a_step() -> None:
+    graph = parse("""
+graph @main(%x: f32[*]) -> (%y: f32[*]) {
+  %c = constant -2.0 : f32[]
+  %d = constant [1.0] : f32[1,1,1,1]
+  %1 = add(%x, %c) : f32[*]
+  %y = add(%1, %d) : f32[*]
+  return %y
+}
+""")
+    x = np.ones((3, 3), np.float32)
+    made = PassManager("quantize").run(graph, Context(data=[x])).graph
+    assert interpret(made, {"x": x})["y"].shape == (1, 1, 3, 3)

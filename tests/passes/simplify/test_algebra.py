@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from taut.ir import DEFAULT_LIMITS, Builder, DType, Graph, Value, interpret, verify
+from taut.ir import DEFAULT_LIMITS, Builder, DType, Graph, Value, interpret, parse, verify
 from taut.passes import Context, Exact, PassManager, Pipeline
 from taut.passes.instrument import error_between, tolerable
 from taut.passes.simplify.algebra import lossless
@@ -180,3 +180,21 @@ def test_fast_rules_wait_for_their_option() -> None:
     counts = PassManager("simplify{fast=true}", check=True).run(graph).passes[0].counts
     assert counts["mul-zero"] == 1
     assert str(Pipeline.parse("simplify")[0].promise) == "exact"
+
+
+def test_a_pad_stays_before_a_window_in_ceil_mode_whose_sizes_are_open() -> None:
+    """A last window that lies in padding alone is none, but one over a pad's zeros is."""
+    graph = parse("""
+graph @main(%x: f32[?,?,?,?]) -> (%y: f32[?,?,?,?]) {
+  %r = sigmoid(%x) : f32[?,?,?,?]
+  %around = constant [0, 0, 1, 0, 0, 0, 2, 0] : i64[8]
+  %zero = constant 0.0 : f32[]
+  %p = pad(%r, %around, %zero) : f32[?,?,?,?]
+  %y = max_pool(%p) {strides=[3,3] kernel_shape=[3,2] ceil_mode=true} : f32[?,?,?,?]
+  return %y
+}
+""")
+    x = np.random.default_rng(0).standard_normal((5, 5, 4, 3)).astype(np.float32)
+    want = interpret(graph, {"x": x})["y"]
+    made = PassManager("simplify").run(graph).graph
+    np.testing.assert_array_equal(interpret(made, {"x": x})["y"], want)

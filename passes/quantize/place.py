@@ -160,7 +160,9 @@ def _product(node: Node, operands: list[Value | None]) -> Role | str:
 def _is_bias(value: Value, node: Node) -> bool:
     """A constant vector along the last axis, as linear layers add it."""
     array = value.array
-    if array is None or not array.ndim or array.size != array.shape[-1] or not np.isfinite(array).all():
+    if array is None or not array.ndim or array.size != array.shape[-1]:
+        return False
+    if not np.isfinite(array).all():
         return False
     return node.type.shape is not None and node.type.shape[-1] == array.size
 

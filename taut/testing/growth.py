@@ -281,6 +281,9 @@ def regrown(plant: Plant, seed: Graph) -> list[tuple[str, Value]]:
             made = plant.add(altered(plant, node.op, this), *operands).node
             inner.append(made)
             here |= {Value(node, i): Value(made, i) for i in range(len(node.results))}
+    made_here = [plant.values[Value(n, i)] for n in inner for i in range(len(n.results))]
+    if not plant.awkward and any(np.isnan(a).any() for a in made_here if a.dtype.kind == "f"):
+        raise Unfit("bounds that are not exact hold for numbers")
     for node in seed.inputs:  # what the seed does not know of its inputs, nor does the graph
         made, known = here[Value(node)], node.type.shape
         if known is None:

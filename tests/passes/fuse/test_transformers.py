@@ -26,7 +26,7 @@ def f(*shape: int) -> Any:
 
 @pytest.mark.parametrize("name", [*PASSES, ALL])
 def test_transformers_keep_their_numbers(name: str) -> None:
-    testing.check_pipeline(name, families=["transformer"], examples=25)
+    testing.check_pipeline(name, families=["transformer", "grown"], examples=25)
 
 
 @pytest.mark.slow

@@ -134,11 +134,8 @@ def digest_of(data: bytes) -> str:
 
 def remove_drafts(path: PathLike) -> None:
     """Remove drafts of `path` that nobody writes any more."""
-    target = Path(os.path.realpath(path))
-    name = re.compile(rf"{re.escape(_prefix(target))}[0-9a-f]{{16}}\.draft")
-    for entry in _entries(target.parent):
-        if name.fullmatch(entry):
-            _under_lock(target.parent / entry, os.unlink)
+    for draft in _locks(Path(os.path.realpath(path)), "draft"):
+        _under_lock(draft, os.unlink)
 
 
 def read_bounded(path: PathLike, limit: int) -> bytes:
@@ -200,10 +197,9 @@ class _Claims:
     def __init__(self, first: Path, suffix: str) -> None:
         self.first, self.suffix = first, suffix
         self._path: Path | None = None
-        self._name = re.compile(rf"{re.escape(_prefix(first))}[0-9a-f]{{16}}\.claims")
 
     def __enter__(self) -> _Claims:
-        for path in self._all():
+        for path in _locks(self.first, "claims"):
             _under_lock(path, self._settle)
         self._path, self._file = _locked(self.first, "claims")
         found = re.compile(
@@ -223,14 +219,10 @@ class _Claims:
         # first. Had it looked already, then it had replaced it already.
         assert self._path is not None
         mine = self._path.read_text(errors="replace")
-        for path in self._all() - {self._path}:
+        for path in _locks(self.first, "claims") - {self._path}:
             _append(path, mine)
         self._settle(self._path)
         self._file.close()
-
-    def _all(self) -> set[Path]:
-        folder = self.first.parent
-        return {folder / e for e in _entries(folder) if self._name.fullmatch(e)}
 
     def _settle(self, claims: Path) -> None:
         """Remove what is claimed there and nothing refers to, then the claims."""
@@ -244,13 +236,16 @@ class _Claims:
     def _in_use(self, digest: str) -> bool:
         """Whether the first file refers to it, or one beside it that may be a copy. Raises OSError
         where that cannot be looked up."""
+        if _holds(self.first, digest):
+            return True
         for entry in os.scandir(self.first.parent):
             if not entry.is_file() or entry.name.endswith((self.suffix, ".claims")):
                 continue
             alike = entry.name.startswith(self.first.name) \
                 or entry.name.endswith(self.first.suffix or "/")  # fmt: skip
-            if (alike or entry.stat().st_size <= _SMALL) and _holds(Path(entry.path), digest):
-                return True
+            with contextlib.suppress(FileNotFoundError):  # another save's, which has gone meanwhile
+                if (alike or entry.stat().st_size <= _SMALL) and _holds(Path(entry.path), digest):
+                    return True
         return False
 
 
@@ -270,6 +265,12 @@ def _is_stream(path: PathLike, target: Path) -> bool:
 
 def _prefix(target: Path) -> str:
     return f".{target.name[:64]}."
+
+
+def _locks(target: Path, kind: str) -> set[Path]:
+    """The files of this kind (see `_locked`) beside `target`."""
+    name = re.compile(rf"{re.escape(_prefix(target))}[0-9a-f]{{16}}\.{kind}")
+    return {target.parent / e for e in _entries(target.parent) if name.fullmatch(e)}
 
 
 def _locked(target: Path, kind: str) -> tuple[Path, BufferedRandom]:

@@ -40,6 +40,7 @@ from ...ir.bodies import inlined, walk
 from ...ir.conditions import PROPERTY
 from ...ir.files import companion, companion_path, replacing, write_atomic
 from ...ir.op import Attribute, op_class
+from ...ir.ops.quantization import QuantizeLinear
 from ...ir.ops.structure import Constant, Input
 from ...ir.standard import ONNX_TYPES, attribute_proto, schema, schema_defaults
 from ...ir.types import TensorType
@@ -391,7 +392,7 @@ def _expand_quantize(w: _Writer, node: Node, operands: list[str], results: list[
     w.emit(node, node.op, operands, results)
     x, scale = w.graph.operands(node)[:2]
     assert x is not None and scale is not None
-    ours = DType.f64 if x.type.dtype is DType.f64 else DType.f32
+    ours = QuantizeLinear.divides_in(x.type.dtype)
     if w.opset >= 23 and scale.type.dtype is not ours:
         w.nodes[-1].attribute.append(attribute_proto("precision", ours))
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...ir import Abstract, Builder, DType, Graph, ModelError, UnsupportedError, Value, op_class
-from ...ir.ops.quantization import Quantization
+from ...ir.ops.quantization import QuantizeLinear
 from ...ir.standard import dtype_of
 from .calls import Call
 
@@ -325,7 +325,7 @@ def divided(emit: Emit, call: Call) -> None:
     scale's type or in `precision`. Another type than ours is a division of its own before it."""
     given = call.attributes.pop("precision", None)
     x, scale = call.required(0), call.required(1)
-    ours = DType.f64 if x.type.dtype is DType.f64 else DType.f32
+    ours = QuantizeLinear.divides_in(x.type.dtype)
     theirs = dtype_of(given) if given else (scale.type.dtype if call.version >= 23 else ours)
     if theirs is ours:
         return
@@ -335,11 +335,11 @@ def divided(emit: Emit, call: Call) -> None:
         raise UnsupportedError(f"a scale of unknown shape that divides in {theirs.value}")
     b = Builder(emit.graph, prefix=f"{emit.name}/")
     factor = b.cast(scale, to=theirs)
-    layout = Quantization(axis=call.attributes.get("axis", 1),
-                          block_size=call.attributes.get("block_size", 0))  # fmt: skip
+    layout = QuantizeLinear(axis=call.attributes.get("axis", 1),
+                            block_size=call.attributes.get("block_size", 0))  # fmt: skip
     known = None if scale.array is None else scale.array.astype(theirs.numpy)
     layout.check_layout(Abstract(x.type), Abstract(factor.type, known), None)
     quotient = b.div(b.cast(x, to=theirs), layout.spread_value(b, factor, x))
-    kind = DType.f64 if theirs is DType.f64 else DType.f32
+    kind = QuantizeLinear.divides_in(theirs)
     call.set_operand(0, b.cast(quotient, to=kind))
     call.set_operand(1, emit.constant(np.ones(scale.type.static_shape, kind.numpy), "unit"))

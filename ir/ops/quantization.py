@@ -142,6 +142,11 @@ class QuantizeLinear(Quantization):
     output_dtype: DType | None = None
     saturate: bool = True
 
+    @staticmethod
+    def divides_in(dtype: DType) -> DType:
+        """The type in which numbers of this one are divided by their scale."""
+        return DType.f64 if dtype is DType.f64 else DType.f32
+
     def result_dtype(self, zero_point: DType | None) -> DType:
         dtype = zero_point or self.output_dtype or DType.u8
         if self.output_dtype not in (None, dtype) or dtype not in STORED:
@@ -161,7 +166,7 @@ class QuantizeLinear(Quantization):
     def reference(self, x: Array, scale: Array, zero_point: Array | None = None) -> Array:
         check_quantization(scale, zero_point, FeedError)
         dtype = self.result_dtype(None if zero_point is None else DType.of(zero_point))
-        kind = np.float64 if x.dtype == np.float64 else np.float32
+        kind = self.divides_in(DType.of(x)).numpy
         steps = np.rint(x.astype(kind) / self.spread(scale, x.shape).astype(kind))
         zero = None if zero_point is None else self.spread(zero_point, x.shape)
         return saturated(steps, zero, dtype)

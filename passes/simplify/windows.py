@@ -91,7 +91,8 @@ class PadIntoWindow(Algebra):
             return m.fail("the average leaves out its own padding")
         if isinstance(op, AveragePool) and op.ceil_mode:
             return m.fail("the average in ceil mode counts padding differently")
-        spatial = (m.root.type.shape or (None,))[2:]
+        assert m.root.type.shape is not None  # as the rank of what is padded is known
+        spatial = m.root.type.shape[2:]
         if getattr(op, "ceil_mode", False) and not all(isinstance(d, int) for d in spatial):
             return m.fail("in ceil mode padding may decide whether there is a last window")
         return m.ok

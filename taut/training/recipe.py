@@ -122,7 +122,7 @@ class Learned:
         return cls({k: a for k, a in found.items() if k not in running}, running)
 
 
-PRODUCTS = (ConvInteger, MatMulInteger, QLinearConv, QLinearMatMul, ScaledMatMul)
+INTEGER_PRODUCTS = (ConvInteger, MatMulInteger, QLinearConv, QLinearMatMul, ScaledMatMul)
 
 
 def _refuse_integers(model: Graph, frozen: tuple[str, ...]) -> None:
@@ -134,7 +134,8 @@ def _refuse_integers(model: Graph, frozen: tuple[str, ...]) -> None:
             continue
         for use in model.uses(node):
             op = use.node.op
-            if (isinstance(op, DequantizeLinear) and use.position == 0) or isinstance(op, PRODUCTS):
+            opened = isinstance(op, DequantizeLinear) and use.position == 0
+            if opened or isinstance(op, INTEGER_PRODUCTS):
                 raise FeedError(
                     f"its weights {node.name!a} are integers already, which cannot be trained",
                     node=use.node.name, op=op.name,

@@ -90,14 +90,14 @@ def product_kernel(isa: Any, kind: str):
     item = numeric.size(kind)
     lines = [*head, *row, "        for j in range(width):"]
     lines += [f"            store_{kind}(x2, j * {item}, {kind}(0))"]
-    lines += ["        whole = depth - depth % 4", "        for k in range(0, whole, 4):"]
+    lines += ["        fours = depth - depth % 4", "        for k in range(0, fours, 4):"]
     lines += [f"            c{u} = load_{kind}(x0, (k + {u}) * p)" for u in range(4)]
     lines += [f"            y{u} = x1 + (k + {u}) * q" for u in range(4)]
     terms = " + ".join(f"c{u} * load_{kind}(y{u}, j * {item})" for u in range(4))
     lines += ["            for j in range(width):"]
     lines += [f"                v = {kind}(load_{kind}(x2, j * {item}) + ({terms}))"]
     lines += [f"                store_{kind}(x2, j * {item}, v)"]
-    lines += ["        for k in range(whole, depth):", f"            c0 = load_{kind}(x0, k * p)"]
+    lines += ["        for k in range(fours, depth):", f"            c0 = load_{kind}(x0, k * p)"]
     lines += ["            y0 = x1 + k * q", "            for j in range(width):"]
     lines += [f"                v = {kind}(load_{kind}(x2, j * {item}) + c0 * "
               f"load_{kind}(y0, j * {item}))"]  # fmt: skip

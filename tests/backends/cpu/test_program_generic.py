@@ -247,3 +247,16 @@ def test_what_has_no_kernel_runs_in_python():
 
 def test_what_makes_sizes_of_data_runs_by_the_reference_and_the_rest_compiled():
     run(lambda b, x: b.non_zero(b.relu(x)), fallbacks=1, x=floats(3, 4))
+
+
+@pytest.mark.parametrize("kind", ["f64", "i32", "i64"])
+def test_products_of_types_without_a_kernel_of_their_own(kind: str) -> None:
+    """Six terms: four at a time, then the rest."""
+    b = Builder()
+    graph = b.outputs(y=b.mat_mul(b.input("x", kind, (3, 6)), b.input("w", kind, (6, 5))))
+    program = compile(graph, threads=1)
+    random = np.random.default_rng(0)
+    feeds = {n.name: random.integers(-5, 5, n.type.static_shape).astype(n.type.dtype.numpy)
+             for n in graph.inputs}  # fmt: skip
+    assert (program(**feeds)["y"] == interpret(graph, feeds)["y"]).all()
+    assert program.fallbacks == []

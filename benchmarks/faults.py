@@ -287,8 +287,6 @@ def _asks_gate(node: ast.AST) -> bool:
     return any(isinstance(n, ast.Attribute) and n.attr == "gate" for n in ast.walk(node))
 
 
-
-
 def _is_text(node: ast.expr) -> bool:
     return isinstance(node, ast.JoinedStr) or isinstance(getattr(node, "value", None), str)
 

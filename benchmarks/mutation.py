@@ -115,8 +115,11 @@ def verdict(fault: Fault | None, pipelines: tuple[str, ...], examples: int) -> t
     for pipeline in pipelines:
         try:
             shared = DRAWN.get(pipeline) if fault is None or not in_pattern(fault) else None
-            made = held(pipeline, shared) if shared else testing.check_pipelines(
-                [pipeline], examples=examples, seed=0, shrink=False)[0]
+            made = (
+                held(pipeline, shared)
+                if shared
+                else testing.check_pipelines([pipeline], examples=examples, seed=0, shrink=False)[0]
+            )
         except Exception as error:
             said = str(error).strip().splitlines() or [""]
             return "found", f"{pipeline}: {type(error).__name__}: {said[0][:160]}"

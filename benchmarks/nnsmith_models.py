@@ -100,8 +100,14 @@ def _generate(seed: int) -> tuple[Any, dict[str, np.ndarray], bytes]:
     _OPS = _OPS or auto_opset(kind, None)
     torch.manual_seed(seed)
     np.random.seed(seed % (1 << 32))
-    made = model_gen(opset=_OPS, method="symbolic-cinit", seed=seed, max_elem_per_tensor=ELEMENTS,
-                     max_nodes=NODES[seed % len(NODES)], timeout_ms=20_000).make_concrete()
+    made = model_gen(
+        opset=_OPS,
+        method="symbolic-cinit",
+        seed=seed,
+        max_elem_per_tensor=ELEMENTS,
+        max_nodes=NODES[seed % len(NODES)],
+        timeout_ms=20_000,
+    ).make_concrete()
     model = kind.from_gir(made)
     model.refine_weights()
     network = model.torch_model.eval()

@@ -31,7 +31,8 @@ def everything(console: Console, rows: list[Row], markdown: bool = False) -> Non
     verdicts = bars.judge(medians)
     verdicts += [
         bars.judge_share(_case(row), row["share"])
-        for row in timed if row["runner"] == "taut-int8" and "share" in row
+        for row in timed
+        if row["runner"] == "taut-int8" and "share" in row
     ]
     if verdicts:
         console.print(_verdicts(verdicts))

@@ -73,9 +73,7 @@ def specialize(body: Graph, operands: Sequence[Abstract]) -> Graph:
         if not node.type.accepts(x.type):
             raise VerifyError(f"its body's input {node.name!r} is {node.type}, not {x.type}")
     twin = body.copy()
-    changed = [
-        (node, x) for node, x in zip(twin.inputs, operands) if node.results != (x,)
-    ]
+    changed = [(node, x) for node, x in zip(twin.inputs, operands) if node.results != (x,)]
     for node, x in changed:
         node.results = (x,)
     if changed:
@@ -114,9 +112,7 @@ def inline(graph: Graph, node: Node) -> None:
     """Put the ops of a fusion's body in its place; they keep their names where these are free, and
     what makes the fusion's result takes its name if there is one result."""
     body: Graph = getattr(node.op, "body")  # noqa: B009  (ops do not share a base with a body)
-    feeds = {
-        x.name: v for x, v in zip(body.inputs, graph.operands(node)) if v is not None
-    }
+    feeds = {x.name: v for x, v in zip(body.inputs, graph.operands(node)) if v is not None}
     made = list(graph.splice(body, feeds, before=node).values())
     for i, value in enumerate(made):
         graph.replace_all_uses(node[i], value)

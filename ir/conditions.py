@@ -184,7 +184,7 @@ def _value(node: ast.expr, sizes: Mapping[str, int]) -> Any:
             return value
         case ast.BinOp(left, op, right):
             a, b = _value(left, sizes), _value(right, sizes)
-            if isinstance(op, ast.Pow | ast.Mult) and _bits(a) * max(_bits(b), 1) > _LARGEST ** 2:
+            if isinstance(op, ast.Pow | ast.Mult) and _bits(a) * max(_bits(b), 1) > _LARGEST**2:
                 raise OverflowError("a number is too large")
             return _small(_BINARY[type(op)](a, b))
         case ast.UnaryOp(op, operand):

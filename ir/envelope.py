@@ -150,9 +150,7 @@ def _zeros(signs: object, array: Array, rng: np.random.Generator) -> Array | flo
     return np.copysign(0.0, rng.choice(np.array([-1.0, 1.0]), array.shape))
 
 
-def _moves(
-    graph: Graph, feeds: Feeds, steps: float, limits: Limits
-) -> dict[Value, Array | float]:
+def _moves(graph: Graph, feeds: Feeds, steps: float, limits: Limits) -> dict[Value, Array | float]:
     """By how much each value may move."""
     found: dict[Value, Array | float] = {}
     arrays: dict[Value, Array] = {}

@@ -210,9 +210,7 @@ class Op:
         return dataclasses.replace(self, **changes)
 
 
-def memory_bytes(
-    operands: tuple[Abstract | None, ...], results: tuple[TensorType, ...]
-) -> int:
+def memory_bytes(operands: tuple[Abstract | None, ...], results: tuple[TensorType, ...]) -> int:
     """Bytes of all operands and results; unknown dimensions make a tensor count as nothing."""
     all_types = [o.type for o in operands if o is not None] + list(results)
     return sum(t.nbytes for t in all_types if t.is_static)

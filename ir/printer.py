@@ -1,13 +1,13 @@
 """Graphs as text. `parse(print_graph(g))` prints the same bytes again.
 
-    graph @tiny(%x: f32[batch,3]) -> (%y: f32[batch,10]) {
-      %w = constant @w : f32[3,10]
-      %0 = mat_mul(%x, %w) : f32[batch,10]
-      return %0
-    }
-    resources {
-      @w = "base64..."
-    }
+graph @tiny(%x: f32[batch,3]) -> (%y: f32[batch,10]) {
+  %w = constant @w : f32[3,10]
+  %0 = mat_mul(%x, %w) : f32[batch,10]
+  return %0
+}
+resources {
+  @w = "base64..."
+}
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """What a pass is: a frozen dataclass whose fields are its textual options.
 
-    @register_pass
-    @dataclass(frozen=True)
-    class DropIdentity(Pass):
-        '''identity(x) -> x'''
-        name = "drop-identity"
-        bound = Exact()
-        keep_named: bool = False
-        def run(self, graph: Graph, context: Context) -> Outcome: ...
+@register_pass
+@dataclass(frozen=True)
+class DropIdentity(Pass):
+    '''identity(x) -> x'''
+    name = "drop-identity"
+    bound = Exact()
+    keep_named: bool = False
+    def run(self, graph: Graph, context: Context) -> Outcome: ...
 """
 
 from __future__ import annotations

@@ -275,5 +275,3 @@ def first_difference(
     interpret(before, feeds, limits=limits, watch=hold)
     interpret(after, feeds, limits=limits, watch=compare)
     return found[0] if found else None
-
-

@@ -183,6 +183,7 @@ def build(method: Callable[..., Pattern]) -> Pattern:
 
 # ---- matching ----------------------------------------------------------------------------------
 
+
 class Operands:
     """Operands of nodes, remembered until the graph changes: patterns ask for them often."""
 

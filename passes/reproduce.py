@@ -1,12 +1,12 @@
 """A failing pass in one file: the graph before it, the rest of the pipeline, seed and inputs.
 
-    // taut reproducer 1
-    // pipeline: fuse-conv,dce
-    // place: 3                  the number of the first of these passes in the whole pipeline
-    // seed: 0
-    // error: ...
-    // samples: <base64 of safetensors>
-    graph @main(...) ...
+// taut reproducer 1
+// pipeline: fuse-conv,dce
+// place: 3                  the number of the first of these passes in the whole pipeline
+// seed: 0
+// error: ...
+// samples: <base64 of safetensors>
+graph @main(...) ...
 """
 
 from __future__ import annotations

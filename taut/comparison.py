@@ -30,6 +30,7 @@ from taut.passes.quantize.meaning import Meaning, meanings
 if TYPE_CHECKING:
     from rich.table import Table
 
+
 @dataclass
 class Layer:
     """One compared value. `sqnr_db` is inf where both are equal. It is nan, and so is `agreement`,

@@ -132,8 +132,12 @@ def run(
         taut.save(report.graph, packed)
         sizes = [path.stat().st_size, packed.stat().st_size]
     sides = [
-        Side(float((a.argmax(1) == labels).mean()), size, timings[name],
-             len(compiled[name].profile(one)))
+        Side(
+            float((a.argmax(1) == labels).mean()),
+            size,
+            timings[name],
+            len(compiled[name].profile(one)),
+        )
         for name, a, size in zip(names, answers, sizes)
     ]
     noise = float(np.square(answers[0] - answers[1], dtype=np.float64).sum())

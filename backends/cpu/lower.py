@@ -240,9 +240,7 @@ class Lowering:
     def _output(self, value: Value) -> Tensor:
         return self.outputs[self.graph.outputs.index(value)]
 
-    def _home(
-        self, value: Value, into: Value, start: int, *, exact: bool, granule: int
-    ) -> Tensor:
+    def _home(self, value: Value, into: Value, start: int, *, exact: bool, granule: int) -> Tensor:
         """The slice of a concatenation's buffer where `value` belongs, or a place of its own where
         the step would write over its neighbours (the concatenation then copies)."""
         if into not in self.tensors:
@@ -395,9 +393,7 @@ class Lowering:
             shape = self.shape(value)
             item = value.type.dtype.numpy.itemsize
             buffer = Buffer("output", value.type.nbytes, i)
-            self.outputs.append(
-                Tensor(buffer, value.type.dtype, shape, row_major(shape, item))
-            )
+            self.outputs.append(Tensor(buffer, value.type.dtype, shape, row_major(shape, item)))
 
 
 def bind(graph: Graph, types: list[TensorType]) -> Graph:

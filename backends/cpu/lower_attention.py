@@ -264,9 +264,7 @@ def _with_past(low: Lowering, node: Node, operands: list[Value | None]) -> Heads
     return Heads(_heads(low, q, op.q_num_heads), *made)
 
 
-def _mask(
-    low: Lowering, value: Value, shape: tuple[int, ...], nodes: tuple[str, ...]
-) -> Tensor:
+def _mask(low: Lowering, value: Value, shape: tuple[int, ...], nodes: tuple[str, ...]) -> Tensor:
     """What is added to the scores, f32 that broadcasts to (b, h, l, t), the last axis in full and
     readable past its end."""
     t = low.tensor(value)

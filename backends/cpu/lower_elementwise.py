@@ -281,9 +281,7 @@ def _formula(low: Lowering, node: Node, values: list[Value | None]):
     return TEMPLATES[node.op.name](node.op, kinds, node.type.dtype)
 
 
-def join(
-    low: Lowering, node: Node, text: str, values: list[Value], scalars: list[Leaf]
-) -> Pending:
+def join(low: Lowering, node: Node, text: str, values: list[Value], scalars: list[Leaf]) -> Pending:
     """The expression with its operands' pending expressions put in."""
     leaves: list[Leaf] = []
     parts: list[str] = []

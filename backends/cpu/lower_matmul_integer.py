@@ -83,9 +83,7 @@ def computed(low: Lowering, node: Node) -> bool:
     sums(low, p, a, b, a_zero, b_zero, target.made)
     if bias is not None:
         leaves = [Leaf(target.made), Leaf(low.tensor(bias))]
-        low.emit(
-            generic.map_step("i32(a0 + a1)", "bias", target.made, leaves, low.threads, nodes)
-        )
+        low.emit(generic.map_step("i32(a0 + a1)", "bias", target.made, leaves, low.threads, nodes))
     target.finish()
     return True
 

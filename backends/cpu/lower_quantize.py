@@ -80,9 +80,7 @@ def _computed(low: Lowering, node: Node) -> bool:
     return True
 
 
-def _to_pixels(
-    low: Lowering, node: Node, source: Tensor, scale: float, zero: Array | None
-) -> None:
+def _to_pixels(low: Lowering, node: Node, source: Tensor, scale: float, zero: Array | None) -> None:
     planes = lift(source)
     target = low.result(node[0], exact=False)
     pixels = lift(target)

@@ -173,8 +173,12 @@ def take(
                          * x.strides[k])  # fmt: skip
         words += [out.shape[k], low.constant(table), out.strides[k]]
     kernel = generic.kernel_of(
-        take_kernel, "take", kind=out.words().dtype.value, rank=len(order),
-        filled=filled and not dense, dense=dense,
+        take_kernel,
+        "take",
+        kind=out.words().dtype.value,
+        rank=len(order),
+        filled=filled and not dense,
+        dense=dense,
     )
     low.emit(Step(kernel, words, [x.buffer], [out.buffer], nodes))
 

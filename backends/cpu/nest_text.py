@@ -258,6 +258,7 @@ class StageWriter:
 
     def _compute(self, roots: list[Expr]) -> None:
         """Statements in the loop for these and what they need."""
+
         def below(e: Expr) -> Sequence[Expr]:
             return children(e) if self.w.full(e) and not self._available(e) else ()
 

@@ -120,6 +120,7 @@ abs32, abs64 = _rounder("f32", "llvm.fabs"), _rounder("f64", "llvm.fabs")
 
 F = np.float32
 
+
 def _float32(function: Any):
     """A function of `emit_math` on one float32: straight-line code, so that loops vectorise."""
 

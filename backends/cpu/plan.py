@@ -141,9 +141,7 @@ class Plan:
             memory = whole.reshape(-1).view(np.uint8)
         if not tensor.size:
             return np.empty(tensor.shape, tensor.dtype.numpy)
-        return np.ndarray(
-            tensor.shape, tensor.dtype.numpy, memory, tensor.offset, tensor.strides
-        )
+        return np.ndarray(tensor.shape, tensor.dtype.numpy, memory, tensor.offset, tensor.strides)
 
     def _open(
         self, given: Sequence[Array], out: Sequence[Array | None] | None = None
@@ -222,9 +220,7 @@ class Plan:
                 for step in phase.steps:
                     took = self._clock(self._native(step), self._base + 8 * step.at) - empty
                     self.team.run(idle, self._sync.ctypes.data)  # resets the work counters
-                    rows.append(
-                        KernelTime(step.kernel.name, step.nodes, max(took, 0.0), step.macs)
-                    )
+                    rows.append(KernelTime(step.kernel.name, step.nodes, max(took, 0.0), step.macs))
         return rows
 
     def _native(self, step: Step) -> int:

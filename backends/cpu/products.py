@@ -272,9 +272,7 @@ def _split(
     low: Lowering, m: int, count: int, panels: int, tile: tuple[int, int], row: int, panel: int
 ) -> dict[str, Word]:
     tiles = -(-m // tile[0])
-    chunk_tiles, chunk_panels = conv.split(
-        tiles, count, panels, low.threads, tile[0] * row, panel
-    )
+    chunk_tiles, chunk_panels = conv.split(tiles, count, panels, low.threads, tile[0] * row, panel)
     row_chunks, panel_chunks = -(-tiles // chunk_tiles), -(-panels // chunk_panels)
     return {
         "chunks": count * row_chunks * panel_chunks,
@@ -358,4 +356,3 @@ def dense_rows(low: Lowering, t: Tensor, nodes: tuple[str, ...], slack: int = 0)
     made = low.new(t.dtype, t.shape)
     low.copy(t, made, nodes)
     return made
-

@@ -1,9 +1,9 @@
 """PyTorch modules as graphs, and graphs as modules that can be trained. Needs the extra `torch`.
 
-    graph = taut.from_torch(module, (x,), dynamic_shapes={"x": {0: "batch"}})
-    module = taut.to_torch(graph)
-    ...  # train it
-    graph = taut.from_torch(module)
+graph = taut.from_torch(module, (x,), dynamic_shapes={"x": {0: "batch"}})
+module = taut.to_torch(graph)
+...  # train it
+graph = taut.from_torch(module)
 """
 
 from __future__ import annotations

@@ -44,7 +44,8 @@ def _pickled(path: str | os.PathLike[str], limits: Limits) -> dict[str, torch.Te
             found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
-            "holds more than tensors, or is damaged: it is not read", file=path,
+            "holds more than tensors, or is damaged: it is not read",
+            file=path,
             hint="save model.state_dict(), best as .safetensors",
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError,

@@ -1,9 +1,9 @@
 """Index algebra: where an element is read, as affine functions of a loop nest's axes.
 
-    transpose   permutes the functions of a tensor's axes
-    slice       start + step * f
-    reshape     (f, g) of sizes (., b) -> b * f + g when axes are merged; the other way round a
-                function is divided into its multiples of b and a rest below b
+transpose   permutes the functions of a tensor's axes
+slice       start + step * f
+reshape     (f, g) of sizes (., b) -> b * f + g when axes are merged; the other way round a
+            function is divided into its multiples of b and a rest below b
 """
 
 from __future__ import annotations

@@ -334,9 +334,7 @@ def _traced(
     return Nest(tuple(tracer.sizes), inner, rows, tuple(stores))
 
 
-def _placed(
-    shape: tuple[Size, ...], whole: tuple[Size, ...], places: list[Affine]
-) -> Index:
+def _placed(shape: tuple[Size, ...], whole: tuple[Size, ...], places: list[Affine]) -> Index:
     """The index of a further result: its axes are some of the first result's, in order.
 
     Axes are matched from the back where ranks are equal, else greedily from the front.

@@ -1,7 +1,7 @@
 """How ops are read in a loop nest (see `nest`): one rule for each kind of op.
 
-    softmax(x)   m = max x;  e = exp(x - m);  e * (1 / sum e)
-    layer_norm   m = sum x / n;  c = x - m;  c * (1 / sqrt(sum c^2 / n + epsilon)) * scale + bias
+softmax(x)   m = max x;  e = exp(x - m);  e * (1 / sum e)
+layer_norm   m = sum x / n;  c = x - m;  c * (1 / sqrt(sum c^2 / n + epsilon)) * scale + bias
 """
 
 from __future__ import annotations
@@ -361,8 +361,6 @@ def _instance_normalization(t: Tracer, node: Node, index: Index, result: int) ->
     made = _normalized(t, index, full, over, lambda at: t.read(x, at), op.epsilon, True)
     made = t.apply(Mul(), made, t.read(scale, (index[1],)))
     return t.apply(Add(), made, t.read(bias, (index[1],)))
-
-
 
 
 MOVES = frozenset((

@@ -1,5 +1,4 @@
-"""Activations. Each is a function of one element, except softmax and its kin, which share an axis.
-"""
+"""Activations. Each is a function of one element, except softmax and its kin, which share an axis."""
 
 from __future__ import annotations
 

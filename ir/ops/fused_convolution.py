@@ -97,9 +97,7 @@ class Ending:
             return np.where(y >= 0, y, y * along_channels(slope, y.ndim))
         return activate(y, self.activation, self.params)
 
-    def ended(
-        self, b: Builder, y: Value, residual: Value | None, slope: Value | None
-    ) -> Value:
+    def ended(self, b: Builder, y: Value, residual: Value | None, slope: Value | None) -> Value:
         """What `finished` computes, as nodes."""
         if residual is not None and not self.residual_last:
             y = b.add(y, residual)

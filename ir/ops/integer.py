@@ -430,5 +430,3 @@ class SumPoolInteger(Windowed):
         assert operands[0] is not None
         taps = math.prod(self.kernel_shape or operands[0].type.static_shape[2:])
         return Cost(results[0].size * taps, memory_bytes(operands, results))
-
-

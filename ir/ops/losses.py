@@ -96,9 +96,7 @@ class ClassLoss(Op):
             g = b.div(g, count)
         return hot, b.neg(g if factor is None else b.mul(factor, g))
 
-    def _factor(
-        self, b: Builder, labels: Value, hot: Value, weight: Value | None
-    ) -> Value | None:
+    def _factor(self, b: Builder, labels: Value, hot: Value, weight: Value | None) -> Value | None:
         """Each place's weight, 0 where it is ignored; None where all are 1."""
         if weight is not None:
             spread = b.reshape(weight, ints(b, -1, *[1] * (rank_of(hot) - 2)))

@@ -62,9 +62,7 @@ def axis_taps(w: Window, out: tuple[int, ...], axis: int, rank: int) -> list[tup
     return [(*whole[: axis + 2], s, *whole[axis + 3 :]) for s in slices]
 
 
-def pool(
-    x: Array, w: Window, out: tuple[int, ...], fill: Any, join: Callable[..., Array]
-) -> Array:
+def pool(x: Array, w: Window, out: tuple[int, ...], fill: Any, join: Callable[..., Array]) -> Array:
     """Reduce windows of `x`, padded with `fill`, by an associative ufunc, axis by axis."""
     y = pad_spatial(x, w, out, fill)
     for axis in reversed(range(len(out))):

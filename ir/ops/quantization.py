@@ -154,9 +154,7 @@ class QuantizeLinear(Quantization):
             raise VerifyError(f"cannot quantize to {dtype.value}{other}")
         return dtype
 
-    def infer(
-        self, x: Abstract, scale: Abstract, zero_point: Abstract | None = None
-    ) -> Inferred:
+    def infer(self, x: Abstract, scale: Abstract, zero_point: Abstract | None = None) -> Inferred:
         if not x.dtype.is_float and x.dtype is not DType.i32:
             raise VerifyError(f"the operand is {x.type}, which is neither a float type nor i32")
         dtype = self.result_dtype(None if zero_point is None else zero_point.dtype)
@@ -212,9 +210,7 @@ class DequantizeLinear(Quantization):
     )
     output_dtype: DType | None = None
 
-    def infer(
-        self, x: Abstract, scale: Abstract, zero_point: Abstract | None = None
-    ) -> Inferred:
+    def infer(self, x: Abstract, scale: Abstract, zero_point: Abstract | None = None) -> Inferred:
         if x.dtype not in (*STORED, DType.i32):
             raise VerifyError(f"the operand is {x.type}, which is not a quantized type")
         if zero_point is not None and zero_point.dtype is not x.dtype:
@@ -250,8 +246,8 @@ class DequantizeLinear(Quantization):
 class DynamicQuantizeLinear(Op):
     """x as u8 over its own range, with that scale and zero point:
 
-        scale = (max(x, 0) - min(x, 0)) / 255           (1 where that is 0)
-        zero_point = clamp(rhe(-min(x, 0) / scale), 0, 255)
+    scale = (max(x, 0) - min(x, 0)) / 255           (1 where that is 0)
+    zero_point = clamp(rhe(-min(x, 0) / scale), 0, 255)
     """
 
     numerics = QUANTIZATION.but(nan="refused (FeedError)", infinity="refused (FeedError)")

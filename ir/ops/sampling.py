@@ -307,8 +307,7 @@ class Col2Im(Op):
         if min(patch, default=1) < 1 or any(d < 1 or s < 1 or min(p) < 0 for d, s, *p in axes):
             raise VerifyError("sizes, dilations and strides are at least 1, pads at least 0")
         grid = tuple(
-            (n + a + b - d * (k - 1) - 1) // s + 1
-            for n, k, (d, s, a, b) in zip(sizes, patch, axes)
+            (n + a + b - d * (k - 1) - 1) // s + 1 for n, k, (d, s, a, b) in zip(sizes, patch, axes)
         )
         if min(grid, default=1) < 0:
             raise VerifyError(f"patches of {list(patch)} do not fit an image of {list(sizes)}")

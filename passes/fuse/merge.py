@@ -188,5 +188,3 @@ def _merge(graph: Graph, group: list[Sibling]) -> None:
             if not graph.nx.succ[gone]:
                 graph.erase(gone)
         graph.rename(part, name)
-
-

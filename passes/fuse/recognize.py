@@ -377,5 +377,3 @@ class Recognize(Pass):
         # What is left of the means after the normalizations have taken theirs.
         outcome.merge(apply_rewrites(graph, [GlobalPoolFromMean()], context, who=self.name))
         return outcome
-
-

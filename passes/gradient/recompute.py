@@ -152,6 +152,7 @@ def _stands(
     """What a copy reads: other copies, and what is kept behind barriers. A graph's inputs, weights
     among them, need none where another operand tells the copy from the first computation.
     """
+
     def is_free(v: Value | None) -> bool:
         return v is None or v.array is not None or isinstance(v.node.op, Input)
 

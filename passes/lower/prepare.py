@@ -224,4 +224,3 @@ def dequantized(graph: Graph, node: Node, index: int, integers: Value, like: Nod
     further = graph.operands(like)[1:]
     made = graph.add(like.op, integers, *further, name=f"{node.name}.dequantized", before=node)
     graph.replace_all_uses(node[index], made[0])
-

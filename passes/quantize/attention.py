@@ -177,6 +177,4 @@ def _parts(
     def part(x: Value, start: int, count: int) -> Value:
         return b.slice(x, np.array([start]), np.array([start + count]), np.array([2]))
 
-    return [
-        (part(rows[0], s, h[0]), part(rows[1], s, h[0])) for s, h in zip(starts, heads) if h
-    ]
+    return [(part(rows[0], s, h[0]), part(rows[1], s, h[0])) for s, h in zip(starts, heads) if h]

@@ -120,6 +120,7 @@ class QuantizeAware(Pass):
         bits: dict[Value, int], outcome: Outcome,
     ) -> dict[Value, Grid]:  # fmt: skip
         """One grid for each value, shared where it must be."""
+
         def estimate(v: Value) -> Range:
             if not isinstance(seen, Observer):
                 return seen[v]
@@ -135,9 +136,7 @@ class QuantizeAware(Pass):
             grids.update(dict.fromkeys(members, grid))
         return grids
 
-    def _weight_scale(
-        self, graph: Graph, node: Node, grids: dict[Value, Grid], bits: int
-    ) -> Array:
+    def _weight_scale(self, graph: Graph, node: Node, grids: dict[Value, Grid], bits: int) -> Array:
         x, w = graph.operand(node, 0), graph.operand(node, 1)
         assert x is not None and w is not None and w.array is not None
         weight, axis = w.array.astype(np.float32), weight_axis(node)

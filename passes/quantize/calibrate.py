@@ -79,9 +79,7 @@ def known_ranges(graph: Graph, placement: Placement) -> dict[Value, Range]:
     return {v: known[value_key(v)] for v in placement.shared}
 
 
-def unfit_readers(
-    graph: Graph, placement: Placement, unfit: Mapping[Value, str]
-) -> dict[str, str]:
+def unfit_readers(graph: Graph, placement: Placement, unfit: Mapping[Value, str]) -> dict[str, str]:
     """The nodes to leave in float because of what they read, and why."""
     found: dict[str, str] = {}
     for value, kind in unfit.items():
@@ -108,9 +106,7 @@ def clipped(graph: Graph, value: Value, r: Range) -> Range:
     return max(r[0], min(low, 0.0)), min(r[1], max(high, 0.0))
 
 
-def share(
-    graph: Graph, placement: Placement, ranges: dict[Value, Range], outcome: Outcome
-) -> None:
+def share(graph: Graph, placement: Placement, ranges: dict[Value, Range], outcome: Outcome) -> None:
     """Put operands and results of nodes that only move data on one grid.
 
     A part of a concatenation whose range is far smaller than the whole's keeps a grid of its own

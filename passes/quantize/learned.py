@@ -55,9 +55,7 @@ class Rounding:
     high: Value
 
 
-def scale_value(
-    b: Builder, name: str, scale: Array, share: float, learning: Learning
-) -> Value:
+def scale_value(b: Builder, name: str, scale: Array, share: float, learning: Learning) -> Value:
     """A scale (scalar or vector) as a constant, or as what is computed of its parameter; `share` is
     LSQ's factor g.
     """

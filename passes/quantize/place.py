@@ -144,9 +144,11 @@ def _product(node: Node, operands: list[Value | None]) -> Role | str:
     if node.op.name == "gemm":
         if getattr(node.op, "transA", False) or not getattr(node.op, "alpha", 1.0) > 0:
             return "its first operand is transposed or alpha is not positive"
-        if bias is not None and bias.array is not None and bias.array.size != weight.array.shape[
-            0 if getattr(node.op, "transB", False) else 1
-        ]:
+        if (
+            bias is not None
+            and bias.array is not None
+            and bias.array.size != weight.array.shape[0 if getattr(node.op, "transB", False) else 1]
+        ):
             return "its bias is no vector of columns"
     if node.op.name == "mat_mul" and (weight.array.ndim != 2 or x.type.shape is None
                                       or len(x.type.shape) < 2):  # fmt: skip
@@ -302,14 +304,10 @@ def _reads(use: Use, roles: dict[Node, Role]) -> bool:
     return use.node in roles and use.position in roles[use.node].reads
 
 
-def _read_by_product(
-    graph: Graph, value: Value, roles: dict[Node, Role], rows: bool
-) -> bool:
+def _read_by_product(graph: Graph, value: Value, roles: dict[Node, Role], rows: bool) -> bool:
     """Whether a product quantizes a float value that it reads."""
     uses = [u.node for u in graph.uses(value) if _reads(u, roles)]
-    return any(
-        roles[n].kind == "product" and not (rows and n.op.name in MATRICES) for n in uses
-    )
+    return any(roles[n].kind == "product" and not (rows and n.op.name in MATRICES) for n in uses)
 
 
 def _find_direct(graph: Graph, made: Placement) -> None:

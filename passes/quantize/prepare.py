@@ -1,13 +1,13 @@
 """Equal forms that quantize better, made just before quantization.
 
-    fused_conv{prelu}, fused_conv{residual_last}  ->  a convolution, prelu, add
-        the first rounds before what follows it, which has integers of its own
-    conv_transpose(x, w), windows side by side  ->  depth_to_space(conv(x, w'))
-        y[n, o, s p + k] = sum_c x[n, c, p] w[c, o, k]: a 1x1 convolution with o * s^2 channels
-    batch_normalization, * vector, + vector (of channels)  ->  a depthwise 1x1 convolution
-        which joins the activation behind it and rounds once
-    x + x * g  ->  x * (g + 1)
-        one rounding less, and adding 1 disappears in g's own table
+fused_conv{prelu}, fused_conv{residual_last}  ->  a convolution, prelu, add
+    the first rounds before what follows it, which has integers of its own
+conv_transpose(x, w), windows side by side  ->  depth_to_space(conv(x, w'))
+    y[n, o, s p + k] = sum_c x[n, c, p] w[c, o, k]: a 1x1 convolution with o * s^2 channels
+batch_normalization, * vector, + vector (of channels)  ->  a depthwise 1x1 convolution
+    which joins the activation behind it and rounds once
+x + x * g  ->  x * (g + 1)
+    one rounding less, and adding 1 disappears in g's own table
 """
 
 from __future__ import annotations
@@ -250,4 +250,3 @@ def _channels(array: Array, rank: int, channels: object) -> Array | None:
         return None
     shape = (1,) * (rank - array.ndim) + array.shape
     return array.reshape(-1).astype(np.float64) if shape[1] == array.size else None
-

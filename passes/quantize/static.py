@@ -123,7 +123,11 @@ class Quantize(Pass):
         return outcome
 
     def _observe(
-        self, graph: Graph, context: Context, placement: Placement, products: list[Node],
+        self,
+        graph: Graph,
+        context: Context,
+        placement: Placement,
+        products: list[Node],
         outcome: Outcome,
     ) -> dict[Value, Range] | Observer:
         """Statistics of all values that get a grid, or ranges from an earlier `calibrate`."""

@@ -30,9 +30,7 @@ class Widths:
             if not 2 <= bits <= 8:
                 raise PassError(f"bits of {what} are {bits}, which should lie within 2..8")
 
-    def of(
-        self, graph: Graph, placement: Placement
-    ) -> tuple[dict[Node, int], dict[Value, int]]:
+    def of(self, graph: Graph, placement: Placement) -> tuple[dict[Node, int], dict[Value, int]]:
         """Bits of the weight of each product, and of each value; those that share a grid have the
         most that one of them needs.
         """

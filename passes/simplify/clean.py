@@ -58,8 +58,9 @@ class CommonSubexpressions(Pass):
         outcome = Outcome()
         names = merge_equal(
             graph,
-            lambda node: (self.constants or node.op.name != "constant")
-            and context.gate("cse", node.name),
+            lambda node: (
+                (self.constants or node.op.name != "constant") and context.gate("cse", node.name)
+            ),
         )
         outcome.count("merged", len(names))
         return outcome

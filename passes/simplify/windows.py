@@ -117,9 +117,7 @@ class PadAfterQuantize(Algebra):
     pad(dequantize(q), 0), so that padding comes to the window that takes it
     """
 
-    def pattern(
-        self, p: PatternBuilder, x: Any, n: Any, v: Any, a: Any, s: Any, z: Any
-    ) -> Pattern:
+    def pattern(self, p: PatternBuilder, x: Any, n: Any, v: Any, a: Any, s: Any, z: Any) -> Pattern:
         pad = p.pad(x, p.const(n), p.optional(p.scalar(v)), p.optional(a), mode="constant",
                     uses=1, into="pad")  # fmt: skip
         return p.op("quantize_linear", "dequantize_linear")(pad, p.scalar(s), p.optional(z))

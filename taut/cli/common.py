@@ -45,7 +45,8 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="For random inputs and 
 Dims = Annotated[
     list[str] | None,
     typer.Option(
-        "--dim", metavar="NAME=N",
+        "--dim",
+        metavar="NAME=N",
         help="Size of an open dimension (* for all), or an input's shape: image=1x3x48x192.",
     ),
 ]

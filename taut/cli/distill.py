@@ -43,7 +43,8 @@ def distill(
     kind: Annotated[
         list[str] | None,
         typer.Option(
-            "--kind", metavar="KIND",
+            "--kind",
+            metavar="KIND",
             help="response (by default), relation, attention or hint, with options of the pass "
             "distill-KIND: attention{weight=100}. Repeatable: losses add up.",
         ),

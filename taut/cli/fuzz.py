@@ -24,8 +24,9 @@ def fuzz(
     target: Annotated[str | None, typer.Option("--target", help="A backend instead.")] = None,
     against: Annotated[
         str | None,
-        typer.Option("--against", help="Whole ONNX models against onnxruntime, torch or reference "
-                                       "instead."),
+        typer.Option(
+            "--against", help="Whole ONNX models against onnxruntime, torch or reference instead."
+        ),
     ] = None,
     ops: Annotated[
         list[str] | None,
@@ -36,8 +37,11 @@ def fuzz(
     ] = None,
     family: Annotated[
         list[str] | None,
-        typer.Option("--family", help="One of grown, mlp, cnn, dag, fusible, quantized, integer, "
-                                      "control, recurrent, transformer; may be given again."),
+        typer.Option(
+            "--family",
+            help="One of grown, mlp, cnn, dag, fusible, quantized, integer, "
+            "control, recurrent, transformer; may be given again.",
+        ),
     ] = None,
     examples: Annotated[int, typer.Option(min=1, help="Graphs to draw.")] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Another seed draws other graphs.")] = 0,
@@ -46,8 +50,12 @@ def fuzz(
     ] = None,
     output: Annotated[
         str | None,
-        typer.Option("-o", "--output", help="Write the failing graph's text IR here; of --against: "
-                                            "the folder for failing models."),
+        typer.Option(
+            "-o",
+            "--output",
+            help="Write the failing graph's text IR here; of --against: "
+            "the folder for failing models.",
+        ),
     ] = None,
     json: AsJson = False,
 ) -> None:

@@ -216,9 +216,7 @@ def _quantization(given: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _parts(
-    data: Dataset, validation: str | None, seed: int
-) -> tuple[Dataset, Dataset | None]:
+def _parts(data: Dataset, validation: str | None, seed: int) -> tuple[Dataset, Dataset | None]:
     """What to train on and what to validate on."""
     from taut.data import load_dataset
 

@@ -90,14 +90,13 @@ def opt(
         common.show(f"{report.steps} steps were taken, the last: {last}", error=True)
 
 
-def run(
-    manager: Any, graph: Graph, items: Any, seed: int, teacher: Graph | None = None
-) -> Report:
+def run(manager: Any, graph: Graph, items: Any, seed: int, teacher: Graph | None = None) -> Report:
     """A manager over a graph, with a progress bar for the passes that tell how far they are."""
     from taut.passes import Context
     from taut.runner import CompiledRunner
 
     with common.progress("passes") as advance:
+
         def progress(done: int, total: int | None, text: str) -> None:
             advance(done, total)
 
@@ -110,9 +109,7 @@ def _which(names: list[str] | None) -> bool | list[str]:
     return "all" in names or names if names else False
 
 
-def _finish(
-    report: Report, output: str | None, json: bool, *, show: bool, remarks: bool
-) -> None:
+def _finish(report: Report, output: str | None, json: bool, *, show: bool, remarks: bool) -> None:
     """Tables on stderr and the graph to its place; as JSON the report has stdout to itself."""
     if output is not None or not json:
         common.write(report.graph, output or "-")

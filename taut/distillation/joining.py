@@ -51,9 +51,7 @@ def join(
     return joined(student, teacher, passes_of(kind, labels), seed).graph
 
 
-def joined(
-    student: Graph, teacher: Teacher, passes: Sequence[Distill], seed: int = 0
-) -> Joined:
+def joined(student: Graph, teacher: Teacher, passes: Sequence[Distill], seed: int = 0) -> Joined:
     """`join` by passes, with what they say."""
     context = Context(teacher=resolve(teacher), seed=seed)
     report = PassManager(passes).run(student, context)

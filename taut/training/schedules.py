@@ -1,6 +1,6 @@
 """Learning-rate schedules: the share of the base rate at each step.
 
-    schedule := name [ "{" (option "=" number)* "}" ]      separated by spaces or commas
+schedule := name [ "{" (option "=" number)* "}" ]      separated by spaces or commas
 """
 
 from __future__ import annotations

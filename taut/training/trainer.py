@@ -78,8 +78,7 @@ class Trainer:
         masks: Mapping[str, Array] | None = None, seed: int = 0, threads: int | None = None,
         target: str = "cpu",
     ) -> None:  # fmt: skip
-        """Raises FeedError (nothing to train, unknown names), NotDifferentiableError, CompileError.
-        """
+        """Raises FeedError (nothing to train, unknown names), NotDifferentiableError, CompileError."""
         self.recipe = recipe if recipe is not None else Recipe()
         self.seed = seed
         self.model = graph.copy()
@@ -230,9 +229,7 @@ class Trainer:
             self._programs[key] = compile(graph, self._target, **self._options)
         return self._programs[key]
 
-    def _add(
-        self, made: Mapping[str, Array], feeds: Mapping[str, Array], totals: Totals
-    ) -> None:
+    def _add(self, made: Mapping[str, Array], feeds: Mapping[str, Array], totals: Totals) -> None:
         loss = float(made[self.recipe.loss_name].reshape(()))
         if not np.isfinite(loss):
             raise TrainingError(f"the loss is {loss}",

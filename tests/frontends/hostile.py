@@ -159,9 +159,7 @@ def _tensors() -> Iterator[Case]:
     yield "int4 without end", f(dims=[1 << 45], data_type=TensorProto.INT4, raw_data=b"1")
     yield "segment", changed(lambda m: setattr(m.graph.initializer[0].segment, "begin", 1))
     yield "sparse", changed(lambda m: m.graph.sparse_initializer.add(dims=[4]))
-    yield "non-UTF-8 initializer", stored(
-        sound().SerializeToString().replace(b"low", b"l\xffw")
-    )
+    yield "non-UTF-8 initializer", stored(sound().SerializeToString().replace(b"low", b"l\xffw"))
     total = model([make("Add", ["x", "t0"], ["a0"])] + [
         make("Add", [f"a{k}", f"t{k + 1}"], [f"a{k + 1}" if k < 40 else "y"]) for k in range(41)
     ])  # fmt: skip
@@ -217,18 +215,22 @@ def _external() -> Iterator[Case]:
     yield "external length huge", f(location="data.bin", length=str(HUGE))
     yield "external folder", f(lambda d: (d / "sub").mkdir(), location="sub")
     yield "external pipe", f(lambda d: os.mkfifo(d / "pipe"), location="pipe")
-    yield "external link", f(
-        lambda d: (d / "link.bin").symlink_to("../secret.bin"), location="link.bin"
+    yield (
+        "external link",
+        f(lambda d: (d / "link.bin").symlink_to("../secret.bin"), location="link.bin"),
     )
-    yield "external link inside", f(
-        lambda d: (d / "link.bin").symlink_to("data.bin"), location="link.bin"
+    yield (
+        "external link inside",
+        f(lambda d: (d / "link.bin").symlink_to("data.bin"), location="link.bin"),
     )
-    yield "external linked folder", f(
-        lambda d: (d / "up").symlink_to(".."), location="up/secret.bin"
+    yield (
+        "external linked folder",
+        f(lambda d: (d / "up").symlink_to(".."), location="up/secret.bin"),
     )
     yield "external link loop", f(lambda d: (d / "loop").symlink_to("loop"), location="loop")
-    yield "external hard link", f(
-        lambda d: os.link(d.parent / "secret.bin", d / "hard.bin"), location="hard.bin"
+    yield (
+        "external hard link",
+        f(lambda d: os.link(d.parent / "secret.bin", d / "hard.bin"), location="hard.bin"),
     )
     yield "external unreadable", f(lambda d: (d / "data.bin").unlink(), location="data.bin")
 
@@ -243,14 +245,14 @@ def _structure() -> Iterator[Case]:
     yield "undefined output", stored(model([relu("x", "z")]))
     yield "value twice", stored(model([relu("x", "y"), relu("x", "y")]))
     yield "value named as input", stored(model([relu("x", "x"), relu("x", "y")]))
-    yield "value named as initializer", stored(
-        model([relu("x", "w"), relu("w", "y")], {"w": weights(2)})
+    yield (
+        "value named as initializer",
+        stored(model([relu("x", "w"), relu("w", "y")], {"w": weights(2)})),
     )
-    yield "initializer twice", changed(
-        lambda m: m.graph.initializer.append(m.graph.initializer[0])
-    )
-    yield "initializer without a name", changed(
-        lambda m: setattr(m.graph.initializer[0], "name", "")
+    yield "initializer twice", changed(lambda m: m.graph.initializer.append(m.graph.initializer[0]))
+    yield (
+        "initializer without a name",
+        changed(lambda m: setattr(m.graph.initializer[0], "name", "")),
     )
     yield "input twice", changed(lambda m: m.graph.input.append(m.graph.input[0]))
     yield "output twice", changed(lambda m: m.graph.output.append(m.graph.output[0]))
@@ -265,8 +267,9 @@ def _structure() -> Iterator[Case]:
     yield "too many outputs", changed(lambda m: m.graph.node[1].output.extend(["z1", "z2"]))
     yield "no op", changed(lambda m: setattr(m.graph.node[0], "op_type", ""))
     yield "unknown op", changed(lambda m: setattr(m.graph.node[0], "op_type", "Levitate"))
-    yield "hostile op", changed(
-        lambda m: setattr(m.graph.node[0], "op_type", "\x1b]0;evil\x07'; import os #")
+    yield (
+        "hostile op",
+        changed(lambda m: setattr(m.graph.node[0], "op_type", "\x1b]0;evil\x07'; import os #")),
     )
     yield "unknown domain", changed(lambda m: setattr(m.graph.node[0], "domain", "evil.example"))
     yield "missing operand", changed(lambda m: m.graph.node[0].input.__setitem__(1, ""))
@@ -333,8 +336,9 @@ def _types() -> Iterator[Case]:
         yield f"value_info {dims}", changed(lambda m, i=lie: m.graph.value_info[0].CopyFrom(i))
     lie = info("c", TensorProto.INT8, [1, 4, 4, 4])
     yield "value_info of another type", changed(lambda m: m.graph.value_info[0].CopyFrom(lie))
-    yield "two value_infos", changed(
-        lambda m: m.graph.value_info.append(info("c", F32, [1, 4, 9, 9]))
+    yield (
+        "two value_infos",
+        changed(lambda m: m.graph.value_info.append(info("c", F32, [1, 4, 9, 9]))),
     )
     yield "output lies", changed(lambda m: m.graph.output[0].CopyFrom(info("y", F32, [3])))
 
@@ -474,8 +478,9 @@ def _scales() -> Iterator[Case]:
     constants = {"s": np.float32(1), "z": np.uint8(3), "z8": np.int8(3)}
     yield "zero points of two types", stored(model(nodes, constants))
     yield "zero point of floats", _operand_case("QuantizeLinear", np.float32(1), np.float32(0))
-    yield "scale of another length", _operand_case(
-        "QuantizeLinear", weights(7) + 2, np.zeros(7, np.uint8)
+    yield (
+        "scale of another length",
+        _operand_case("QuantizeLinear", weights(7) + 2, np.zeros(7, np.uint8)),
     )
     yield "block of 0", _operand_case("QuantizeLinear", weights(1, 4, 8, 8) + 2, block_size=-3)
 
@@ -508,20 +513,26 @@ def _functions() -> Iterator[Case]:
     inner = [make("Relu", ["a"], [f"m{k}"]) for k in range(3000)] + [make("Relu", ["m0"], ["b"])]
     yield "functions 3000 by 3000", _function_case(_function("f0", wide), _function("f1", inner))
     yield "function of itself", _function_case(_function("f0", [_call("f0", "a", "b")]))
-    yield "functions of each other", _function_case(
-        _function("f0", [_call("f1", "a", "b")]), _function("f1", [_call("f0", "a", "b")])
+    yield (
+        "functions of each other",
+        _function_case(
+            _function("f0", [_call("f1", "a", "b")]), _function("f1", [_call("f0", "a", "b")])
+        ),
     )
     yield "function twice", _function_case(*[_function("f0", [make("Relu", ["a"], ["b"])])] * 2)
     yield "function without result", _function_case(_function("f0", [make("Relu", ["a"], ["c"])]))
-    yield "function with a cycle", _function_case(
-        _function("f0", [make("Relu", ["b"], ["m"]), make("Relu", ["m"], ["b"])])
+    yield (
+        "function with a cycle",
+        _function_case(_function("f0", [make("Relu", ["b"], ["m"]), make("Relu", ["m"], ["b"])])),
     )
-    yield "function reads the graph's", _function_case(
-        _function("f0", [make("Add", ["a", "x"], ["b"])])
+    yield (
+        "function reads the graph's",
+        _function_case(_function("f0", [make("Add", ["a", "x"], ["b"])])),
     )
     yield "function is not there", _function_case(call="f9")
-    yield "function with an unknown op", _function_case(
-        _function("f0", [make("Levitate", ["a"], ["b"])])
+    yield (
+        "function with an unknown op",
+        _function_case(_function("f0", [make("Levitate", ["a"], ["b"])])),
     )
     long = "n" * 1_000_000
     names = [make("Relu", ["a"], [long]), make("Relu", [long], ["b"])]
@@ -531,11 +542,13 @@ def _functions() -> Iterator[Case]:
     yield "function with parameters of one name", _function_case(twice)
     leaky = make("LeakyRelu", ["a"], ["b"])
     leaky.attribute.add(name="alpha", ref_attr_name="slope", type=AttributeProto.FLOAT)
-    yield "function attribute of another type", _function_case(
-        _function("f0", [leaky], attributes=["slope"]), slope="steep"
+    yield (
+        "function attribute of another type",
+        _function_case(_function("f0", [leaky], attributes=["slope"]), slope="steep"),
     )
-    yield "function attribute missing", _function_case(
-        _function("f0", [leaky], attributes=["slope"])
+    yield (
+        "function attribute missing",
+        _function_case(_function("f0", [leaky], attributes=["slope"])),
     )
     many = make("f0", ["x"] * 5, ["y"], domain="f")
     imports = [helper.make_opsetid("", 21), helper.make_opsetid("f", 1)]

@@ -59,9 +59,12 @@ def text_files() -> Iterator[Case]:
         assert old in TEXT, old
         yield name, stored(TEXT.replace(old, new).encode(), "model.ir")
     yield "not UTF-8", stored(b"\xff\xfe" + TEXT.encode(), "model.ir")
-    yield "resource bad base64", stored(
-        TEXT.replace("[1.0, 2.0, 3.0, 4.0]", "@k").encode() + b'resources {\n  @k = "AAA"\n}\n',
-        "model.ir",
+    yield (
+        "resource bad base64",
+        stored(
+            TEXT.replace("[1.0, 2.0, 3.0, 4.0]", "@k").encode() + b'resources {\n  @k = "AAA"\n}\n',
+            "model.ir",
+        ),
     )
     yield "megabytes of brackets", stored(b"(" * 3_000_000, "model.ir")
     yield "megabytes of spaces", stored(b" " * 20_000_000, "model.ir")

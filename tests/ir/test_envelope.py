@@ -28,7 +28,7 @@ def averaged(values: list[float], finer: float) -> tuple[Graph, dict[str, np.nda
 
 def test_a_sum_next_to_a_tie_has_two_integers() -> None:
     graph, feeds = averaged([0.1, 0.2], 0.1)  # 0.15 / 0.1
-    (low, high), = envelope(graph, feeds).values()
+    ((low, high),) = envelope(graph, feeds).values()
     assert (low.item(), high.item()) == (1, 2)
     want = interpret(graph, feeds)["y"]
     for off, right in ((0, True), (1, True), (2, False)):
@@ -38,7 +38,7 @@ def test_a_sum_next_to_a_tie_has_two_integers() -> None:
 
 def test_a_sum_away_from_ties_has_one() -> None:
     graph, feeds = averaged([0.1, 0.21], 0.1)
-    (low, high), = envelope(graph, feeds).values()
+    ((low, high),) = envelope(graph, feeds).values()
     assert low.item() == high.item() == 2
 
 
@@ -49,9 +49,9 @@ def test_defined_arithmetic_does_not_move() -> None:
     y = b.transpose(b.relu(b.add(x, x)), perm=(1, 0))
     graph = b.outputs(y=b.quantize_linear(y, np.float32(1), np.int8(0)))
     feeds = {"x": np.array([[0.25, 0.75, 1.25, -3]], np.float32)}
-    (low, high), = envelope(graph, feeds).values()
+    ((low, high),) = envelope(graph, feeds).values()
     assert (low == high).all() and (low == [[0], [2], [2], [0]]).all()
-    (low, high), = envelope(graph, feeds, steps=1).values()
+    ((low, high),) = envelope(graph, feeds, steps=1).values()
     assert (high - low == 2).all()
 
 

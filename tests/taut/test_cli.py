@@ -172,9 +172,7 @@ def test_compile_tunes_and_keeps_a_record(taut_: Shell, model: str, tmp_path: Pa
     found = json.loads(Path(record).read_text())["layers"]
     again = taut_.json("compile", model, "--threads", "1", "--tuning", record)
     assert again["schedules"] == len(found)
-    assert "its threads is" in taut_.fails(
-        "compile", model, "--threads", "2", "--tuning", record
-    )
+    assert "its threads is" in taut_.fails("compile", model, "--threads", "2", "--tuning", record)
     Path(record).write_text("{}")
     assert "not a tuning record" in taut_.fails("compile", model, "--tuning", record)
 

@@ -325,14 +325,16 @@ class LoseZeros(Pass):
 
     name = "lose-zeros"
     bound = Exact()
-    seeds = ("""
+    seeds = (
+        """
 graph @main(%x: f32[4]) -> (%y: f32[4]) {
   %c = constant 0.0 : f32[]
   %1 = BEFORE : f32[4]
   %y = add(%1, %c) : f32[4]
   return %y
 }
-""",)
+""",
+    )
 
     def run(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()

@@ -280,9 +280,7 @@ class AttentionTile:
                 e.store(F32(0.0), kept, 4)
         return e.load(kept, F32, 4)
 
-    def _of_nothing(
-        self, e: Emit, place: Place, spot: Value, count: Value, output: Value
-    ) -> None:
+    def _of_nothing(self, e: Emit, place: Place, spot: Value, count: Value, output: Value) -> None:
         """A row of O for weights of 0: NaN where a value is not finite."""
         at, zero = self.at, e.vector(F32, 0.0)
         start = e.add(place.field("values"), e.load(e.add(spot, 8 * VALUES)))

@@ -394,7 +394,8 @@ def prepare(
                 _padded(factors[rows], panels * wide, real),
                 taps,
                 fields,
-                owners and Owners(
+                owners
+                and Owners(
                     _padded(owners.rows[rows], panels * wide, np.int32),
                     np.tile(owners.channels, length // item // channels),
                 ),

@@ -52,4 +52,3 @@ class ApartTile(Tile):
             return e.loop(e.i64(0), e.mul(spot.field("steps"), 4), 4, carried, step)
 
         return e.loop(e.i64(0), spot.field("runs"), 1, [weights, *accs], run)[1:]
-

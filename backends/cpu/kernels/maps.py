@@ -264,9 +264,7 @@ def _tabled(r: Reach, out: str) -> None:
 
 
 @reaches(requantize, MapRecord)
-def _reach_requantize(
-    r: Reach, operands: str, per_channel: bool, out: str, rounding: str
-) -> None:
+def _reach_requantize(r: Reach, operands: str, per_channel: bool, out: str, rounding: str) -> None:
     kinds = dict(zip("abc", operands.split("_")))
     _mapped(r, 2 if out == "s16" else 1, **{name: ITEM[kind] for name, kind in kinds.items()})
     for name in kinds:

@@ -54,8 +54,15 @@ class ProductTile(Tile):
     def of(isa: Isa, rows: int, vectors: int, form: Form) -> ProductTile:
         f = form
         return ProductTile(
-            isa, rows, vectors, f.out, "first" if f.residual else "", f.activation, f.bounded,
-            False, form,
+            isa,
+            rows,
+            vectors,
+            f.out,
+            "first" if f.residual else "",
+            f.activation,
+            f.bounded,
+            False,
+            form,
         )
 
     @property

@@ -166,9 +166,7 @@ class ScaledTile(AttentionTile):
         e.store(new, tops)
         e.store(_power(e, e.b.fsub(old, new), 0), alphas)
 
-    def _weigh_row(
-        self, e: Emit, scratch: Value, ratios: Value, i: Value, stop: Value
-    ) -> None:
+    def _weigh_row(self, e: Emit, scratch: Value, ratios: Value, i: Value, stop: Value) -> None:
         """Weights and their sum."""
         b, at, kind = e.b, self.at, vec(F32, e.n)
         scores = e.add(scratch, e.mul(i, at.pitch))

@@ -75,8 +75,10 @@ def pow(step: Step, a: Tensor, b: Tensor) -> Tensor:
     known = step.operands[1]
     if known is not None and known.value is not None and known.value.size == 1:
         # By a number: its gradient is right at 0, where that by a tensor asks for log 0.
-        return torch.pow(a, known.value.reshape(()).item()).to(a.dtype).expand(
-            torch.broadcast_shapes(a.shape, b.shape)
+        return (
+            torch.pow(a, known.value.reshape(()).item())
+            .to(a.dtype)
+            .expand(torch.broadcast_shapes(a.shape, b.shape))
         )
     return torch.pow(a, b.to(a.dtype) if a.is_floating_point() else b).to(a.dtype)
 

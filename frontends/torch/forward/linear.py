@@ -144,4 +144,3 @@ def _attend(step: Step, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) ->
     lowest = torch.finfo(wide.dtype).min
     weights = F.softmax(torch.where(seen, wide, lowest), -1)
     return torch.where(seen, weights, 0).to(q.dtype) @ v
-

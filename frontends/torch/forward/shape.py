@@ -170,9 +170,7 @@ def gather_nd(step: Step, x: Tensor, indices: Tensor) -> Tensor:
     batch, at = step.op.batch_dims, indices.to(_TYPE)
     front = [torch.arange(n, device=x.device) for n in at.shape[:batch]]
     rest = at.ndim - 1
-    places = [
-        f.reshape([-1 if i == k else 1 for k in range(rest)]) for i, f in enumerate(front)
-    ]
+    places = [f.reshape([-1 if i == k else 1 for k in range(rest)]) for i, f in enumerate(front)]
     return x[(*places, *at.unbind(-1))]
 
 

@@ -98,4 +98,3 @@ def check(step: Step) -> None:
         "computes on integers and has no gradient" if whole else "has no form in PyTorch yet",
         hint="take the graph before lower-integer" if whole else "docs/torch.md lists what has",
     )
-

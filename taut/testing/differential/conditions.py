@@ -19,9 +19,10 @@ def low_precision(look: Look) -> bool:
 
 def near(atol: float) -> Callable[[Look], bool]:
     """Whether both agree to `atol`, absolutely."""
-    return lambda look: all(
-        np.allclose(a, b, 1e-4, atol, equal_nan=True) for a, b in look.pairs()
-    ) and bool(look.pairs())
+    return lambda look: (
+        all(np.allclose(a, b, 1e-4, atol, equal_nan=True) for a, b in look.pairs())
+        and bool(look.pairs())
+    )
 
 
 def one_step(look: Look) -> bool:

@@ -67,7 +67,6 @@ def differences(want: Array, got: Array) -> str | None:
 # ---- families ----------------------------------------------------------------------------------
 
 
-
 class Drawn(NamedTuple):
     """A graph, feeds, ops that may run in Python, and feeds that have their special numbers."""
 
@@ -469,7 +468,8 @@ def moved(rng: Random) -> Drawn:
             at = b.input("at", "i64", feeds["at"].shape)
             how = str(rng.choice(["none", "add", "mul", "max", "min"]))
             y = b.scatter_elements(
-                x, at, b.input("u", "f32", feeds["at"].shape), axis=2, reduction=how)
+                x, at, b.input("u", "f32", feeds["at"].shape), axis=2, reduction=how
+            )
             may = ("scatter_elements",)
         case "resize":
             mode = str(rng.choice(["nearest", "linear", "cubic"]))
@@ -484,7 +484,8 @@ def moved(rng: Random) -> Drawn:
         case "arg":
             name = str(rng.choice(["arg_max", "arg_min"]))
             y = getattr(b, name)(
-                x, axis=int(rng.integers(4)), select_last_index=bool(rng.integers(2)))
+                x, axis=int(rng.integers(4)), select_last_index=bool(rng.integers(2))
+            )
         case "cumsum":
             y, may = b.cum_sum(x, np.array(int(rng.integers(4)))), ("cum_sum",)
         case "depth":
@@ -539,7 +540,8 @@ def loss(rng: Random) -> Drawn:
     how = str(rng.choice(["none", "mean", "sum"]))
     if rng.random() < 0.5:
         y = b.negative_log_likelihood_loss(
-            b.log_softmax(x, axis=1), labels, weight, reduction=how, ignore_index=ignored)
+            b.log_softmax(x, axis=1), labels, weight, reduction=how, ignore_index=ignored
+        )
     else:
         y = b.softmax_cross_entropy_loss(x, labels, weight, reduction=how, ignore_index=ignored)
     graph = b.outputs(y=y)

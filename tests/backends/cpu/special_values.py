@@ -168,9 +168,7 @@ def _feeds(k: int, case: Case, operands: Sequence[Array | None]) -> dict[str, Ar
             if x is not None and not fixed}  # fmt: skip
 
 
-def _all_feeds(
-    chosen: Sequence[Case], given: Sequence[Sequence[Array | None]]
-) -> dict[str, Array]:
+def _all_feeds(chosen: Sequence[Case], given: Sequence[Sequence[Array | None]]) -> dict[str, Array]:
     made: dict[str, Array] = {}
     for k, (case, operands) in enumerate(zip(chosen, given)):
         made |= _feeds(k, case, operands)

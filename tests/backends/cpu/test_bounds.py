@@ -207,8 +207,12 @@ def test_pads_below_zero_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from taut.ir.ops.windows import Window
 
     weight = np.ones((2, 3, 3, 3), np.float32)
-    graph = _graph(lambda b, x: b.conv_transpose(
-        x, weight, strides=(1, 1), output_shape=(12, 12), auto_pad="SAME_LOWER"), (1, 2, 3, 3))
+    graph = _graph(
+        lambda b, x: b.conv_transpose(
+            x, weight, strides=(1, 1), output_shape=(12, 12), auto_pad="SAME_LOWER"
+        ),
+        (1, 2, 3, 3),
+    )
     assert compiled(graph, threads=1).fallbacks == []
     shifted = Window((3, 3), (1, 1), (1, 1), (-3, -3), (-4, -4))
     monkeypatch.setattr(ConvTranspose, "transposed_window", lambda *_: shifted)

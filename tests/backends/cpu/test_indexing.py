@@ -17,8 +17,9 @@ def test_gather(data):
     shape = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=4))
     at = data.draw(st.lists(st.integers(0, 4), max_size=3))
     axis = data.draw(st.integers(-len(shape), len(shape) - 1))
-    kind, index = data.draw(st.sampled_from(["f32", "u8", "i64"])), data.draw(
-        st.sampled_from(["i32", "i64"])
+    kind, index = (
+        data.draw(st.sampled_from(["f32", "u8", "i64"])),
+        data.draw(st.sampled_from(["i32", "i64"])),
     )
     random = np.random.default_rng(data.draw(st.integers(0, 99)))
     b = Builder()

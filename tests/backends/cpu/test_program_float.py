@@ -51,8 +51,9 @@ def convolutions(draw):
         "auto": draw(st.sampled_from(["NOTSET", "NOTSET", "SAME_UPPER"])),
         "bias": draw(st.booleans()),
         "residual": draw(st.booleans()),
-        "activation": draw(st.sampled_from(
-            ["", "relu", "clip", "hard_swish", "sigmoid", "swish", "prelu"])),
+        "activation": draw(
+            st.sampled_from(["", "relu", "clip", "hard_swish", "sigmoid", "swish", "prelu"])
+        ),
         "last": draw(st.booleans()),
         "threads": draw(st.integers(1, 2)),
         "isa": draw(st.sampled_from(NAMES)),

@@ -55,9 +55,12 @@ def one_each() -> Iterator[Case]:
 
 def element_wise(dtype: DType | None = None) -> list[Case]:
     """Two vectors and a tail of every element-wise op, each with its attributes once."""
-    found = {(c.sample.op.key(), *(str(x.dtype) for x in c.operands if x is not None)): c
-             for group in by_op(dtype).values() for c in group
-             if is_pointwise(c) and c.operands[0] is not None and c.operands[0].size == 37}
+    found = {
+        (c.sample.op.key(), *(str(x.dtype) for x in c.operands if x is not None)): c
+        for group in by_op(dtype).values()
+        for c in group
+        if is_pointwise(c) and c.operands[0] is not None and c.operands[0].size == 37
+    }
     return list(found.values())
 
 

@@ -10,7 +10,6 @@ from bridge import Many, randn, torch
 F, nn = torch.nn.functional, torch.nn
 
 
-
 def named(module: Any, names: str) -> dict[str, Any]:
     return {name: getattr(module, name) for name in names.split()}
 
@@ -265,6 +264,7 @@ DIRECT = {
     "fresh": lambda x: A.lift_fresh_copy(x),
     "contiguous": lambda x: A.contiguous(x),
 }  # fmt: skip
+
 
 class First(torch.nn.Module):
     """A recurrent layer without its last states."""

@@ -49,12 +49,16 @@ CASES: dict[str, tuple[Any, list[int]]] = {
     "one": (lambda x: x * 2 if rows(x) > 1 else x - 1, [*range(2, 14)]),
     "not one": (lambda x: x * 2 if rows(x) == 1 else x - 1, [*range(2, 14)]),
     "odd": (lambda x: x * 2 if rows(x) % 2 else x - 1, [1, 3, 5, 7, 9, 11, 13]),
-    "multiple": (lambda x: F.pad(x, (0, 0, 0, 4 - rows(x) % 4 if rows(x) % 4 else 0)),
-                 [1, 2, 3, 5, 6, 7, 9, 10, 11, 13]),
+    "multiple": (
+        lambda x: F.pad(x, (0, 0, 0, 4 - rows(x) % 4 if rows(x) % 4 else 0)),
+        [1, 2, 3, 5, 6, 7, 9, 10, 11, 13],
+    ),
     "always a multiple": (windows, [*range(1, 14)]),
     "scaled": (lambda x: F.interpolate(x.mT, size=int(rows(x) * 1.5)), [7]),
-    "scaled symbol": (lambda x: F.interpolate(x.mT, size=torch.sym_int(rows(x) * 1.5)),
-                      [*range(1, 14)]),
+    "scaled symbol": (
+        lambda x: F.interpolate(x.mT, size=torch.sym_int(rows(x) * 1.5)),
+        [*range(1, 14)],
+    ),
     "root": (lambda x: x * int(math.sqrt(rows(x))), []),  # the exporter itself refuses
     "power": (lambda x: x * int(rows(x) ** 0.5), [4, 5, 6, 7, 8]),
     "quarter": (lambda x: x[:, : rows(x) // 4 + 1] * (rows(x) / 4), [*range(1, 14)]),

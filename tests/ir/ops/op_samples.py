@@ -340,8 +340,15 @@ def _indices() -> None:
             how: dict[str, Any] = {"mode": mode, "coordinate_transformation_mode": where}
             add("resize", f(1, 2, 5, 6), None, np.array([1, 1, 1.4, 0.5], np.float32), **how)
             add("resize", f(1, 2, 5, 6), None, None, i(1, 2, 10, 3), **how)
-    add("resize", f(1, 1, 2, 4), None, np.array([1, 1, 0.6, 0.6], np.float32), mode="linear",
-        coordinate_transformation_mode="align_corners", peer="ref")  # ort rounds what it scales by
+    add(
+        "resize",
+        f(1, 1, 2, 4),
+        None,
+        np.array([1, 1, 0.6, 0.6], np.float32),
+        mode="linear",
+        coordinate_transformation_mode="align_corners",
+        peer="ref",
+    )  # ort rounds what it scales by
     for rounding in ("round_prefer_ceil", "floor", "ceil"):
         add("resize", f(1, 2, 5, 6), None, None, i(1, 2, 10, 3), nearest_mode=rounding)
     for policy in ("not_larger", "not_smaller"):
@@ -388,8 +395,13 @@ def _quantized() -> None:
     add("mat_mul_integer", words(np.uint8, 5, 9), words(np.int8, 9, 4), words(np.uint8, 5), None,
         words(np.int32, 4), peer="", tol=0)  # the bias is Taut's  # fmt: skip
     for symmetric in (True, False):
-        for x in (f(2, 3, 7, scale=9), np.zeros((2, 4), np.float32), f(3, 20) + 9, f(5),
-                  np.array([[np.nan, 1], [np.inf, 1], [3e38, -3e38], [1e-40, 0]], np.float32)):
+        for x in (
+            f(2, 3, 7, scale=9),
+            np.zeros((2, 4), np.float32),
+            f(3, 20) + 9,
+            f(5),
+            np.array([[np.nan, 1], [np.inf, 1], [3e38, -3e38], [1e-40, 0]], np.float32),
+        ):
             add("quantize_rows", x, peer="", symmetric=symmetric)
     rows = (words(np.uint8, 2, 5, 9), words(np.int8, 9, 4), positive(2, 5, 1), positive(4))
     add("scaled_mat_mul", *rows, peer="")

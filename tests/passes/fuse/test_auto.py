@@ -60,75 +60,85 @@ def test_what_is_read_twice_is_a_further_result():
 
 
 def test_reductions_over_other_axes_are_groups_of_their_own():
-    report = run(parse("""
+    report = run(
+        parse("""
     graph @main(%x: f32[64,64]) -> (%y: f32[64,64]) {
       %a = softmax(%x) {axis=0} : f32[64,64]
       %b = softmax(%a) {axis=1} : f32[64,64]
       %y = tanh(%b) : f32[64,64]
       return %y
     }
-    """))
+    """)
+    )
     assert ops(report.graph) == ["softmax", "fusion"]
     assert reasons(report) == ["b: not fused with a: it reduces over other axes"]
 
 
 def test_a_path_through_other_ops_forbids_a_group():
-    report = run(parse("""
+    report = run(
+        parse("""
     graph @main(%x: f32[128,128]) -> (%y: f32[128,128]) {
       %a = tanh(%x) : f32[128,128]
       %p = mat_mul(%a, %a) : f32[128,128]
       %y = add(%a, %p) : f32[128,128]
       return %y
     }
-    """))
+    """)
+    )
     assert ops(report.graph) == ["tanh", "mat_mul", "add"]
     assert reasons(report) == ["y: not fused with a: a path leads out of the group and back in"]
 
 
 def test_long_rows_are_not_walked_twice():
-    report = run(parse("""
+    report = run(
+        parse("""
     graph @main(%x: f32[8,1000000]) -> (%y: f32[8,1000000]) {
       %a = tanh(%x) : f32[8,1000000]
       %y = softmax(%a) : f32[8,1000000]
       return %y
     }
-    """))
-    assert reasons(report) == [
-        "y: not fused with a: a row of 3.8 MB does not stay in the cache"
-    ]
+    """)
+    )
+    assert reasons(report) == ["y: not fused with a: a row of 3.8 MB does not stay in the cache"]
 
 
 def test_few_rows_are_not_worth_losing_threads():
-    report = run(parse("""
+    report = run(
+        parse("""
     graph @main(%x: f32[1,100000]) -> (%y: f32[1,1]) {
       %axes = constant [1] : i64[1]
       %a = tanh(%x) : f32[1,100000]
       %y = reduce_sum(%a, %axes) : f32[1,1]
       return %y
     }
-    """))
+    """)
+    )
     assert reasons(report) == ["y: not fused with a: threads could not share 1 rows"]
 
 
 def test_a_dear_gate_is_not_computed_for_every_row():
-    report = run(parse("""
+    report = run(
+        parse("""
     graph @main(%x: f32[4096,256], %g: f32[256]) -> (%y: f32[4096,256]) {
       %a = exp(%g) : f32[256]
       %y = mul(%x, %a) : f32[4096,256]
       return %y
     }
-    """))
+    """)
+    )
     assert ops(report.graph) == ["exp", "mul"]
 
 
 def test_shapes_that_may_differ_are_left():
-    report = run(parse("""
+    report = run(
+        parse("""
     graph @main(%x: f32[n,64], %z: f32[m,64]) -> (%y: f32[?,64]) {
       %a = tanh(%x) : f32[n,64]
       %y = add(%a, %z) : f32[?,64]
       return %y
     }
-    """))
+    """)
+    )
     assert ops(report.graph) == ["tanh", "add"]
     assert reasons(report) == ["y: not fused with a: shapes are not proven equal"]
 

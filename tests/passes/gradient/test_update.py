@@ -160,8 +160,14 @@ def test_clipping_by_value_bounds_each_element() -> None:
 
 def test_other_outputs_stay_and_nothing_happens_without_gradients() -> None:
     text = "graph @main(%x: f32[3]) -> (%y: f32[3]) {\n  %y = relu(%x) : f32[3]\n  return %y\n}\n"
-    for pipeline in ("sgd", "adam", "clip-gradients{norm=1.0}", "hold-weights",
-                     "batch-statistics", "dropout-masks"):
+    for pipeline in (
+        "sgd",
+        "adam",
+        "clip-gradients{norm=1.0}",
+        "hold-weights",
+        "batch-statistics",
+        "dropout-masks",
+    ):
         assert print_graph(optimize(parse(text), pipeline)) == print_graph(parse(text))
 
 

@@ -199,8 +199,14 @@ def test_moved_data(seed: int, scales: list[float], zeros: int, kind: str, same:
         case "pad":
             y = m.b.pad(x, np.array([0, 0, 1, 2, 0, 0, 1, 0]), np.float32(scale * 3))
         case "resize":
-            y = m.b.resize(x, None, np.array([1, 1, 2, 3], np.float32), mode="nearest",
-                           nearest_mode="floor", coordinate_transformation_mode="asymmetric")
+            y = m.b.resize(
+                x,
+                None,
+                np.array([1, 1, 2, 3], np.float32),
+                mode="nearest",
+                nearest_mode="floor",
+                coordinate_transformation_mode="asymmetric",
+            )
         case _:
             y = m.b.slice(x, np.array([1]), np.array([3]), np.array([2]))
     exact = same and kind != "concat"

@@ -189,8 +189,14 @@ def sqnr(want: Array, got: Array) -> float:
 
 
 @pytest.mark.parametrize("family", ["mlp", "cnn", "dag"])
-@pytest.mark.parametrize("options", ["", "weight_bits=4 activation_bits=4 edge_bits=0",
-                                     "zero_points=learned activation_bits=3 scheme=symmetric"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        "",
+        "weight_bits=4 activation_bits=4 edge_bits=0",
+        "zero_points=learned activation_bits=3 scheme=symmetric",
+    ],
+)
 @pytest.mark.parametrize("rest", ["", ",finalize-quantization,lower-integer"])
 def test_drawn_graphs(rest: str, options: str, family: str) -> None:
     testing.check_pipeline(f"quantize-aware{{{options}}}{rest}", families=[family], examples=8)

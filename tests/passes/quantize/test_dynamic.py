@@ -117,13 +117,16 @@ def test_bad_rows_are_not_hidden() -> None:
 
 
 def test_an_accumulator_that_could_overflow_stays_in_float() -> None:
-    graph = parse("""
+    graph = parse(
+        """
 graph @main(%x: f32[n,70000]) -> (%y: f32[n,1]) {
   %w = constant @w : f32[70000,1]
   %y = mat_mul(%x, %w) : f32[n,1]
   return %y
 }
-""", {"w": np.ones((70000, 1), np.float32)})
+""",
+        {"w": np.ones((70000, 1), np.float32)},
+    )
     report = PassManager("quantize-dynamic").run(graph, Context())
     assert ops(report.graph) == ["mat_mul"]
     ((_, remark),) = report.remarks("missed")

@@ -107,7 +107,11 @@ def test_weights(seed: int, estimate: str, symmetric: bool, per_channel: bool) -
     w[seed % 4] *= seed % 3 > 0  # some channels without weights
     w = w.astype(np.float32)
     made = quantize_weight(
-        w, 0, symmetric=symmetric, per_channel=per_channel, estimate=estimate  # type: ignore
+        w,
+        0,
+        symmetric=symmetric,
+        per_channel=per_channel,
+        estimate=estimate,  # type: ignore
     )
     step = made.scale.reshape(-1, 1, 1, 1)
     reach = 0.51 if estimate == "max" or not symmetric else 70

@@ -48,9 +48,19 @@ def quality(graph: Graph) -> float:
 
 
 @pytest.mark.parametrize("calibrate", ["min-max", "moving-average", "percentile", "mse"])
-@pytest.mark.parametrize("options", ["", "bits=6", "per_channel=false", "weight_scales=max",
-                                     "weights=asymmetric", "scheme=symmetric",
-                                     "bias_correction=expected", "bias_correction=none"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        "",
+        "bits=6",
+        "per_channel=false",
+        "weight_scales=max",
+        "weights=asymmetric",
+        "scheme=symmetric",
+        "bias_correction=expected",
+        "bias_correction=none",
+    ],
+)
 def test_options(calibrate: str, options: str) -> None:
     text = f"quantize{{calibrate={calibrate} {options}}},lower-integer"
     report = PassManager(text).run(perceptron(), Context(data=batches(1)))

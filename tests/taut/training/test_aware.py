@@ -69,8 +69,9 @@ def test_what_holds_while_it_trains(
         for batch in data.batches(32):
             trainer.step(batch, 0.05)
     moved = trainer.parameters
-    changed = [k for k in moved if k.endswith("log_scale")
-               and (moved[k] != aware[k].op.value).any()]  # type: ignore[attr-defined]
+    changed = [
+        k for k in moved if k.endswith("log_scale") and (moved[k] != aware[k].op.value).any()
+    ]  # type: ignore[attr-defined]
     assert changed and not moved[node.name][~mask].any()
     final = PassManager("finalize-quantization").run(trainer.graph, Context()).graph
     verify(final)

@@ -146,9 +146,7 @@ def small_files(limit: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(
-    mlp: Graph, data: Dataset, tmp_path: Path
-) -> None:
+def test_a_full_disk_leaves_the_last_checkpoint(mlp: Graph, data: Dataset, tmp_path: Path) -> None:
     taut.train(mlp, data, checkpoint=tmp_path, **{**OPTIONS, "epochs": 1})
     before = (tmp_path / FILE).read_bytes()
     with small_files(len(before) // 2), pytest.raises(StorageError, match="cannot be written"):

@@ -80,9 +80,7 @@ def test_the_best_weights_without_stopping(mlp: Graph, data: Dataset, validation
     assert made.epoch == int(np.argmax(found)) + 1 and not made.stopped
 
 
-def test_a_bar_on_demand_only(
-    mlp: Graph, data: Dataset, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bar_on_demand_only(mlp: Graph, data: Dataset, capfd: pytest.CaptureFixture[str]) -> None:
     taut.train(mlp, data[:32], **FAST)
     assert capfd.readouterr() == ("", "")
     taut.train(mlp, data[:32], progress=True, **FAST)

@@ -154,7 +154,8 @@ def test_quantization_aware(run: Run) -> None:
     assert "quantize_linear" in [n.op.name for n in taut.load("q.onnx").nodes()]
 
 
-@pytest.mark.parametrize("given", [("--option", "colour=1"), ("--option", "edge_bits"),
-                                   ("--activation-bits", "9")])
+@pytest.mark.parametrize(
+    "given", [("--option", "colour=1"), ("--option", "edge_bits"), ("--activation-bits", "9")]
+)
 def test_bad_options_of_quantization(run: Run, given: tuple[str, ...]) -> None:
     assert run(*QAT, "-o", "q.taut", *given)[0] == 2 and not Path("q.taut").exists()

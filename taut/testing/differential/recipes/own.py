@@ -266,5 +266,3 @@ def grid_sample_gradient(d: Sketch) -> None:
     }
     grid = d.given(DType.f32, (n, *out, 2), "tame", 10, d.choices.one((0.7, 1.5)))
     d.emit([_f32(d, (n, c, *out), "tame", 5), d.ints((n, c, *space)), grid], given)
-
-

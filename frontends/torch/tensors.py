@@ -28,7 +28,7 @@ def dtype_of(kind: torch.dtype) -> DType:
 
 
 def torch_dtype(kind: DType) -> torch.dtype:
-    """PyTorch's name of an element type. Raises UnsupportedError for those it lacks (i4, u2, ...)."""
+    """PyTorch's name of an element type. Raises UnsupportedError for those it lacks (i4, u2)."""
     found = _TO_TORCH.get(kind)
     if found is None:
         raise UnsupportedError(f"PyTorch has no element type {kind.value}")

@@ -1,4 +1,4 @@
-"""Activations. Each is a function of one element, except softmax and its kin, which share an axis."""
+"""Activations. Each is a function of one element, but softmax and its kin, along an axis."""
 
 from __future__ import annotations
 

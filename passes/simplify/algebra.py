@@ -249,7 +249,7 @@ class AbsNeg(Algebra):
 
 
 class KnownPositive(Algebra):
-    """relu(f(x)) -> f(x);  |f(x)| -> f(x)  where f is never negative; floats only (|-128| < 0)"""
+    """relu(f(x)) -> f(x);  |f(x)| -> f(x)  where f is never negative; floats (|-128| is -128)"""
 
     def pattern(self, p: PatternBuilder, x: Any) -> Pattern:
         return p.op("relu", "abs")(p.op(*NONNEGATIVE)(x, into="inner"))

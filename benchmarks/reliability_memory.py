@@ -88,7 +88,7 @@ class Layout:
     """Where a program's buffers go while it is compiled, and afterwards."""
 
     def __init__(self, mode: str) -> None:
-        from taut.backends.cpu import arena, layout
+        from taut.backends.schedule import arena, layout
 
         self.mode, self.slack = mode, layout.SLACK
         self.plain, self.extent = arena.assign, arena.extent
@@ -127,7 +127,8 @@ class Layout:
     @contextlib.contextmanager
     def on(self) -> Iterator[None]:
         """Programs that are compiled in the block are laid out so."""
-        from taut.backends.cpu import arena, plan, team
+        from taut.backends.cpu.runtime import plan, team
+        from taut.backends.schedule import arena
 
         plain = team.aligned
 
@@ -245,7 +246,7 @@ def _child(seed: int, start: int, stop: int) -> None:
     import gc
 
     import geometries
-    from taut.backends.cpu import team
+    from taut.backends.cpu.runtime import team
 
     for threads in (1, 2):
         team.team(threads)  # its memory is made before any is laid out

@@ -78,7 +78,7 @@ class Trainer:
         masks: Mapping[str, Array] | None = None, seed: int = 0, threads: int | None = None,
         target: str = "cpu",
     ) -> None:  # fmt: skip
-        """Raises FeedError (nothing to train, no such name), NotDifferentiableError, CompileError."""
+        """Raises FeedError (nothing to train), NotDifferentiableError or CompileError."""
         self.recipe = recipe if recipe is not None else Recipe()
         self.seed = seed
         self.model = graph.copy()

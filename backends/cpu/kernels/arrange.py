@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..emit import I32, Emit, Value
-from ..isa import Isa
-from ..jit import Chunked, Kernel
-from ..reach import Reach, reaches
-from ..records import Header
+from ...schedule.reach import Reach, reaches
+from ...schedule.records import Header
+from ..codegen.emit import I32, Emit, Value
+from ..codegen.isa import Isa
+from ..codegen.jit import Chunked, Kernel
 from .tile import Fields
 
 
@@ -33,7 +33,7 @@ class Place(Fields):
 
 def arrange(isa: Isa):
     """Build the kernel."""
-    from .. import vector as v
+    from ..codegen import vector as v
 
     run = v.emitted(isa, 2, _run)
 

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..isa import Isa
-from ..jit import Chunked, Kernel
-from ..reach import Reach, reaches, up
-from ..records import Header
+from ...schedule.reach import Reach, reaches, up
+from ...schedule.records import Header
+from ..codegen.isa import Isa
+from ..codegen.jit import Chunked, Kernel
 
 SPOT = 8  # words of a head: offsets of queries, keys, values, target, mask (scales, facts, unit)
 BLOCK = 8  # vectors of scores a row and block, at most
@@ -122,7 +122,7 @@ class Scratch:
 def attention(isa: Isa, rows: int, block: int, panels: int, masked: bool, capped: bool, real: bool):
     """Build the kernel for tiles of so many rows, blocks of so many vectors of keys, and panels of
     values; real: of float32, else of bytes."""
-    from .. import vector as v
+    from ..codegen import vector as v
     from .attention_tile import AttentionTile
     from .scaled_attention import ScaledTile
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import llvmlite.ir as ir
 
-from .. import emit_math as m
-from ..emit import F32, F64, I1, I32, Emit, Value, vec
-from ..isa import Isa
+from ..codegen import emit_math as m
+from ..codegen.emit import F32, F64, I1, I32, Emit, Value, vec
+from ..codegen.isa import Isa
 from .attention import AttentionRecord, Scratch
 from .tile import Fields
 

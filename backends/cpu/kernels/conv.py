@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..isa import Isa
-from ..jit import Chunked, Kernel
-from ..reach import Reach, reaches
-from ..records import Header
-from ..tuning import Case, Schedule, Schedules
+from ...schedule.reach import Reach, reaches
+from ...schedule.records import Header
+from ..codegen.isa import Isa
+from ..codegen.jit import Chunked, Kernel
+from ..runtime.tuning import Case, Schedule, Schedules
 from .stairs import STAIRS
 
 BYTES = {"u8": 1, "lut": 1, "stairs": 1, "s32": 4, "f32": 4, "float": 4}
@@ -129,7 +129,7 @@ def conv(
     ragged     the channels of a group are no whole panels
     joined     'float': groups are joined with zeros for what they do not share
     """
-    from .. import vector as v
+    from ..codegen import vector as v
     from .joined import ApartTile, WatchedTile
     from .tile import Tile
 
@@ -175,7 +175,7 @@ def conv(
 
 def _watched(tile: Any, pixel: Any, pixels: int) -> Any:
     """The tile, and once more pixel by pixel where it found NaN (see `joined`)."""
-    from .. import vector as v
+    from ..codegen import vector as v
 
     word, smaller, width_ = v.load_i64, v.smaller, 8 * ConvRecord.at("width")
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from ..emit_math import ACTIVATIONS
-from ..isa import Isa
-from ..jit import Kernel
-from ..reach import Reach, reaches
+from ...schedule.reach import Reach, reaches
+from ..codegen.emit_math import ACTIVATIONS
+from ..codegen.isa import Isa
+from ..codegen.jit import Kernel
 from .conv import BYTES
 from .grid import LANES, GridRecord, Row, grid, lanes_of, walk
 from .stairs import STAIRS, climb
@@ -151,7 +151,7 @@ class _Line:
     """One output row: the dots of a few pixels of 16 channels, and their epilogue."""
 
     def __init__(self, row: Row, shape: Shape, out: str, activation: str, residual: str):
-        from ..emit import F32, F64, I32, MAGIC
+        from ..codegen.emit import F32, F64, I32, MAGIC
 
         self.row, self.shape, self.out, self.activation = row, shape, out, activation
         self.residual, self.packs = residual, False
@@ -169,7 +169,7 @@ class _Line:
 
     def dots(self, x: Any, c: Any, count: int) -> None:
         """`count` outputs from x on, through interleaved groups of four pixels."""
-        from ..emit import I8, I32, vec
+        from ..codegen.emit import I8, I32, vec
 
         e, b, shape, row = self.e, self.e.b, self.shape, self.row
         groups = shape.groups()
@@ -211,7 +211,7 @@ class _Line:
 
     def products(self, x: Any, c: Any, count: int) -> None:
         """`count` outputs from x on by multiplying and adding, tap by tap."""
-        from ..emit import F32, I8, I32, vec
+        from ..codegen.emit import F32, I8, I32, vec
 
         e, b, shape, row = self.e, self.e.b, self.shape, self.row
         real = self.out == "float"
@@ -238,13 +238,13 @@ class _Line:
             self._finish(acc, e.add(x, i), c)
 
     def _bias(self, c: Any, kind: Any) -> Any:
-        from ..emit import vec
+        from ..codegen.emit import vec
 
         e = self.e
         return e.load(e.add(self.row.field("bias"), e.mul(c, 4)), vec(kind, LANES), 4)
 
     def _finish(self, acc: Any, x: Any, c: Any) -> None:
-        from ..emit import I8, vec
+        from ..codegen.emit import I8, vec
 
         e, b, row = self.e, self.e.b, self.row
         at = self._place(self.target, "target", x, c)
@@ -262,7 +262,7 @@ class _Line:
 
     def _finish_packed(self, accs: list[Any], places: list[Any], c: Any) -> None:
         """Four vectors are narrowed as one (AVX-512)."""
-        from ..emit import I8, I16
+        from ..codegen.emit import I8, I16
 
         e, b, row = self.e, self.e.b, self.row
         zero, lo, hi = (row.field(name) for name in ("zero", "lo", "hi"))
@@ -292,7 +292,7 @@ class _Line:
         return e.add(base, e.add(e.mul(x, self.row.field(f"{name}_pixel")), e.mul(c, item)))
 
     def _activated(self, acc: Any, x: Any, c: Any) -> Any:
-        from ..emit import F32, vec
+        from ..codegen.emit import F32, vec
 
         e, b = self.e, self.e.b
         other = None
@@ -308,7 +308,7 @@ class _Line:
 
     def _other_term(self, x: Any, c: Any) -> Any:
         """The residual operand less its zero point, and its multiplier."""
-        from ..emit import F64, I8, I32, vec
+        from ..codegen.emit import F64, I8, I32, vec
 
         e, b, row = self.e, self.e.b, self.row
         byte = e.load(self._place(self.other, "other", x, c), vec(I8, LANES))

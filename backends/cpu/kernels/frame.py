@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..isa import Isa
-from ..jit import Chunked, Kernel
-from ..reach import Reach, reaches, up
-from ..records import Header
+from ...schedule.reach import Reach, reaches, up
+from ...schedule.records import Header
+from ..codegen.isa import Isa
+from ..codegen.jit import Chunked, Kernel
 from .grid import LANES, GridRecord, Row, grid, walk
 
 
@@ -60,7 +60,7 @@ class HaloRecord(Header):
 
 def from_planes(isa: Isa, kind: str):
     """NCHW -> NHWC. kind: 'quantize' (float32 to u8), 'u8' (bytes), 'f32' (float32)."""
-    from ..emit import F32, I8, I32, vec
+    from ..codegen.emit import F32, I8, I32, vec
 
     def emit_row(row: Row) -> None:
         e, b = row.e, row.e.b
@@ -112,7 +112,7 @@ def from_planes(isa: Isa, kind: str):
 
 def to_planes(isa: Isa, kind: str):
     """NHWC -> NCHW. kind: 'dequantize' (u8 to float32), 'u8' (bytes), 'f32' (float32)."""
-    from ..emit import F32, F64, I8, I32, vec
+    from ..codegen.emit import F32, F64, I8, I32, vec
 
     def emit_row(row: Row) -> None:
         e, b = row.e, row.e.b
@@ -155,7 +155,7 @@ def to_planes(isa: Isa, kind: str):
 
 def halo(isa: Isa):
     """Fill borders; see HaloRecord."""
-    from .. import vector as v
+    from ..codegen import vector as v
 
     fill, word = v.fill, v.load_i64
     at = {name: 8 * HaloRecord.at(name) for name in HaloRecord.__dataclass_fields__}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .. import emit_math as m
-from ..emit import Emit, Value
+from ..codegen import emit_math as m
+from ..codegen.emit import Emit, Value
 
 least, most = m.at_least, m.at_most
 

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..isa import Isa
-from ..jit import Chunked
-from ..reach import Loop, Reach, up
-from ..records import Header
+from ...schedule.reach import Loop, Reach, up
+from ...schedule.records import Header
+from ..codegen.isa import Isa
+from ..codegen.jit import Chunked
 
 LANES = 16
 
@@ -104,8 +104,8 @@ class Row:
 
 def grid(isa: Isa, record: type[GridRecord], emit_row: Callable[[Row], None]) -> Any:
     """A kernel that emits `emit_row` for every row of every image."""
-    from .. import vector as v
-    from ..emit import Emit
+    from ..codegen import vector as v
+    from ..codegen.emit import Emit
 
     def emit(e: Any, d: Any, image: Any, row: Any) -> None:
         emit_row(Row(Emit(e.b, isa, LANES), record, d, image, row))

@@ -7,7 +7,7 @@ computed once more, pixel by pixel, each channel from its own group's input only
 
 from __future__ import annotations
 
-from ..emit import I1, I32, I64, Emit, Value, vec
+from ..codegen.emit import I1, I32, I64, Emit, Value, vec
 from .tile import Fields, Tile
 
 

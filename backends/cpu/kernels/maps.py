@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..isa import Isa
-from ..jit import Kernel
-from ..reach import Reach, reaches
+from ...schedule.reach import Reach, reaches
+from ..codegen.isa import Isa
+from ..codegen.jit import Kernel
 from .grid import LANES, GridRecord, Row, grid, lanes_of, walk
 
 ITEM = {"u8": 1, "s16": 2, "s32": 4, "f32": 4}
@@ -72,7 +72,7 @@ def requantize(isa: Isa, operands: str, per_channel: bool, out: str, rounding: s
     rounding   'fast': half to even in doubles, exact under docs/quantization.md's conditions;
                'even', 'up', 'floor': in 64-bit integers, always exact
     """
-    from ..emit import I64, vec
+    from ..codegen.emit import I64, vec
 
     def emit_row(row: Row) -> None:
         e, b = row.e, row.e.b
@@ -131,7 +131,7 @@ def multiply(isa: Isa, out: str):
 
 def lookup(isa: Isa):
     """target = table[a], 256 bytes."""
-    from ..emit import I8, vec
+    from ..codegen.emit import I8, vec
 
     def emit_row(row: Row) -> None:
         e = row.e
@@ -147,7 +147,7 @@ def lookup(isa: Isa):
 
 def dequantize(isa: Isa):
     """u8 to float32, both NHWC: (q - zero) * scale in single precision."""
-    from ..emit import F32, F64, I32, vec
+    from ..codegen.emit import F32, F64, I32, vec
 
     def emit_row(row: Row) -> None:
         e, b = row.e, row.e.b
@@ -165,7 +165,7 @@ def dequantize(isa: Isa):
 
 def quantize(isa: Isa):
     """float32 to u8, both NHWC: clamp(rhe(x / scale) + zero, lo, hi); NaN becomes zero."""
-    from ..emit import F32, I8, vec
+    from ..codegen.emit import F32, I8, vec
 
     def emit_row(row: Row) -> None:
         e, b = row.e, row.e.b
@@ -184,7 +184,7 @@ class _Finish:
     """From a scaled sum to what is stored."""
 
     def __init__(self, row: Row, out: str, fast: bool):
-        from ..emit import F64, I32, MAGIC
+        from ..codegen.emit import F64, I32, MAGIC
 
         self.row, self.out, e, b = row, out, row.e, row.e.b
         zero, lo, hi = (row.field(name) for name in ("zero", "lo", "hi"))
@@ -201,7 +201,7 @@ class _Finish:
         self._store(self.row.e.requantize(terms, self.low, self.high, self.zeros), at)
 
     def exact(self, total: Any, rounding: str, at: Any) -> None:
-        from ..emit import I32, vec
+        from ..codegen.emit import I32, vec
 
         e, b = self.row.e, self.row.e.b
         shift = self.row.field("shift")
@@ -227,7 +227,7 @@ class _Finish:
         self._store(b.trunc(y, vec(I32, LANES)), at)
 
     def _store(self, value: Any, at: Any) -> None:
-        from ..emit import I8, I16, vec
+        from ..codegen.emit import I8, I16, vec
 
         e, b = self.row.e, self.row.e.b
         if self.out == "lut":
@@ -239,7 +239,7 @@ class _Finish:
 
 def _load(e: Any, address: Any, kind: str) -> Any:
     """Sixteen operands as int32 lanes."""
-    from ..emit import I8, I16, I32, vec
+    from ..codegen.emit import I8, I16, I32, vec
 
     if kind == "s32":
         return e.load(address, vec(I32, LANES))

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..isa import Isa
-from ..jit import Chunked, Kernel
-from ..reach import Reach, reaches, up
-from ..records import Header
+from ...schedule.reach import Reach, reaches, up
+from ...schedule.records import Header
+from ..codegen.isa import Isa
+from ..codegen.jit import Chunked, Kernel
 
 SPOT = 2  # words of a batch: offsets of source and target
 
@@ -45,8 +45,8 @@ def pack(isa: Isa, vectors: int, kind: str, order: str):
     kind    'f32' or 'byte'
     order   'rows': elements of a row of b are side by side; 'columns': of a column; 'any'
     """
-    from .. import vector as v
-    from ..emit import I8, I32
+    from ..codegen import vector as v
+    from ..codegen.emit import I8, I32
     from . import pack_emit
 
     word, smaller = v.load_i64, v.smaller

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..emit import F32, I8, I32, Emit, Value, vec
-from ..isa import Isa
+from ..codegen.emit import F32, I8, I32, Emit, Value, vec
+from ..codegen.isa import Isa
 
 Block = Callable[[Emit, Value, Value, Value, Value, Value], None]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..isa import Isa
-from ..jit import Kernel
-from ..reach import Loop, Reach, reaches
+from ...schedule.reach import Loop, Reach, reaches
+from ..codegen.isa import Isa
+from ..codegen.jit import Kernel
 from .grid import LANES, GridRecord, Row, grid, lanes_of, walk
 
 
@@ -63,7 +63,7 @@ def max_pool(isa: Isa, kind: str, height: int, width: int):
 def _largest_of_window(row: Row, start: Any, kind: str, height: int, width: int) -> Any:
     """The largest of the window at `start`, with height x width taps written out; the rest of the
     window, if there are more, in loops."""
-    from ..emit import F32, I8, vec
+    from ..codegen.emit import F32, I8, vec
 
     e, b = row.e, row.e.b
     lanes = vec(I8 if kind == "u8" else F32, LANES)
@@ -90,7 +90,7 @@ def _largest_of_window(row: Row, start: Any, kind: str, height: int, width: int)
 
 def _larger(e: Any, x: Any, y: Any) -> Any:
     """max(x, y) as one instruction; of floats y where one is NaN."""
-    from ..emit import F32
+    from ..codegen.emit import F32
 
     above = e.b.fcmp_ordered if x.type.element == F32 else e.b.icmp_unsigned
     return e.b.select(above(">", x, y), x, y)
@@ -98,7 +98,7 @@ def _larger(e: Any, x: Any, y: Any) -> Any:
 
 def _largest(e: Any, taps: list[Any]) -> Any:
     """The largest of some vectors; NaN in the lanes of floats where one is."""
-    from ..emit import F32
+    from ..codegen.emit import F32
 
     best, b = taps[0], e.b
     for x in taps[1:]:
@@ -115,7 +115,7 @@ def _largest(e: Any, taps: list[Any]) -> Any:
 
 def sum_pool(isa: Isa):
     """clamp(rhe(sum(x - a_zero) * scale) + zero, lo, hi) over each window, u8."""
-    from ..emit import F64, I8, I32, MAGIC, vec
+    from ..codegen.emit import F64, I8, I32, MAGIC, vec
 
     def emit_row(row: Row) -> None:
         e, b = row.e, row.e.b
@@ -149,7 +149,7 @@ def average_pool(isa: Isa):
     mean of numbers on a grid often lies half way between two of a finer one, and a quantizer
     behind it would round what differs in the last bit to another integer.
     """
-    from ..emit import F32, F64, vec
+    from ..codegen.emit import F32, F64, vec
 
     def emit_row(row: Row) -> None:
         e, b = row.e, row.e.b
@@ -199,7 +199,7 @@ def pool_gradient(isa: Isa, kind: str, height: int = 1, width: int = 1):
            times scale; 'taps': each tap has its own (col2im)
     height, width   as `max_pool`'s
     """
-    from ..emit import F32, F64, I1, vec
+    from ..codegen.emit import F32, F64, I1, vec
 
     def emit_row(row: Row) -> None:
         e, b, lanes = row.e, row.e.b, vec(F32, LANES)

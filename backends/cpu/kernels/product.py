@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..isa import Isa
-from ..jit import Chunked, Kernel
-from ..reach import Reach, reaches
-from ..records import Header
+from ...schedule.reach import Reach, reaches
+from ...schedule.records import Header
+from ..codegen.isa import Isa
+from ..codegen.jit import Chunked, Kernel
 from .conv import BYTES
 from .stairs import STAIRS
 
@@ -118,7 +118,7 @@ def product(
     bounded: bool, row_scaled: bool, terms: int,
 ):  # fmt: skip
     """Build the product kernel with a tile of rows x (vectors * isa.lanes); see `Form`."""
-    from .. import vector as v
+    from ..codegen import vector as v
     from .product_tile import ProductTile
 
     form = Form(out, residual, activation, bias, bounded, row_scaled, terms)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..emit import F32, F64, I32, Emit, Value, vec
-from ..emit_math import madd
-from ..isa import Isa
+from ..codegen.emit import F32, F64, I32, Emit, Value, vec
+from ..codegen.emit_math import madd
+from ..codegen.isa import Isa
 from .conv import BYTES
 from .product import Form, ProductRecord
 from .tile import Emission, Fields, Tile

@@ -21,10 +21,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..emit import F32, F64, I64, Emit, Value, vec
-from ..isa import Isa
-from ..jit import Chunked, Kernel
-from ..reach import Reach, reaches
+from ...schedule.reach import Reach, reaches
+from ..codegen.emit import F32, F64, I64, Emit, Value, vec
+from ..codegen.isa import Isa
+from ..codegen.jit import Chunked, Kernel
 from . import functions
 from .sequences import (
     WORDS,
@@ -66,7 +66,7 @@ def recurrent(isa: Isa, cell: str, rows: int, vectors: int, names: str, clipped:
     names     of its functions, joined by underscores
     coupled   an LSTM whose forget gate is 1 - input gate
     """
-    from .. import vector as v
+    from ..codegen import vector as v
 
     cells = Cells(cell, vectors, tuple(names.split("_")), clipped, peepholes, coupled)
 

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..isa import Isa
-from ..jit import Chunked, Kernel
-from ..reach import Reach, reaches
-from ..records import Header
+from ...schedule.reach import Reach, reaches
+from ...schedule.records import Header
+from ..codegen.isa import Isa
+from ..codegen.jit import Chunked, Kernel
 
 LANES = 16
 UNROLLED = 4
@@ -44,8 +44,8 @@ class RowsRecord(Header):
 
 def quantize_rows(isa: Isa, how: str):
     """q, scale and zero point of each row; how: symmetric, asymmetric, or onnx (which divides)."""
-    from .. import vector as v
-    from ..emit import Emit
+    from ..codegen import vector as v
+    from ..codegen.emit import Emit
 
     def emit(e: Any, d: Any, row: Any) -> None:
         _Row(Emit(e.b, isa, LANES), d, row, how).emit()
@@ -81,7 +81,7 @@ class _Row:
     def emit(self) -> None:
         import llvmlite.ir as ir
 
-        from ..emit import F32, I8, I32
+        from ..codegen.emit import F32, I8, I32
 
         e, b = self.e, self.e.b
         steps = ir.Constant(F32, 127.0 if self.symmetric else 255.0)
@@ -119,7 +119,7 @@ class _Row:
         """(low, span); span is NaN or infinite where an element is."""
         import llvmlite.ir as ir
 
-        from ..emit import F32, I32
+        from ..codegen.emit import F32, I32
 
         e, b = self.e, self.e.b
         kinds = [I32] if self.symmetric else [I32, F32, F32]
@@ -172,7 +172,7 @@ class _Row:
 
     def _widen(self, address: Any, found: list[Any]) -> list[Any]:
         """The extremes so far with one vector more in each of the partial ones."""
-        from ..emit import F32, vec
+        from ..codegen.emit import F32, vec
 
         e = self.e
         parts = len(found) // (1 if self.symmetric else 3)
@@ -184,7 +184,7 @@ class _Row:
         return made
 
     def _widen_by_one(self, address: Any, found: list[Any]) -> list[Any]:
-        from ..emit import F32
+        from ..codegen.emit import F32
 
         return self._extremes(self.e.load(address, F32), found)
 
@@ -192,7 +192,7 @@ class _Row:
         """[greatest |x| by its bits, least x, greatest x]; the last two pass over NaN."""
         import llvmlite.ir as ir
 
-        from ..emit import I32, vec
+        from ..codegen.emit import I32, vec
 
         b = self.e.b
         n = getattr(x.type, "count", 0)
@@ -220,7 +220,7 @@ class _Row:
         """Quotients by a subnormal scale may lie anywhere: NaN as 0, the rest within 512 steps."""
         import llvmlite.ir as ir
 
-        from ..emit import F32
+        from ..codegen.emit import F32
 
         e, b = self.e, self.e.b
         if not self.divides:
@@ -236,7 +236,7 @@ class _Row:
         """float32 lanes to bytes."""
         import llvmlite.ir as ir
 
-        from ..emit import F32, I8, I32, vec
+        from ..codegen.emit import F32, I8, I32, vec
 
         e, b = self.e, self.e.b
         offset = b.sub(zero, ir.Constant(I32, MAGIC32_BITS))
@@ -254,7 +254,7 @@ class _Row:
 
     def _store(self, convert: Callable[[Any], Any]) -> None:
         """Every element's byte: blocks of four vectors, vectors, then one by one."""
-        from ..emit import F32, vec
+        from ..codegen.emit import F32, vec
 
         e, b = self.e, self.e.b
         start = e.i64(0)

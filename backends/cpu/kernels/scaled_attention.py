@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....ir.ops import scaled_attention as law
-from .. import emit_math as m
-from ..emit import F32, F64, I8, I32, I64, Emit, Value, vec
-from ..isa import Isa
-from ..jit import Chunked, Kernel
-from ..reach import Reach, reaches, up
-from ..records import Header
+from ...schedule.reach import Reach, reaches, up
+from ...schedule.records import Header
+from ..codegen import emit_math as m
+from ..codegen.emit import F32, F64, I8, I32, I64, Emit, Value, vec
+from ..codegen.isa import Isa
+from ..codegen.jit import Chunked, Kernel
 from .attention import GROUPED
 from .attention_tile import AttentionTile, Place
 from .tile import Fields
@@ -292,7 +292,7 @@ class KeysPlace(Fields):
 
 def keys(isa: Isa):
     """Build the kernel."""
-    from .. import vector as v
+    from ..codegen import vector as v
 
     head = v.emitted(isa, 2, _head)
 

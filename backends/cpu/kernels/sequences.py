@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import llvmlite.ir as ir
 
-from ..emit import I8, I32, I64, Emit, Value, declare
-from ..records import Header
+from ...schedule.records import Header
+from ..codegen.emit import I8, I32, I64, Emit, Value, declare
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..isa import Isa
-from ..jit import Kernel
-from ..reach import Reach, reaches
+from ...schedule.reach import Reach, reaches
+from ..codegen.isa import Isa
+from ..codegen.jit import Kernel
 from .grid import LANES, GridRecord, Row, grid, walk
 
 MOST = 8  # groups: more make vectors that LLVM takes apart badly
@@ -30,7 +30,7 @@ def shuffle(isa: Isa, groups: int, item: int):
     A vector of each group is loaded, they are interleaved, and stored as one run. Where channels
     are no whole vectors the last ones overlap those before.
     """
-    from ..emit import I8, I32, vec
+    from ..codegen.emit import I8, I32, vec
 
     order = [i * LANES + k for k in range(LANES) for i in range(groups)]
 

@@ -46,7 +46,7 @@ def climb(e: Any, address: Any, four: Sequence[Any], zero: Any, lo: Any, hi: Any
 
     address: of `staircase`'s tables; zero, lo, hi: <32 x i16>.
     """
-    from ..emit import I8, I16, vec
+    from ..codegen.emit import I8, I16, vec
 
     b = e.b
     words = [e.clamp_int(w, lo, hi) for w in e.words(four, zero)]

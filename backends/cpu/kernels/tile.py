@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..emit import F32, F64, I8, I16, I32, I64, MAGIC, Emit, Value, vec
-from ..emit_math import ACTIVATIONS, LIGHT
-from ..isa import Isa
+from ..codegen.emit import F32, F64, I8, I16, I32, I64, MAGIC, Emit, Value, vec
+from ..codegen.emit_math import ACTIVATIONS, LIGHT
+from ..codegen.isa import Isa
 from .conv import BYTES, ConvRecord
 from .stairs import climb
 

@@ -15,11 +15,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..emit import F32, Emit, Value, vec
-from ..isa import Isa
-from ..jit import Chunked, Kernel
-from ..reach import Reach, reaches
-from ..records import Header
+from ...schedule.reach import Reach, reaches
+from ...schedule.records import Header
+from ..codegen.emit import F32, Emit, Value, vec
+from ..codegen.isa import Isa
+from ..codegen.jit import Chunked, Kernel
 from .tile import Fields
 
 
@@ -71,7 +71,7 @@ class Place(Fields):
 def weight_gradient(isa: Isa, rows: int, taps: int):
     """Build the kernel for tiles of so many vectors: elements of a run, or depthwise taps, so many
     in a kernel row (0: no taps)."""
-    from .. import vector as v
+    from ..codegen import vector as v
 
     def emit(e: Emit, d: Value, *place: Value) -> None:
         _tile(e, d, rows, taps, *place)

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
-from taut.backends.cpu import Program, plan
+from taut.backends.cpu import Program
+from taut.backends.cpu.runtime import plan
 from taut.ir import Array, TautError
 
 PATTERNS = ("nan", "bytes", "ones")

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from taut.backends import cpu
-from taut.backends.cpu.lower_fusion import is_nest
+from taut.backends.cpu.lower.fusion import is_nest
 from taut.ir import DType, Graph, TautError, TensorType
 from taut.ir.analysis.pointwise import operand_kinds
 from taut.ir.numerics import Numerics

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from taut.backends.cpu import isa, jit, records, sync, team
+from taut.backends.cpu.codegen.text import isa, jit, sync
+from taut.backends.cpu.runtime import team
+from taut.backends.schedule import records
 
 ISAS = isa.available()
 

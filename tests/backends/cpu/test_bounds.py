@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from taut.backends.cpu import bounds, isa, plan, reach
 from taut.backends.cpu import compile as compiled
-from taut.backends.cpu.layout import Ref
-from taut.backends.cpu.steps import Step
+from taut.backends.cpu.codegen.text import isa
+from taut.backends.cpu.runtime import plan
+from taut.backends.schedule import bounds, reach
+from taut.backends.schedule.layout import Ref
+from taut.backends.schedule.steps import Step
 from taut.ir import Builder, CompileError, FeedError, Graph, interpret
 
 ROOT = Path(__file__).parents[3]

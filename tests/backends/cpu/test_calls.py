@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 from taut.backends import shield
-from taut.backends.cpu import compile, jit, sync, turns
-from taut.backends.cpu.isa import Isa, find
-from taut.backends.cpu.plan import Plan
-from taut.backends.cpu.team import team
+from taut.backends.cpu import compile
+from taut.backends.cpu.codegen.isa import Isa, find
+from taut.backends.cpu.codegen.text import jit, sync
+from taut.backends.cpu.runtime import turns
+from taut.backends.cpu.runtime.plan import Plan
+from taut.backends.cpu.runtime.team import team
 from taut.ir import Builder, CompileError, DType, FeedError, Graph
 
 F32 = np.float32

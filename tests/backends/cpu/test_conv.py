@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import ISAS, Arena, accumulate, requantize, wrap
-from taut.backends.cpu.isa import TABLES
+from taut.backends.cpu.codegen.isa import TABLES
 from taut.backends.cpu.kernels import conv
 
 EXAMPLES = 25

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from taut.backends.cpu import compile
-from taut.backends.cpu.isa import find
-from taut.backends.cpu.layout import Constants
-from taut.backends.cpu.lower import Lowering
-from taut.backends.cpu.steps import Step
+from taut.backends.cpu.codegen.isa import find
+from taut.backends.cpu.lower.lowering import Lowering
+from taut.backends.schedule.layout import Constants
+from taut.backends.schedule.steps import Step
 from taut.ir import Builder, Graph, Value, interpret
 from taut.ir.ops.fusion import Fusion
 from taut.passes import PassManager

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from taut.backends.cpu import compile
-from taut.backends.cpu.lower import Lowering
+from taut.backends.cpu.lower.lowering import Lowering
 from taut.ir import Builder, Graph, TautError
 
 from taut import testing

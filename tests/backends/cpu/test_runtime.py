@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import ISAS, Arena
-from taut.backends.cpu import cache, isa, jit, objects, sync, team
-from taut.backends.cpu.isa import TABLES, Target
+from taut.backends.cpu.codegen.isa import TABLES, Target
+from taut.backends.cpu.codegen.text import isa, jit, objects, sync
 from taut.backends.cpu.kernels import conv, depthwise, maps
+from taut.backends.cpu.runtime import cache, team
 
 KEY = "a" * 64
 CODE = bytes(range(256)) * 20

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from taut.backends.cpu.kernels.maps import LOOKUP
-from taut.backends.cpu.layout import Buffer
-from taut.backends.cpu.steps import SLOTS, Phase, PythonStep, Step, schedule
+from taut.backends.schedule.layout import Buffer
+from taut.backends.schedule.steps import SLOTS, Phase, PythonStep, Step, schedule
 
 
 @st.composite

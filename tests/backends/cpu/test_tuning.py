@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import ISAS
-from taut.backends.cpu import cache, compile, search, tuning
-from taut.backends.cpu.layout import Constants
-from taut.backends.cpu.lower import Lowering
-from taut.backends.cpu.program import Program
-from taut.backends.cpu.team import team
-from taut.backends.cpu.tuning import HEURISTIC, Schedule
+from taut.backends.cpu import compile
+from taut.backends.cpu.lower.lowering import Lowering
+from taut.backends.cpu.runtime import cache, search, tuning
+from taut.backends.cpu.runtime.program import Program
+from taut.backends.cpu.runtime.team import team
+from taut.backends.cpu.runtime.tuning import HEURISTIC, Schedule
+from taut.backends.schedule.layout import Constants
 from taut.ir import Builder, CompileError, Graph, StorageError
 
 ISA = ISAS[0]

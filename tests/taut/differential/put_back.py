@@ -10,9 +10,11 @@ from types import FunctionType
 from typing import Any
 
 import pytest
-from taut.backends.cpu import jit, lower_conv, lower_transposed
+from taut.backends.cpu.codegen.text import jit
 from taut.backends.cpu.kernels import pool
-from taut.backends.cpu.layout import Tensor
+from taut.backends.cpu.lower.lowering import conv as lower_conv
+from taut.backends.cpu.lower.lowering import transposed as lower_transposed
+from taut.backends.schedule.layout import Tensor
 from taut.ir import graph
 from taut.ir.ops import bits, convolution, normalization, resize
 

@@ -1,0 +1,1 @@
+"""From text and LLVM IR to native code: instruction tables, emitters, the compiler."""

@@ -1,0 +1,1 @@
+"""Handlers: how each op, or group of ops, becomes steps."""

@@ -1,0 +1,1 @@
+"""Generated loop nests: their structure, formulas and text."""

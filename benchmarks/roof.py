@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 import numpy as np
-from taut.backends.cpu.codegen.text import isa, jit, sync
+from taut.backends.cpu.codegen import isa, jit, sync
 from taut.backends.cpu.runtime import team
 
 STEPS = 200_000
@@ -26,7 +26,7 @@ def chains(table: isa.Isa) -> int:
 
 def roof(table: isa.Isa):
     """A kernel that makes `STEPS * chains` dot products of registers on each thread."""
-    from taut.backends.cpu.codegen.text import emit, vector
+    from taut.backends.cpu.codegen import emit, vector
 
     def body(e: Any, steps: Any, record: Any) -> None:
         b = e.b
@@ -59,7 +59,7 @@ def roof(table: isa.Isa):
 
 def float_roof(table: isa.Isa):
     """As `roof`, with multiply-adds of float32."""
-    from taut.backends.cpu.codegen.text import emit, vector
+    from taut.backends.cpu.codegen import emit, vector
 
     def body(e: Any, steps: Any, record: Any) -> None:
         kind = emit.vec(emit.F32, e.n)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import poison
 from taut.backends.cpu import compile
-from taut.backends.cpu.codegen.text import isa
+from taut.backends.cpu.codegen import isa
 from taut.ir import Array, Builder, Graph, Value, interpret
 from taut.ir.ops.convolution import ConvWeightGradient
 from taut.ir.ops.pooling import AveragePoolGradient, MaxPoolGradient

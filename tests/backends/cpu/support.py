@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from taut.backends.cpu.codegen.text import isa, jit, sync
+from taut.backends.cpu.codegen import isa, jit, sync
 from taut.backends.cpu.runtime import team
 from taut.backends.schedule import records
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from taut.backends.cpu import compile as compiled
-from taut.backends.cpu.codegen.text import isa
+from taut.backends.cpu.codegen import isa
 from taut.backends.cpu.runtime import plan
 from taut.backends.schedule import bounds, reach
 from taut.backends.schedule.layout import Ref

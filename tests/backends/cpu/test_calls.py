@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 from taut.backends import shield
 from taut.backends.cpu import compile
+from taut.backends.cpu.codegen import jit, sync
 from taut.backends.cpu.codegen.isa import Isa, find
-from taut.backends.cpu.codegen.text import jit, sync
 from taut.backends.cpu.runtime import turns
 from taut.backends.cpu.runtime.plan import Plan
 from taut.backends.cpu.runtime.team import team

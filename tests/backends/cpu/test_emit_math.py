@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 from support import ISAS, Arena
+from taut.backends.cpu.codegen import emit_math, jit
 from taut.backends.cpu.codegen.emit import F32, vec
-from taut.backends.cpu.codegen.text import emit_math, jit
 from taut.backends.schedule import records
 from taut.ir import Builder, interpret
 from taut.ir.ops.unary import erf
@@ -22,7 +22,7 @@ SPECIAL = np.array(
 
 def apply_kernel(isa, name: str, first: float = 0.0, second: float = 0.0):
     """target[i] = name(source[i]); words: header, count, source, target."""
-    from taut.backends.cpu.codegen.text import vector as v
+    from taut.backends.cpu.codegen import vector as v
 
     function = emit_math.ACTIVATIONS.get(name) or getattr(emit_math, name)
     parameters = [first, second] if name in emit_math.ACTIVATIONS else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from support import ISAS
-from taut.backends.cpu.codegen.text import entry, jit
+from taut.backends.cpu.codegen import entry, jit
 
 
 def run(body: str, words: list[int]) -> list[int]:

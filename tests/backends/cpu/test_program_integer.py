@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from taut.backends.cpu import compile
-from taut.backends.cpu.codegen.text import isa
+from taut.backends.cpu.codegen import isa
 from taut.ir import Builder, DType, interpret
 
 NAMES = [t.name for t in isa.available()]

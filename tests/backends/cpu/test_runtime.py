@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import ISAS, Arena
+from taut.backends.cpu.codegen import isa, jit, objects, sync
 from taut.backends.cpu.codegen.isa import TABLES, Target
-from taut.backends.cpu.codegen.text import isa, jit, objects, sync
 from taut.backends.cpu.kernels import conv, depthwise, maps
 from taut.backends.cpu.runtime import cache, team
 

@@ -10,10 +10,10 @@ from types import FunctionType
 from typing import Any
 
 import pytest
-from taut.backends.cpu.codegen.text import jit
+from taut.backends.cpu.codegen import jit
 from taut.backends.cpu.kernels import pool
-from taut.backends.cpu.lower.lowering import conv as lower_conv
-from taut.backends.cpu.lower.lowering import transposed as lower_transposed
+from taut.backends.cpu.lower import conv as lower_conv
+from taut.backends.cpu.lower import transposed as lower_transposed
 from taut.backends.schedule.layout import Tensor
 from taut.ir import graph
 from taut.ir.ops import bits, convolution, normalization, resize

@@ -320,10 +320,7 @@ def exact(value: object) -> str:
     return repr(value)
 
 
-_SOURCES = (
-    "emit", "emit_math", "entry", "isa", "jit", "loops", "loops_axis", "loops_fusion", "numeric",
-    "records", "sync", "vector",
-)  # fmt: skip
+_SOURCES = ("cpu/codegen", "cpu/kernels", "cpu/nests", "schedule/records.py")  # what makes code
 
 
 def origins() -> dict[str, int]:
@@ -343,10 +340,11 @@ def _world() -> tuple[str, ...]:
     """Everything else that machine code depends on: our sources and the compilers' versions."""
     from importlib.metadata import version
 
-    here = Path(__file__).parent
+    backends = Path(__file__).parents[2]
     digest = hashlib.sha256()
-    for path in sorted([*(here / f"{n}.py" for n in _SOURCES), *here.glob("kernels/*.py")]):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    for place in (backends / name for name in _SOURCES):
+        for path in [place] if place.is_file() else sorted(place.glob("*.py")):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
     parts = (llvmlite.__version__, llvm.llvm_version_info, version("numba"), version("numpy"))
     return (digest.hexdigest(), *map(str, parts))
 

@@ -34,7 +34,7 @@ memory: Any = importlib.import_module("reliability_memory")
 
 def builders() -> Iterator[tuple[str, str]]:
     """(module, function) of all that make the code of a chunk."""
-    for path in sorted([*CPU.glob("kernels/*.py"), *CPU.glob("loops*.py")]):
+    for path in sorted([*CPU.glob("kernels/*.py"), *CPU.glob("nests/*.py")]):
         module = "taut.backends.cpu." + ".".join(path.relative_to(CPU).with_suffix("").parts)
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.FunctionDef) and node.args.args[:1] and \
@@ -297,7 +297,8 @@ def test_guard_pages_find_a_fault(tmp_path: Path) -> None:
 import sys
 sys.path[:0] = [{str(ROOT / "benchmarks")!r}]
 import numpy as np, reliability_memory as memory
-from taut.backends.cpu import bounds, plan
+from taut.backends.cpu.runtime import plan
+from taut.backends.schedule import bounds
 from taut.backends.cpu.kernels.depthwise import DepthwiseRecord
 from taut.ir import Builder
 

@@ -146,7 +146,8 @@ def test_code_from_the_cache_needs_no_numba(tmp_path):
     without importing Numba; and it computes."""
     script = """
 import sys, numpy as np
-from taut.backends.cpu import jit, isa, records, team, sync
+from taut.backends.cpu.codegen import isa, jit, sync
+from taut.backends.cpu.runtime import team
 from taut.backends.cpu.kernels import maps, grid
 a, out = team.aligned(64), team.aligned(64)
 a[:] = np.arange(64)
@@ -353,7 +354,8 @@ def test_a_forked_child_has_its_own_threads():
 SCRIPT = """
 import sys, threading, time
 sys.path[:0] = {path!r}
-from taut.backends.cpu import sync, team
+from taut.backends.cpu.codegen import sync
+from taut.backends.cpu.runtime import team
 {change}
 from test_runtime import Chain
 chain = Chain(3)

@@ -158,9 +158,7 @@ def compile(
     """
     from taut.backends.base import compile
 
-    if threads is not None:
-        options["threads"] = threads
-    return compile(graph, target, **options)
+    return compile(graph, target, threads, **options)
 
 
 def reference(graph: Graph, *arrays: Array, **named: Array) -> dict[str, Array]:

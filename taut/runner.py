@@ -19,7 +19,7 @@ class CompiledRunner:
     """Call with a graph, feeds and a watch, which sees each result as `ir.interpret` would show
     it, up to float rounding. The watch may look, not replace.
 
-    The program of the last graph seen is kept. A graph that the cpu target or the memory limit
+    The program of the last graph seen is kept. A graph that the backend or the memory limit
     refuses is interpreted.
     """
 
@@ -52,7 +52,6 @@ class CompiledRunner:
         ]
         twin = graph.copy()
         twin.set_outputs({f"v{i}": twin[v.node.name][v.index] for i, v in enumerate(values)})
-        options = {} if self.threads is None else {"threads": self.threads}
-        program = compile(twin, "cpu", **options)
+        program = compile(twin, threads=self.threads)
         self._made = (graph, graph.version, program, values)
         return program, values

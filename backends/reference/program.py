@@ -5,13 +5,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...ir import DEFAULT_LIMITS, Array, FeedError, Graph, Limits, interpret, print_graph
 from ...ir.graph import Node, Value
 from ...ir.interpret import bind_feeds
 from ...ir.ops.structure import Constant
-from ..base import KernelTime
+from ..base import KernelTime, pick_form
 
 
 class ReferenceProgram:
@@ -27,9 +28,24 @@ class ReferenceProgram:
         """Bytes of the constants; everything else is made and dropped during a call."""
         return sum(n.op.value.nbytes for n in self.graph.nx if isinstance(n.op, Constant))
 
+    @property
+    def fallbacks(self) -> list[str]:
+        """None: the reference is what is meant to run."""
+        return []
+
+    @property
+    def facts(self) -> Mapping[str, int]:
+        return {}
+
     def __call__(self, *arrays: Any, **named: Any) -> dict[str, Array]:
         feeds = bind_feeds(self.graph, arrays, named)
         return interpret(self.graph, feeds, limits=self.limits)
+
+    def run(
+        self, arrays: Sequence[Array], out: Sequence[Array | None] | None = None
+    ) -> list[Array]:
+        """The outputs in order; `out` is not used."""
+        return list(self(*arrays).values())
 
     def profile(self, *arrays: Any, repeat: int = 1, **named: Any) -> list[KernelTime]:
         """One kernel a node: its op's name. Raises FeedError."""
@@ -54,12 +70,17 @@ class ReferenceProgram:
             if n in taken and n.op.pure and not isinstance(n.op, Constant)
         ]
 
-    def source(self) -> str:
-        return print_graph(self.graph, resources="none")
+    def source(self, form: str = "source") -> str:
+        """The graph's text."""
+        forms = {"source": lambda: print_graph(self.graph, resources="none")}
+        return pick_form(forms, form, self.target)
 
 
-def compile(graph: Graph, *, limits: Limits = DEFAULT_LIMITS) -> ReferenceProgram:
-    """Run `graph` as it stands when called: nothing is copied or compiled."""
+def compile(
+    graph: Graph, *, threads: int | None = None, limits: Limits = DEFAULT_LIMITS
+) -> ReferenceProgram:
+    """Run `graph` as it stands when called: nothing is copied or compiled. One thread runs it,
+    beside those of NumPy's own libraries, whatever `threads` allows."""
     return ReferenceProgram(graph, limits)
 
 

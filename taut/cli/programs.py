@@ -24,7 +24,6 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from taut.backends.base import Program
     from taut.ir import Graph
 
 MaybePipeline = Annotated[
@@ -37,13 +36,6 @@ def prepare(model: str, pipeline: str | None, seed: int, data: Any = None) -> Gr
 
     graph = common.load(model)
     return graph if pipeline is None else taut.optimize(graph, pipeline, data=data, seed=seed)
-
-
-def build(graph: Graph, target: str, threads: int | None, **options: Any) -> Program:
-    import taut
-
-    threads = None if target == "reference" else threads
-    return taut.compile(graph, target, threads=threads, **options)
 
 
 def one_call(graph: Graph, data: str | None, seed: int, dims: Any, batch: int | None) -> Any:
@@ -73,6 +65,9 @@ def compile(
     json: AsJson = False,
 ) -> None:
     """Compile a model (into the on-disk cache too) and say what came of it."""
+    import taut
+    from taut.backends.base import Tuned
+
     start = time.perf_counter()
     graph = prepare(model, pipeline, seed)
     loaded = time.perf_counter()
@@ -80,20 +75,18 @@ def compile(
         options: dict[str, Any] = {"tune": budget, "progress": advance} if tune else {}
         if tuning is not None and not tune:
             options["tuning"] = tuning
-        program = build(graph, target, threads, **options)
+        program = taut.compile(graph, target, threads, **options)
         arrays = one_call(graph, None, seed, dims, batch)
         program(*arrays)
     seconds = time.perf_counter() - loaded
-    if tune and tuning is not None:
-        getattr(program, "save_tuning")(tuning)  # noqa: B009 (only targets that tune have it)
+    if tune and tuning is not None and isinstance(program, Tuned):
+        program.save_tuning(tuning)
     rows = program.profile(*arrays)
-    origins = getattr(program, "origins", {})
+    made = program.facts
     facts = {
         "model": model, "target": str(program.target), "nodes": len(graph) - 1,
         "kernels": len(rows), "memory": program.memory, "load_seconds": loaded - start,
-        "compile_seconds": seconds, **origins,
-        "schedules": len(getattr(program, "schedules", {})),
-        "in_python": list(getattr(program, "fallbacks", [])),
+        "compile_seconds": seconds, **made, "in_python": program.fallbacks,
     }  # fmt: skip
     if json:
         common.show_json(facts)
@@ -103,12 +96,11 @@ def compile(
         f"{common.engineering(program.memory, 'B')} held, compiled and called once in "
         f"{seconds:.2f} s"
     ))  # fmt: skip
-    if origins:
-        common.show(f"machine code: {origins['compiled']} pieces compiled, "
-                    f"{origins['from_disk']} from the cache; "
-                    f"{facts['schedules']} layers have a measured schedule")  # fmt: skip
-    if facts["in_python"]:
-        listed = [(n, graph[n].op.name) for n in facts["in_python"] if graph.find(n)]
+    if made:
+        counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in made.items())
+        common.show(common.safe(f"machine code, measured schedules: {counts}"))
+    if program.fallbacks:
+        listed = [(n, graph[n].op.name) for n in program.fallbacks if graph.find(n)]
         common.show(common.table("no kernel, run in Python:", "node", "op", rows=listed))
 
 
@@ -134,11 +126,12 @@ def run(
     """Run a model on data; show or write its outputs, calls joined along the first axis."""
     import numpy as np
 
+    import taut
     from taut import data as files
 
     graph = prepare(model, pipeline, seed)
     items = common.need_data(common.feeds(graph, data, random, seed, dims, batch))
-    program = build(graph, target, threads)
+    program = taut.compile(graph, target, threads)
     made: list[dict[str, Any]] = []
     with common.progress("run", len(items)) as advance:
         for feeds in items:
@@ -195,6 +188,7 @@ def bench(
     json: AsJson = False,
 ) -> None:
     """Latency: the median of many calls after a warm-up, several models in turn."""
+    import taut
     from taut.measure import measure
 
     from .graphs import summary
@@ -207,7 +201,7 @@ def bench(
         arrays = one_call(graph, data, seed, dims, batch)
         sizes = {n.name: a.shape for n, a in zip(graph.inputs, arrays)}
         macs[name] = summary(graph, sizes)["macs"]
-        program = build(graph, target, threads)
+        program = taut.compile(graph, target, threads)
         calls[name] = lambda program=program, arrays=arrays: program(*arrays)
     with common.progress("bench", repeat) as advance:
         timings = measure(calls, repeat=repeat, warmup=warmup, budget=budget, progress=advance)
@@ -238,9 +232,11 @@ def profile(
     json: AsJson = False,
 ) -> None:
     """Time per kernel, with the nodes that each computes."""
+    import taut
+
     graph = prepare(model, pipeline, seed)
     arrays = one_call(graph, data, seed, dims, batch)
-    program = build(graph, target, threads)
+    program = taut.compile(graph, target, threads)
     program(*arrays)
     rows = program.profile(*arrays, repeat=repeat)
     if json:
@@ -277,16 +273,12 @@ def emit(
     seed: Seed = 0,
 ) -> None:
     """Print what was generated: the program's source, its LLVM IR or its assembly."""
-    from taut.ir import UnsupportedError
+    import taut
 
     graph = prepare(model, pipeline, seed)
-    program = build(graph, target, threads)
+    program = taut.compile(graph, target, threads)
     program(*one_call(graph, None, seed, dims, batch))
-    method = {"source": "source", "llvm": "llvm", "asm": "assembly"}[form.value]
-    make = getattr(program, method, None)
-    if make is None:
-        raise UnsupportedError(f"target {target!r} has no {form.value} to show")
-    text = make()
+    text = program.source(form.value)
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
 
 
@@ -312,7 +304,7 @@ def compare(
     items = common.need_data(common.feeds(first, data, random, seed, dims, batch))
     sides: list[Any] = [first, second]
     if target != "reference" or outputs:
-        sides = [build(g, target, None) for g in sides]
+        sides = [taut.compile(g, target) for g in sides]
     with common.progress("compare", len(items)) as advance:
         made = taut.compare(sides[0], sides[1], _counted(items, advance))
     print(made.to_json()) if json else common.show(made)

@@ -145,8 +145,7 @@ def _run(
 ) -> dict[str, Array]:
     from taut.backends.base import compile
 
-    options = {} if threads is None else {"threads": threads}
-    program = compile(work, "cpu", **options)
+    program = compile(work, threads=threads)
     made: dict[str, list[Array]] = {k: [] for k in work.output_names}
     size = 0
     for feeds in _feeds(work, data, batch_size):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from .recipe import (
     step_graph,
     with_arrays,
 )
+
+if TYPE_CHECKING:
+    from taut.backends.base import Program
 
 
 @dataclass
@@ -100,9 +103,8 @@ class Trainer:
         own = {RATE, STEP, *carried, *(f"{MASK}{k}" for k in self.masks),
                *(n.name for n in self._dropped)}  # fmt: skip
         self._feeder = Feeder(self.step_graph, own, self._classes())
-        self._options = {} if threads is None or target == "reference" else {"threads": threads}
-        self._target = target
-        self._programs: dict[int, Any] = {}
+        self._target, self._threads = target, threads
+        self._programs: dict[int, Program] = {}
 
     def _classes(self) -> int | None:
         """How many classes the labels may name."""
@@ -213,20 +215,18 @@ class Trainer:
         self, graph: Graph, feeds: Mapping[str, Array], spare: Mapping[str, Array]
     ) -> dict[str, Array]:
         program, arrays = self.program(graph), [feeds[n.name] for n in graph.inputs]
-        if self._target != "cpu":
-            return program(*arrays)
         out = [spare.get(k.removeprefix(NEXT)) if k.startswith(NEXT) else None
                for k in graph.output_names]  # fmt: skip
         return dict(zip(graph.output_names, program.run(arrays, out)))
 
-    def program(self, graph: Graph | None = None) -> Any:
+    def program(self, graph: Graph | None = None) -> Program:
         """The compiled program of `step_graph` (by default) or `evaluation_graph`."""
         from taut.backends.base import compile
 
         graph = graph if graph is not None else self.step_graph
         key = id(graph)
         if key not in self._programs:
-            self._programs[key] = compile(graph, self._target, **self._options)
+            self._programs[key] = compile(graph, self._target, threads=self._threads)
         return self._programs[key]
 
     def _add(self, made: Mapping[str, Array], feeds: Mapping[str, Array], totals: Totals) -> None:

@@ -25,7 +25,7 @@ from ....ir import (
 from ....ir.bodies import inlined
 from ....ir.interpret import bind_feeds
 from ... import shield
-from ...base import KernelTime
+from ...base import KernelTime, pick_form
 from ...schedule.layout import Constants
 from ..codegen import jit
 from ..codegen.isa import Isa, find
@@ -234,10 +234,10 @@ class Program:
         return sum(p.memory for p in list(self._plans.values()))
 
     @property
-    def origins(self) -> dict[str, int]:
-        """Pieces of machine code that this process has `compiled`, and loaded `from_disk`: for
-        all its programs together."""
-        return jit.origins()
+    def facts(self) -> Mapping[str, int]:
+        """Pieces of machine code that this process has `compiled`, and loaded `from_disk` (for all
+        its programs together); layers with measured `schedules`."""
+        return {**jit.origins(), "schedules": len(self.schedules)}
 
     def profile(self, *arrays: Any, repeat: int = 1, **named: Any) -> list[KernelTime]:
         """Seconds for each kernel in the order they run: the median over `repeat` calls.
@@ -251,12 +251,13 @@ class Program:
             for i, row in enumerate(rows[0])
         ]
 
-    def source(self) -> str:
-        """The generated source of the plan used last."""
-        return self._used().source()
+    def source(self, form: str = "source") -> str:
+        """What was generated for the plan used last: `source` (the program as Python), or its
+        kernels as `llvm` or `asm`. Raises UnsupportedError for another form."""
+        forms = {"source": self._used().source, "llvm": self._llvm, "asm": self._assembly}
+        return pick_form(forms, form, self.target)
 
-    def llvm(self) -> str:
-        """LLVM IR of the kernels, as Numba makes it."""
+    def _llvm(self) -> str:
         kernels, target = self._used().kernels(), jit.Target.native(self._isa)
 
         def text(kernel: jit.Kernel) -> str:
@@ -265,8 +266,7 @@ class Program:
 
         return "\n".join(shield.run(lambda: [text(kernel) for kernel in kernels]))
 
-    def assembly(self) -> str:
-        """Assembly of the kernels."""
+    def _assembly(self) -> str:
         kernels = self._used().kernels()
         return "\n".join(f"# {k.name}\n{jit.assembly(k, self._isa)}" for k in kernels)
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from taut.backends import base
 from taut.backends.base import Program, compile, targets
-from taut.ir import Builder, CompileError, FeedError, Graph
+from taut.ir import Builder, CompileError, FeedError, Graph, UnsupportedError
 
 
 def small() -> Graph:
@@ -40,7 +40,20 @@ def test_unknown_targets_and_options_are_refused():
     with pytest.raises(CompileError, match="no target"):
         compile(small(), "abacus")
     with pytest.raises(CompileError, match="no option"):
-        compile(small(), "reference", threads=2)
+        compile(small(), "reference", tune=2)
+
+
+def test_every_target_has_the_whole_protocol():
+    """What the command line, training and distillation ask of a program."""
+    x = np.ones((1, 3), np.float32)
+    for target in ("cpu", "reference"):
+        program = compile(small(), target, threads=1)
+        assert isinstance(program, Program)
+        assert np.array_equal(program.run([x])[0], next(iter(program(x).values())))
+        assert program.fallbacks == [] and all(v >= 0 for v in program.facts.values())
+        assert program.source() and str(program.target).startswith(target)
+        with pytest.raises(UnsupportedError, match="has no poem"):
+            program.source("poem")
 
 
 def test_a_backend_that_cannot_be_imported_is_an_error_not_a_traceback(monkeypatch):

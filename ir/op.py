@@ -26,8 +26,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from .dependence import Dependences
 from .errors import NotDifferentiableError, UnsupportedError, VerifyError
 from .numerics import Numerics
+from .relate import everything
+from .signature import Signature, check, derived, read_signature
 from .types import DType, Limits, Shape, TensorType
 
 if TYPE_CHECKING:
@@ -93,6 +96,10 @@ class Abstract:
         return typing.cast(tuple[int, ...], dims)
 
 
+Operands = Sequence[Abstract | None]
+Results = Sequence[TensorType]
+
+
 class Cost(NamedTuple):
     """Multiply-accumulates and bytes moved (operands read once, results written once)."""
 
@@ -126,7 +133,9 @@ class Op:
     attributes: ClassVar[tuple[Attribute, ...]] = ()
     results: ClassVar[tuple[str, ...]] = ("y",)
     axes: ClassVar[str] = ""
-    """Axis signature, e.g. `a[m,k] b[k,n] -> y[m,n]`: axes of one letter move together."""
+    """Axis signature, e.g. `a[m,k] b[k,n] -> y[m,n]` (`signature` has its grammar)."""
+    signature: ClassVar[Signature | None] = None
+    """`axes`, read when the op is registered."""
     renamed: ClassVar[tuple[tuple[str, str], ...]] = ()
     """(ONNX attribute name, field name) where they differ."""
     pure: ClassVar[bool] = True
@@ -162,6 +171,16 @@ class Op:
     def dims(self, *operands: Any) -> Shape | None:
         """Contents of an integer result as (symbolic) dimensions, where operands tell them."""
         return None
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        """How each result depends on each operand, axis by axis (`dependence` has the types). All
+        ranks are known. An operand that joins no relation has no influence by its values.
+
+        The default follows from the axis signature.
+        """
+        if self.signature is None:
+            return everything(operands, results, "the op does not say")
+        return derived(self.signature, self, operands, results)
 
     def cost(self, *operands: Abstract | None, results: tuple[TensorType, ...]) -> Cost:
         """Default: no multiply-accumulates. Called with static types only."""
@@ -242,6 +261,9 @@ def register(cls: T) -> T:
         raise ValueError(f"op {cls.name} is declared twice")
     cls.operands = tuple(_operands(cls))
     cls.attributes = tuple(_attributes(cls))
+    cls.signature = read_signature(cls.axes) if cls.axes else None
+    if cls.signature is not None:
+        check(cls.signature, cls)
     _REGISTRY[cls.name] = cls
     if cls.onnx is not None:
         _BY_ONNX[cls.onnx] = cls

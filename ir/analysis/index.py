@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from ..affine import ZERO, Affine
 
 Size = Any  # an int, a symbol, or any token that equals only itself
 
@@ -29,44 +30,19 @@ class Refine(Exception):
         self.axis, self.by, self.at = axis, by, at
 
 
-@dataclass(frozen=True, slots=True)
-class Affine:
-    """start + the sum of step * axis over `terms`, which are (axis, step) in order of axes."""
-
-    start: int = 0
-    terms: tuple[tuple[int, int], ...] = ()
-
-    def scaled(self, by: int, plus: int = 0) -> Affine:
-        return Affine(self.start * by + plus, tuple((a, s * by) for a, s in self.terms))
-
-    def __add__(self, other: Affine) -> Affine:
-        steps = dict(self.terms)
-        for a, s in other.terms:
-            steps[a] = steps.get(a, 0) + s
-        return Affine(self.start + other.start, tuple(sorted(steps.items())))
-
-    @property
-    def axes(self) -> frozenset[int]:
-        return frozenset(a for a, _ in self.terms)
-
-    def bounds(self, size: Callable[[int], Size]) -> tuple[int, int]:
-        """The least and the greatest value. Raises NotNest where a size is not a number."""
-        low = high = self.start
-        for a, s in self.terms:
-            n = size(a)
-            if not isinstance(n, int):
-                raise NotNest("a size is not known")
-            reach = s * max(n - 1, 0)
-            low, high = low + min(reach, 0), high + max(reach, 0)
-        return low, high
-
-
-ZERO = Affine()
 Index = tuple[Affine, ...]
 
 
-def axis(k: int) -> Affine:
-    return Affine(0, ((k, 1),))
+def bounds(f: Affine, size: Callable[[int], Size]) -> tuple[int, int]:
+    """The least and the greatest value. Raises NotNest where a size is not a number."""
+    low = high = f.start
+    for a, s in f.terms:
+        n = size(a)
+        if not isinstance(n, int):
+            raise NotNest("a size is not known")
+        reach = s * max(n - 1, 0)
+        low, high = low + min(reach, 0), high + max(reach, 0)
+    return low, high
 
 
 def broadcasted(index: Index, shape: Sequence[Size], to: Sequence[Size]) -> Index:
@@ -139,7 +115,7 @@ def _apart(line: Affine, sizes: list[int], size: Callable[[int], Size]) -> list[
             low[a] = s
         start, rest = divmod(line.start, b)
         digit = Affine(rest, tuple(sorted(low.items())))
-        if digit.bounds(size)[1] >= b:
+        if bounds(digit, size)[1] >= b:
             raise NotNest("a reshape that is no affine view")
         out.append(digit)
         line = Affine(start, tuple(sorted(high.items())))

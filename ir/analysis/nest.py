@@ -17,11 +17,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..affine import ZERO, Affine, axis
 from ..graph import Graph, Node, Value
 from ..op import Op
 from ..ops.structure import Constant, Input
 from ..types import DType
-from .index import ZERO, Affine, Index, NotNest, Refine, Size, axis
+from .index import Index, NotNest, Refine, Size
 
 MAX_NODES = 64  # of a group: tracing recurses along its chains
 MAX_PIECES = 8

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from ..affine import ZERO, Affine
 from ..graph import Node, Value
 from ..op import all_ops
 from ..ops.elementwise import Add, Div, Max, Min, Mul, Sub
 from ..ops.unary import Abs, Exp, Log, Reciprocal, Sqrt
 from ..types import DType
-from .index import ZERO, Affine, Index, NotNest, Refine, broadcasted, reshaped
+from .index import Index, NotNest, Refine, bounds, broadcasted, reshaped
 from .nest import RULES, Expr, Tracer, rule
 from .pointwise import operand_kinds
 
@@ -209,7 +210,7 @@ def _concat(t: Tracer, node: Node, index: Index, result: int) -> Expr:
     """The part that the index lies in; where it lies in two, the axis is to be cut between them."""
     op: Any = node.op
     k, start, n = op.axis % len(index), 0, 0
-    low, high = index[k].bounds(t.size)
+    low, high = bounds(index[k], t.size)
     for v in t.operands(node):
         assert v is not None
         n = t.shape(v)[k]

@@ -1,23 +1,26 @@
-"""Which ops work on each element by itself, read from their axis signatures."""
+"""Which ops work on each element by itself, by their axis signatures."""
 
 from __future__ import annotations
 
-import re
 from functools import cache
 
 from ..op import Op
 
-_TERM = re.compile(r"\w+\[([^\]]*)\]")
+
+def is_pointwise(cls: type[Op]) -> bool:
+    """Whether each element of a result is a function of one element of each operand, of which the
+    op has a fixed number."""
+    return (
+        cls.signature is not None
+        and cls.signature.pointwise
+        and not any(o.variadic for o in cls.operands)
+    )
 
 
 @cache
 def operand_kinds(cls: type[Op]) -> tuple[str, ...] | None:
-    """For an element-wise op with one result, "full" or "scalar" for each operand; else None."""
-    left, arrow, right = cls.axes.partition("->")
-    if not arrow or _TERM.findall(right) != ["..."]:
-        return None
-    kinds = {"...": "full", "": "scalar"}
-    found = tuple(kinds.get(t, "other") for t in _TERM.findall(left))
-    whole = "other" not in found and "full" in found and cls.pure
+    """For an element-wise op, "full" or "scalar" for each operand; else None."""
     by_axis = any(a.name == "axis" for a in cls.attributes)
-    return found if whole and not by_axis else None
+    if cls.signature is None or not is_pointwise(cls) or by_axis or not cls.pure:
+        return None
+    return tuple("full" if t.is_full else "scalar" for t in cls.signature.operands)

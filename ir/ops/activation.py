@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..dependence import Dependences
 from ..errors import VerifyError
 from ..numerics import ARITHMETIC, CANCELS, CHOICE, EXTREMES, FUNCTION, NORMALIZATION, ROUNDING
-from ..op import Abstract, Array, Inferred, Op, register
+from ..op import Abstract, Array, Inferred, Op, Operands, Results, register
+from ..relate import along
 from ..types import DType, TensorType, broadcast
 from .adjoint import ints, scaled, sum_to, where
 from .common import (
@@ -396,6 +398,9 @@ class AlongAxis(Op):
         if x.shape is not None:
             check_axis(self.axis, len(x.shape))
         return x.type
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        return along(operands, results, [self.axis % results[0].rank])
 
 
 def log_softmax(x: Array, axis: int) -> Array:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from ..dependence import ANY, Dependences, Table
 from ..errors import FeedError, VerifyError
 from ..numerics import SUMS
-from ..op import Abstract, Array, Cost, Inferred, Op, memory_bytes, register
+from ..op import Abstract, Array, Cost, Inferred, Op, Operands, Results, memory_bytes, register
+from ..relate import Space, everything, is_given, shape_at
 from ..types import Dim, DType, Shape, TensorType, unify
+from .attention_relations import AttentionRelations, Sizes
 from .common import check_float, check_integer, check_rank, check_same, differs, in_wide
 
 if TYPE_CHECKING:
@@ -163,6 +166,22 @@ class Attention(Op):
         return length
 
     # ---- reference -----------------------------------------------------------------------------
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        q, k, v = (shape_at(operands, o) for o in range(3))
+        b, h, length, d = self._heads(q, self.q_num_heads, "q")
+        _, g, s, _ = self._heads(k, self.kv_num_heads, "k")
+        e = self._heads(v, self.kv_num_heads, "v")[3]
+        past = self._past_length(operands)
+        if not all(isinstance(n, int) for n in (h, g, d, e, past)):
+            return everything(operands, results, "the sizes of heads or of the past are not known")
+        sizes = Sizes(b, cast(int, h), cast(int, g), length, s, cast(int, d), cast(int, e),
+                      cast(int, past))  # fmt: skip
+        mode = self.qk_matmul_output_mode
+        return AttentionRelations(operands, results, sizes, mode).relations()
+
+    def _past_length(self, operands: Operands) -> Dim:
+        return shape_at(operands, 4)[2] if is_given(operands, 4) else 0
 
     def reference(
         self,
@@ -371,6 +390,49 @@ class RotaryEmbedding(Op):
         if width % self.num_heads:
             raise VerifyError(f"{width} elements are not {self.num_heads} heads")
         return width // self.num_heads
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        s, shape = Space(operands, results), shape_at(operands, 0)
+        size = self._head_size(Abstract(TensorType(DType.f32, shape)))
+        if not isinstance(size, int):
+            return everything(operands, results, "the size of a head is not known")
+        b, d = s.loop("b", shape[0]), s.loop("d", size)
+        if len(shape) == 4:
+            at, place = s.loop("l", shape[2]), d
+            own = (b, s.loop("h", shape[1]), at, d)
+        else:
+            at, place = s.loop("l", shape[1]), s.loop("h", self.num_heads).scaled(size) + d
+            own = (b, at, place)
+        pair, partner = self._pairs(size)
+        heads = shape[2] if len(shape) == 3 else size
+        assert isinstance(heads, int)
+        others = tuple(i - i % size + partner[i % size] if partner[i % size] >= 0 else -1
+                       for i in range(heads))  # fmt: skip
+        s.relate(0, 0, own, own)
+        s.relate(0, 0, (*own[:-1], Table(others, place)), own)
+        angle = Table(pair, d)
+        for o in (1, 2):
+            if is_given(operands, 3):
+                s.relate(o, 0, (s.loop("position", shape_at(operands, o)[0], ANY), angle), own,
+                         "the positions are computed")  # fmt: skip
+            else:
+                s.relate(o, 0, (b, at, angle), own)
+        if is_given(operands, 3):
+            s.relate(3, 0, (b, at), own)
+        return s.made()
+
+    def _pairs(self, size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """For each element of a head its pair, and the other element of it; -1 for the rest."""
+        turned = self.rotary_embedding_dim or size
+        rest = (-1,) * (size - turned)
+        if self.interleaved:
+            pair = tuple(i // 2 for i in range(turned))
+            partner = tuple(i ^ 1 for i in range(turned))
+        else:
+            half = turned // 2
+            pair = tuple(i % half for i in range(turned))
+            partner = tuple((i + half) % turned for i in range(turned))
+        return pair + rest, partner + rest
 
     def reference(
         self, x: Array, cos_cache: Array, sin_cache: Array, position_ids: Array | None = None

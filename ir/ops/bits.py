@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..dependence import Dependences
 from ..errors import VerifyError
 from ..numerics import LOGIC, MOVES
-from ..op import Abstract, Array, Inferred, Op, register
+from ..op import Abstract, Array, Inferred, Op, Operands, Results, register
+from ..relate import pointwise
 from ..types import DType
 from .common import check_choice, check_integer
 from .elementwise import Binary
@@ -104,6 +106,9 @@ class BitCast(Op):
         if x.dtype.bits != self.to.bits:
             raise VerifyError(f"{x.dtype.value} and {self.to.value} differ in width")
         return x.type.with_dtype(self.to)
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        return pointwise(operands, results)
 
     def reference(self, x: Array) -> Array:
         if self.to is DType.bool:

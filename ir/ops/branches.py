@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..dependence import Dependence, Dependences
 from ..errors import FeedError, TautError, VerifyError
-from ..op import Abstract, Array, Cost, Inferred, memory_bytes, register
+from ..op import Abstract, Array, Cost, Inferred, Operands, Results, memory_bytes, register
+from ..relate import Space
 from ..types import DType, Limits, TensorType
 from .common import check_scalar
 from .control import Call, ControlFlow, Places, body_macs, join, present
@@ -45,6 +47,18 @@ class If(ControlFlow):
             raise VerifyError(f"one branch has {len(branches[0])} outputs, the other "
                               f"{len(branches[1])}")  # fmt: skip
         return tuple(_either(k, *made) for k, made in enumerate(zip(*branches)))
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        from ..analysis.dependence import body_dependence
+
+        s = Space(operands, results)
+        for r in range(len(results)):
+            s.everything(0, r, "it chooses the branch")
+        found: list[Dependence] = list(s.made())
+        for body in self.bodies.values():
+            made = body_dependence(body, present(operands[1:]), results)
+            found += [replace(d, operand=d.operand + 1) for d in made]
+        return tuple(dict.fromkeys(found))
 
     def execute(self, operands: Sequence[Array | None], call: Call, limits: Limits) -> Any:
         cond, *captures = present(operands)

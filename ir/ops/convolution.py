@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,6 +12,7 @@ import numpy as np
 from ..errors import NotDifferentiableError, VerifyError
 from ..numerics import SUMS
 from ..op import Abstract, Array, Cost, Inferred, memory_bytes, register
+from ..signature import Tap
 from ..types import Dim, Shape, TensorType
 from .adjoint import ints, known_shape, rank_of, shaped
 from .common import check_float, check_same, check_vector, differs, in_wide
@@ -125,7 +127,7 @@ class Conv(Convolution):
     (cross-correlation; p and k stand for all spatial axes; c runs over o's group)
     """
 
-    axes = "x[n,i,...] weight[o,i/group,...] bias[o] -> y[n,o,...]"
+    axes = "x[n,group*i,...@k] weight[group*o,i,k...] bias[group*o] -> y[n,group*o,...]"
 
     def infer(self, x: Abstract, weight: Abstract, bias: Abstract | None = None) -> Inferred:
         check_float(x)
@@ -169,7 +171,7 @@ class ConvTranspose(Windowed):
     """
 
     numerics = SUMS.but(spreads=("weight",))
-    axes = "x[n,i,...] weight[i,o/group,...] bias[o] -> y[n,o,...]"
+    axes = "x[n,group*i,p...] weight[group*i,o,k...] bias[group*o] -> y[n,group*o,p...@k]"
     group: int = 1
     kernel_shape: tuple[int, ...] = ()
     output_padding: tuple[int, ...] = ()
@@ -229,6 +231,17 @@ class ConvTranspose(Windowed):
             else:
                 out.append(None)
         return tuple(out)
+
+    def taps(
+        self, sizes: Sequence[Dim], places: Sequence[Dim], kernel: Sequence[Dim]
+    ) -> list[Tap | None]:
+        """As those of a window over the result, whose places are the input's elements."""
+        known = all(isinstance(n, int) for n in (*places, *kernel))
+        if not known and (self.output_shape or self.auto_pad.startswith("SAME")):
+            return [None] * len(sizes)
+        w = self.transposed_window(*(tuple(n if isinstance(n, int) else 1 for n in dims)
+                                     for dims in (places, kernel)))  # fmt: skip
+        return [Tap(*tap) for tap in zip(w.strides, w.dilations, w.begin)]
 
     def transposed_window(self, sizes: tuple[int, ...], kernel: tuple[int, ...]) -> Window:
         """The window in numbers. Pads are never negative: where the result is larger than stride
@@ -313,7 +326,7 @@ class ConvWeightGradient(Convolution):
     """
 
     onnx = None
-    axes = "x[n,i,...] dy[n,o,...] -> dw[o,i/group,...]"
+    axes = "x[n,group*i,p...@k] dy[n,group*o,p...] -> dw[group*o,i,k...]"
     results = ("dw",)
 
     def infer(self, x: Abstract, dy: Abstract) -> Inferred:

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..dependence import Dependences
 from ..errors import VerifyError
 from ..numerics import QUANTIZATION, SUMS
-from ..op import Abstract, Array, Cost, Inferred, Op, register
+from ..op import Abstract, Array, Cost, Inferred, Op, Operands, Results, register
 from ..types import DType, TensorType, broadcast
 from .common import check_residual, check_vector, differs
-from .epilogue import activate, activation_op
+from .epilogue import activate, activation_op, ended
 from .integer import check_matrix_zero_point, check_narrow, matrix_shifted, wrap32
-from .linear import matmul_cost, matmul_shape
+from .linear import matmul_cost, matmul_shape, product_dependence
 from .quantization import check_scale, saturated
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class QuantizeRows(Op):
     )
     straight_through = True
     onnx = None
-    axes = "x[...,k] -> y[...,k]"
+    axes = "x[...,k!] -> y[...,k] y_scale[...,1] y_zero_point[...,1]"
     results = ("y", "y_scale", "y_zero_point")
     symmetric: bool = True
 
@@ -98,7 +99,10 @@ class ScaledMatMul(Op):
     numerics = SUMS
     not_differentiable = "its operands are integers: differentiate before lowering"
     onnx = None
-    axes = "a[...,m,k] b[...,k,n] bias[n] residual[...,m,n] -> y[...,m,n]"
+    axes = (
+        "a[...,m,k] b[...,k,n] a_scale[m?] b_scale[n?] a_zero_point[m?] b_zero_point[n?] bias[n]"
+        " residual[...,m?,n?] -> y[...,m,n]"
+    )
     activation: str = ""
     params: tuple[float, ...] = ()
 
@@ -129,6 +133,10 @@ class ScaledMatMul(Op):
         check_vector(bias, None if b.shape is None else b.shape[-1], "the bias")
         check_residual(residual, made)
         return made
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        found = product_dependence(self, operands, results, (0, 1), (2, 4), (3, 5))
+        return ended(self.activation, found)
 
     def reference(
         self,

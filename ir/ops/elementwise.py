@@ -229,6 +229,7 @@ class Variadic(Op):
     """One or more tensors of one element type."""
 
     numerics = EXTREMES
+    axes = "xs[...] -> y[...]"
     ufunc: ClassVar[Ufunc]
 
     def infer(self, *xs: Abstract) -> Inferred:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..dependence import Dependences
 from ..errors import UnsupportedError, VerifyError
 from ..op import Array, Op, op_class
+from ..relate import rejoined
 from .activation import Gelu
 
 if TYPE_CHECKING:
@@ -39,7 +41,8 @@ def activation_op(name: str, params: tuple[float, ...]) -> Op | None:
     except UnsupportedError as error:
         raise VerifyError(f"activation {name!a} is no op") from error
     names = [a.name for a in cls.attributes if a.kind == "float"]
-    one_float = [o.name for o in cls.operands] == ["x"] and "x[...]" in cls.axes
+    unary = [o.name for o in cls.operands] == ["x"]
+    one_float = unary and cls.signature is not None and cls.signature.operands[0].is_full
     others = len(cls.attributes) > len(names) and cls is not Gelu
     if not one_float or others or len(params) > len(names):
         raise VerifyError(f"activation {name!a} does not take {params}")
@@ -62,3 +65,8 @@ def activated(b: Builder, y: Value, name: str, params: tuple[float, ...]) -> Val
         return b.clip(y, *(b.number(v, y) for v in params))
     op = activation_op(name, params)
     return y if op is None else b.add_op(op, y)
+
+
+def ended(activation: str, found: Dependences) -> Dependences:
+    """The dependence of an op whose sums go through an activation: partial ones cannot."""
+    return rejoined(found, "activated sum") if activation else found

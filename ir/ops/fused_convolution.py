@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from ..dependence import Dependences
 from ..errors import VerifyError
-from ..op import Abstract, Array, Inferred, Op, register
+from ..op import Abstract, Array, Inferred, Op, Operands, Results, register
 from ..types import TensorType
 from .adjoint import ints, rank_of
 from .common import check_residual, check_same, check_vector, in_wide
 from .convolution import Conv, ConvTranspose, along_channels
-from .epilogue import activate, activated, activation_op
+from .epilogue import activate, activated, activation_op, ended
 
 if TYPE_CHECKING:
     from ..build import Builder
@@ -44,6 +45,9 @@ class Ending:
         made = self.plain.infer(self, x, weight, bias)
         self.check_ending(made, x, residual, slope)
         return made
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        return ended(self.activation, self.plain.dependence(self, operands, results))
 
     def reference(
         self, x: Array, weight: Array, bias: Array | None = None, residual: Array | None = None,
@@ -118,7 +122,10 @@ class FusedConv(Ending, Conv):
     """
 
     onnx = None
-    axes = "x[n,i,...] weight[o,i/group,...] bias[o] residual[n,o,...] slope[o] -> y[n,o,...]"
+    axes = (
+        "x[n,group*i,...@k] weight[group*o,i,k...] bias[group*o] residual[n?,group*o?,...]"
+        " slope[group*o] -> y[n,group*o,...]"
+    )
     plain = Conv
 
 
@@ -128,5 +135,8 @@ class FusedConvTranspose(Ending, ConvTranspose):
     """As FusedConv, for conv_transpose"""
 
     onnx = None
-    axes = "x[n,i,...] weight[i,o/group,...] bias[o] residual[n,o,...] slope[o] -> y[n,o,...]"
+    axes = (
+        "x[n,group*i,p...] weight[group*i,o,k...] bias[group*o] residual[n?,group*o?,...]"
+        " slope[group*o] -> y[n,group*o,p...@k]"
+    )
     plain = ConvTranspose

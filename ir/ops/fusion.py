@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..dependence import Dependences
 from ..numerics import STRUCTURE
-from ..op import Abstract, Array, Cost, Inferred, Op, memory_bytes, register
+from ..op import Abstract, Array, Cost, Inferred, Op, Operands, Results, memory_bytes, register
 from ..types import DEFAULT_LIMITS, Limits, TensorType
 
 if TYPE_CHECKING:
@@ -32,6 +33,11 @@ class Fusion(Op):
         from ..bodies import infer_body
 
         return infer_body(self.body, operands)
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        from ..analysis.dependence import body_dependence
+
+        return body_dependence(self.body, operands, results)
 
     def evaluate(self, operands: Sequence[Array | None], limits: Limits) -> Any:
         from ..bodies import run_body

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..affine import ZERO, Affine
+from ..dependence import ANY, Dependences, Place, Table
 from ..errors import FeedError, NotDifferentiableError, VerifyError
 from ..numerics import MOVES
-from ..op import Abstract, Array, Inferred, Op, register
+from ..op import Abstract, Array, Inferred, Op, Operands, Results, register
+from ..relate import Space, everything, ints_at, is_given, shape_at
 from ..types import Dim, Shape, TensorType, unify
 from .adjoint import (
     ints,
@@ -80,6 +84,25 @@ class Slice(Op):
             out[axis] = _sliced(out[axis], a, b, s)
         return x.type.with_shape(out)
 
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        shape, starts = shape_at(operands, 0), ints_at(operands, 1)
+        count = shape_at(operands, 1)[0]
+        numbers = tuple(range(count)) if isinstance(count, int) else None
+        which = ints_at(operands, 3) if is_given(operands, 3) else numbers
+        steps = ints_at(operands, 4) if is_given(operands, 4) else (1,) * len(numbers or ())
+        if which is None:
+            return everything(operands, results, "the axes are computed")
+        s, which = Space(operands, results), check_axes(which, len(shape))
+        read: list[Place] = [*(own := s.loops(s.results[0]))]
+        for i, k in enumerate(which):
+            first = None if starts is None or steps is None else \
+                _first(starts[i], steps[i], shape[k])  # fmt: skip
+            read[k] = s.loop(f"all{k}", shape[k], ANY) if first is None or steps is None else \
+                own[k].scaled(steps[i], first)  # fmt: skip
+        s.relate(0, 0, read, own)
+        s.rest("it says the places")
+        return s.made()
+
     def reference(
         self,
         x: Array,
@@ -148,6 +171,14 @@ class Slice(Op):
         return [*before, *after]
 
 
+def _first(start: int, step: int, size: Dim) -> int | None:
+    """Where a slice begins; None where that depends on a size that is not known."""
+    if isinstance(size, int):
+        start = start + size if start < 0 else start
+        return min(max(start, 0), size if step > 0 else size - 1)
+    return None if start < 0 or step < 0 else start
+
+
 def _entries(x: Abstract, count: int) -> Shape:
     dims = x.as_dims()
     return unknown(count) if dims is None else dims
@@ -185,6 +216,33 @@ class Gather(Op):
             return TensorType(x.dtype, None)
         axis = check_axis(self.axis, len(x.shape))
         return TensorType(x.dtype, (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        s, shape = Space(operands, results), shape_at(operands, 0)
+        axis, count = self.axis % len(shape), len(shape_at(operands, 1))
+        own, n = s.loops(s.results[0]), shape[axis]
+        at, reason = self._place(s, own[axis : axis + count], operands[1], n), ""
+        if at is None:
+            at, reason = s.loop("all", n, ANY), "the indices are computed"
+        s.relate(0, 0, (*own[:axis], at, *own[axis + count :]), own, reason)
+        s.relate(1, 0, own[axis : axis + count], own)
+        return s.made()
+
+    def _place(
+        self, s: Space, own: Sequence[Affine], indices: Abstract | None, n: Dim
+    ) -> Place | None:
+        """What constant indices read, in even steps or by a table."""
+        known = None if indices is None else indices.value
+        if known is None or known.size > 1 << 20 or not isinstance(n, int):
+            return None
+        flat = [int(i) + n * (i < 0) for i in known.reshape(-1)]
+        step = flat[1] - flat[0] if len(flat) > 1 else 0
+        if known.ndim <= 1 and flat and all(b - a == step for a, b in pairwise(flat)):
+            return own[0].scaled(step, flat[0]) if known.ndim else Affine(flat[0])
+        line = ZERO
+        for size, place in zip(known.shape, own):
+            line = line.scaled(size) + place
+        return Table(tuple(flat), line)
 
     def reference(self, x: Array, indices: Array) -> Array:
         return np.take(x, _checked(indices, x.shape[self.axis]), axis=self.axis)
@@ -230,6 +288,15 @@ class GatherElements(Op):
         _check_ranks(x, indices, self.axis)
         return TensorType(x.dtype, indices.shape)
 
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        s, axis = Space(operands, results), self.axis % results[0].rank
+        own = s.loops(s.results[0])
+        whole = s.loop("all", shape_at(operands, 0)[axis], ANY)
+        s.relate(0, 0, [whole if k == axis else p for k, p in enumerate(own)], own,
+                 "the indices are computed")  # fmt: skip
+        s.relate(1, 0, own, own)
+        return s.made()
+
     def reference(self, x: Array, indices: Array) -> Array:
         axis = check_axis(self.axis, x.ndim)
         return x[_grid(indices.shape, axis, _checked(indices, x.shape[axis]))]
@@ -266,6 +333,17 @@ class GatherND(Op):
         b = self.batch_dims
         batch = [unify(n, m) for n, m in zip(x.shape[:b], indices.shape[:b])]
         return TensorType(x.dtype, (*batch, *indices.shape[b:-1], *x.shape[b + depth :]))
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        s, batch, shape = Space(operands, results), self.batch_dims, shape_at(operands, 0)
+        own, places, depth = s.loops(s.results[0]), shape_at(operands, 1), shape_at(operands, 1)[-1]
+        if not isinstance(depth, int):
+            return everything(operands, results, "how many axes an index has is not known")
+        whole = [s.loop(f"all{k}", n, ANY) for k, n in enumerate(shape[batch : batch + depth])]
+        rest = own[len(places) - 1 :]
+        s.relate(0, 0, (*own[:batch], *whole, *rest), own, "the indices are computed")
+        s.relate(1, 0, (*own[: len(places) - 1], s.loop("entry", depth, ANY)), own)
+        return s.made()
 
     def reference(self, x: Array, indices: Array) -> Array:
         b, depth = self.batch_dims, indices.shape[-1]
@@ -372,6 +450,18 @@ class ScatterElements(Op):
             raise VerifyError(f"{updates.type} does not fit the indices {indices.type}")
         return x.type
 
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        s, axis = Space(operands, results), self.axis % results[0].rank
+        own = s.loops(s.results[0])
+        s.relate(0, 0, own, own)
+        part = s.loops(shape_at(operands, 1), name="j")
+        read = [s.loop("all", n, ANY) if k == axis else part[k]
+                for k, n in enumerate(shape_at(operands, 1))]  # fmt: skip
+        written = [own[k] if k == axis else p for k, p in enumerate(part)]
+        for o in (1, 2):
+            s.relate(o, 0, read, written, "the indices are computed")
+        return s.made()
+
     def reference(self, x: Array, indices: Array, updates: Array) -> Array:
         axis = check_axis(self.axis, x.ndim)
         at = _grid(indices.shape, axis, _checked(indices, x.shape[axis]))
@@ -413,6 +503,18 @@ class ScatterND(Op):
             if not want.accepts(updates.type):
                 raise VerifyError(f"updates are {updates.type}, which should be {want}")
         return x.type
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        s, places = Space(operands, results), shape_at(operands, 1)
+        own, depth = s.loops(s.results[0]), places[-1]
+        s.relate(0, 0, own, own)
+        if not isinstance(depth, int):
+            s.rest("how many axes an index has is not known")
+            return s.made()
+        whole = s.loops(places, ANY, "all")
+        s.relate(1, 0, whole, own, "the indices are computed")
+        s.relate(2, 0, (*whole[:-1], *own[depth:]), own, "the indices are computed")
+        return s.made()
 
     def reference(self, x: Array, indices: Array, updates: Array) -> Array:
         at = tuple(_checked(indices[..., i], x.shape[i]) for i in range(indices.shape[-1]))

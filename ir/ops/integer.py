@@ -12,13 +12,16 @@ from typing import cast
 
 import numpy as np
 
+from ..affine import ZERO
+from ..dependence import Dependences
 from ..errors import FeedError, VerifyError
 from ..numerics import INTEGER, STRUCTURE
-from ..op import Abstract, Array, Cost, Inferred, Op, memory_bytes, register
+from ..op import Abstract, Array, Cost, Inferred, Op, Operands, Results, memory_bytes, register
+from ..relate import Space, shape_at
 from ..types import Dim, DType, Shape, TensorType, broadcast
 from .common import check_axis, check_choice, check_vector
 from .convolution import Convolution, along_channels, convolve
-from .linear import matmul_cost, matmul_shape
+from .linear import matmul_cost, matmul_shape, product_dependence
 from .pooling import pool
 from .windows import Windowed, spatial
 
@@ -89,7 +92,10 @@ class ConvInteger(Convolution):
     """
 
     numerics = INTEGER
-    axes = "x[n,i,...] w[o,i/group,...] x_zero_point[] w_zero_point[o] bias[o] -> y[n,o,...]"
+    axes = (
+        "x[n,group*i,...@k] w[group*o,i,k...] x_zero_point[] w_zero_point[group*o] bias[group*o]"
+        " -> y[n,group*o,...]"
+    )
 
     def infer(
         self,
@@ -132,7 +138,7 @@ class MatMulInteger(Op):
     """
 
     numerics = INTEGER
-    axes = "a[...,m,k] b[...,k,n] a_zero_point[m] b_zero_point[n] bias[n] -> y[...,m,n]"
+    axes = "a[...,m,k] b[...,k,n] a_zero_point[m?] b_zero_point[n?] bias[...,m?,n?] -> y[...,m,n]"
 
     def infer(
         self,
@@ -154,6 +160,9 @@ class MatMulInteger(Op):
             if joint is not None and not made.accepts(TensorType(DType.i32, joint)):
                 raise VerifyError(f"the bias {bias.type} does not broadcast to {made}")
         return made
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        return product_dependence(self, operands, results, (0, 1), (2,), (3,))
 
     def reference(
         self,
@@ -282,6 +291,18 @@ class Requantize(Op):
             largest = int(np.abs(m.value.astype(np.int64)).max())
         return max(zero - low, high - zero) * largest
 
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        s = Space(operands, results)
+        own = s.loops(s.results[0])
+        for o, x in enumerate(operands):
+            if o % 2 == 0:
+                s.broadcast(o, own)
+            elif x is not None and x.shape in ((), (1,)):
+                s.relate(o, 0, (ZERO,) * len(shape_at(operands, o)), own)
+            else:
+                s.relate(o, 0, (own[self.axis % len(own)],), own)
+        return s.made()
+
     def reference(self, *operands: Array) -> Array:
         xs, ms = operands[::2], operands[1::2]
         rank = max(x.ndim for x in xs)
@@ -333,7 +354,7 @@ class Lookup(Op):
 
     numerics = STRUCTURE.but(overflow="the first or last entry")
     onnx = None
-    axes = "x[...] table[t] -> y[...]"
+    axes = "x[...] table[t!] -> y[...]"
     low: int | None = None
     step: float = 0.0
     zero_point: int = 0
@@ -402,7 +423,7 @@ class SumPoolInteger(Windowed):
 
     numerics = INTEGER
     onnx = None
-    axes = "x[n,c,...] -> y[n,c,...]"
+    axes = "x[n,c,...@k] -> y[n,c,...]"
     kernel_shape: tuple[int, ...] = ()
     x_zero_point: int = 0
 

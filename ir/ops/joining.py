@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..affine import ZERO, Affine
+from ..dependence import ANY, Dependences, Place, Table
 from ..errors import FeedError, NotDifferentiableError, VerifyError
 from ..numerics import MOVES
-from ..op import Abstract, Array, Inferred, Op, register
+from ..op import Abstract, Array, Inferred, Op, Operands, Results, register
+from ..relate import Space, everything, ints_at, is_given, shape_at
 from ..types import Dim, Shape, TensorType, unify
 from .adjoint import ints, places, put, rank_of, shaped, size_of, zeros
 from .common import (
@@ -57,6 +60,20 @@ class Concat(Op):
             if len(rest) == 1:
                 out[axis] = rest[0]
         return TensorType(dtype, tuple(out))
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        s, axis, start = Space(operands, results), self.axis % results[0].rank, 0
+        own = s.loops(s.results[0])
+        for o in range(len(operands)):
+            n, read, written = shape_at(operands, o)[axis], list(own), list(own)
+            read[axis] = written[axis] = s.loop(f"part{o}", n)
+            if start is None:  # somewhere behind parts of unknown sizes
+                written[axis], read[axis] = own[axis], s.loop(f"all{o}", n, ANY)
+            else:
+                written[axis] = written[axis].scaled(1, start)
+            start = start + n if isinstance(start, int) and isinstance(n, int) else None
+            s.relate(o, 0, read, written)
+        return s.made()
 
     def reference(self, *xs: Array) -> Array:
         return np.concatenate(xs, axis=self.axis)
@@ -134,6 +151,22 @@ class Split(Op):
         sizes = [max(min(piece, size - i * piece), 0) for i in range(count)]
         return list(sizes)
 
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        s, axis, start = Space(operands, results), self.axis % results[0].rank, 0
+        shape = shape_at(operands, 0)
+        own = s.loops(shape)
+        for r, y in enumerate(s.results):
+            n, read, written = y[axis], list(own), list(own)
+            read[axis] = written[axis] = s.loop(f"part{r}", n)
+            if start is None:
+                read[axis] = s.loop(f"all{r}", shape[axis], ANY)
+            else:
+                read[axis] = read[axis].scaled(1, start)
+            start = start + n if isinstance(start, int) and isinstance(n, int) else None
+            s.relate(0, r, read, written)
+        s.rest("it says the sizes")
+        return s.made()
+
     def reference(self, x: Array, split: Array | None = None) -> Any:
         given = None if split is None else Abstract(TensorType.of(split), split)
         sizes = [int(d) for d in self.pieces(x.shape[self.axis], given)]  # type: ignore[arg-type]
@@ -193,6 +226,32 @@ class Pad(Op):
         if self.mode != "constant" and n + min(a, 0) + min(b, 0) == 0 and max(a, b) > 0:
             raise VerifyError(f"mode {self.mode} has nothing to repeat")
         return n + a + b
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        amounts, shape = ints_at(operands, 1), shape_at(operands, 0)
+        which = ints_at(operands, 3) if is_given(operands, 3) else tuple(range(len(shape)))
+        if amounts is None or which is None:
+            return everything(operands, results, "the pads are computed")
+        s, which = Space(operands, results), check_axes(which, len(shape))
+        sides = dict(zip(which, zip(amounts, amounts[len(which) :])))
+        own = s.loops(s.results[0])
+        read = [self._place(s, k, n, own[k], *sides.get(k, (0, 0))) for k, n in enumerate(shape)]
+        s.relate(0, 0, read, own)
+        if is_given(operands, 2):
+            s.relate(2, 0, (ZERO,) * len(shape_at(operands, 2)), own)
+        s.rest("it says how many")
+        return s.made()
+
+    def _place(self, s: Space, k: int, n: Dim, own: Affine, a: int, b: int) -> Place:
+        """What an axis is read at for index `own` of the result."""
+        if a == b == 0 or self.mode == "constant":
+            return own.scaled(1, -a)
+        if not isinstance(n, int):
+            return s.loop(f"all{k}", n, ANY)
+        first, kept = max(-a, 0), n + min(a, 0) + min(b, 0)
+        if not kept:
+            return own
+        return Table(tuple((first + self.sources(kept, max(a, 0), max(b, 0))).tolist()), own)
 
     def reference(
         self,

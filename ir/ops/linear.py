@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 import re
 import string
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..dependence import Dependences
 from ..errors import VerifyError
 from ..numerics import SUMS
-from ..op import Abstract, Array, Cost, Inferred, Op, memory_bytes, register
+from ..op import Abstract, Array, Cost, Inferred, Op, Operands, Results, memory_bytes, register
+from ..relate import is_given, shape_at
+from ..signature import derived, read_signature
 from ..types import Dim, Shape, TensorType, broadcast, unify
 from .adjoint import filled, ints, rank_of, scaled, shape_of, shaped, size_of, sum_to, swap_last
 from .common import (
@@ -25,7 +29,7 @@ from .common import (
     differs,
     in_wide,
 )
-from .epilogue import activate, activated, activation_op
+from .epilogue import activate, activated, activation_op, ended
 
 if TYPE_CHECKING:
     from ..build import Builder
@@ -67,6 +71,30 @@ def _rows(b: Builder, x: Value) -> Value:
     return b.reshape(x, b.concat(ints(b, -1), size_of(b, x, -1), axis=0))
 
 
+def product_dependence(
+    op: Op, operands: Operands, results: Results, places: tuple[int, int],
+    rows: Sequence[int] = (), columns: Sequence[int] = (),
+) -> Dependences:  # fmt: skip
+    """Of a product of operands at `places`, either of which may be a vector. Operands `rows` and
+    `columns` are scalars, vectors of rows or columns, or broadcast to a or b.
+    """
+    a, b = (len(shape_at(operands, k)) for k in places)
+    text = op.axes
+    for kept, turned in ((rows, "m?"), (columns, "n?")):
+        for k in kept:
+            if is_given(operands, k) and len(shape_at(operands, k)) > 1:
+                name = op.operands[k].name
+                text = re.sub(rf"\b{name}\[[^]]*\]", f"{name}[...,{WIDE[turned]}]", text)
+    if a == 1:
+        text = re.sub(r"\[m\?*\]", "[]", text).replace(",m", "").replace(",all", "")
+    if b == 1:
+        text = re.sub(r"\[n\?*\]", "[]", text).replace(",n", "")
+    return derived(read_signature(text), op, operands, results)
+
+
+WIDE = {"m?": "m?,k?", "n?": "k?,n?"}
+
+
 @register
 @dataclass(frozen=True)
 class MatMul(Op):
@@ -78,6 +106,9 @@ class MatMul(Op):
     def infer(self, a: Abstract, b: Abstract) -> Inferred:
         check_number(a)
         return TensorType(check_same(a, b), matmul_shape(a.shape, b.shape))
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        return product_dependence(self, operands, results, (0, 1))
 
     def reference(self, a: Array, b: Array) -> Array:
         return in_wide(np.matmul, a, b)
@@ -102,7 +133,7 @@ class Gemm(Op):
     """alpha * a' @ b' + beta * c, where transA and transB transpose; c broadcasts"""
 
     numerics = SUMS
-    axes = "a[m,k] b[k,n] c[n] -> y[m,n]"  # transA and transB swap an operand's axes
+    axes = "a[m,k]~transA b[k,n]~transB c[m?,n?] -> y[m,n]"
     alpha: float = 1.0
     beta: float = 1.0
     transA: bool = False
@@ -175,7 +206,7 @@ class FusedMatMul(Op):
 
     numerics = SUMS
     onnx = None
-    axes = "a[...,m,k] b[...,k,n] bias[n] residual[...,m,n] -> y[...,m,n]"
+    axes = "a[...,m,k]~transA b[...,k,n]~transB bias[n] residual[...,m?,n?] -> y[...,m,n]"
     alpha: float = 1.0
     transA: bool = False
     transB: bool = False
@@ -197,6 +228,9 @@ class FusedMatMul(Op):
         check_vector(bias, None if right is None else right[-1], "the bias")
         check_residual(residual, made)
         return made
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        return ended(self.activation, super().dependence(operands, results))
 
     def reference(
         self, a: Array, b: Array, bias: Array | None = None, residual: Array | None = None
@@ -305,6 +339,11 @@ class Einsum(Op):
                 shared = broadcast(shared, shape[len(head) : len(head) + free])
         return sizes, shared
 
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        inputs, right = self.terms()
+        text = " ".join(f"x{k}[{_listed(t)}]" for k, t in enumerate(inputs))
+        return derived(read_signature(f"{text} -> y[{_listed(right)}]"), self, operands, results)
+
     def reference(self, *xs: Array) -> Array:
         text = self.equation.replace(" ", "")
         return in_wide(lambda *vs: np.einsum(text, *vs, optimize=len(vs) > 1), *xs)
@@ -351,13 +390,19 @@ class Einsum(Op):
         return sum_to(b, b.einsum(*values, equation=f"{','.join(terms)}->{made}"), x)
 
 
+def _listed(term: str) -> str:
+    """The letters of a term as an axis signature has them; each may be of size 1."""
+    parts = re.findall(r"\.\.\.|[A-Za-z]", term)
+    return ",".join(p if p == "..." else f"{p}?" for p in parts)
+
+
 @register
 @dataclass(frozen=True)
 class Det(Op):
     """The determinants of square matrices over the last two axes"""
 
     numerics = SUMS
-    axes = "x[...,i,j] -> y[...]"
+    axes = "x[...,i!,j!] -> y[...]"
     not_differentiable = "it needs inverse matrices, for which there is no op"
 
     def infer(self, x: Abstract) -> Inferred:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from ..dependence import Dependences
 from ..errors import FeedError, VerifyError
-from ..op import Abstract, Array, Cost, Inferred, memory_bytes, register
+from ..op import Abstract, Array, Cost, Inferred, Operands, Results, memory_bytes, register
+from ..relate import everything
 from ..types import Dim, DType, Limits, TensorType, unify
 from .common import check_axis, check_scalar
 from .control import (
@@ -122,6 +124,9 @@ class Loop(ControlFlow):
         return value.node is self.body.inputs[1] or (
             value.array is not None and bool(value.array.all())
         )
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        return everything(operands, results, "values go from iteration to iteration")
 
     def execute(self, operands: Sequence[Array | None], call: Call, limits: Limits) -> Any:
         trip, cond, *values = (*operands, None, None)[: max(len(operands), 2)]
@@ -263,6 +268,9 @@ class Scan(ControlFlow):
                 shape = (*x.shape[:at], count, *x.shape[at:])
             made.append(x.type.with_shape(shape))
         return tuple(made)
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        return everything(operands, results, "values go from iteration to iteration")
 
     def execute(self, operands: Sequence[Array | None], call: Call, limits: Limits) -> Any:
         states, scanned, captures = self._split(present(operands))

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..dependence import Dependences
 from ..errors import FeedError, VerifyError
 from ..numerics import SUMS
-from ..op import Abstract, Array, Inferred, Op, register
+from ..op import Abstract, Array, Inferred, Op, Operands, Results, register
+from ..signature import derived, read_signature
 from ..types import Shape, TensorType
 from .activation import log_softmax
 from .adjoint import filled, in_type_of, ints, places, rank_of, shape_of, shaped
@@ -62,6 +64,13 @@ class ClassLoss(Op):
         ):
             raise VerifyError(f"labels are {labels.type}, which do not fit {x.type}")
         return want if self.reduction == "none" else ()
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        whole = "!" if self.reduction == "mean" else ""
+        ends = " -> y[n,...]" if self.reduction == "none" else " -> y[]"
+        text = f"x[n{whole},c!,...{whole}] labels[n{whole},...{whole}] weight[c!]{ends} p[n,c,...]"
+        found = derived(read_signature(text), self, operands, results)
+        return tuple(d for d in found if d.operand == 0 or d.result == 0)
 
     def loss(self, logs: Array, labels: Array, weight: Array | None) -> Array:
         """-log p of each label, weighted and reduced."""
@@ -120,8 +129,6 @@ class NegativeLogLikelihoodLoss(ClassLoss):
     is ignore_index count as nothing.
     """
 
-    axes = "x[n,c,...] labels[n,...] weight[c] -> y[...]"
-
     def infer(self, x: Abstract, labels: Abstract, weight: Abstract | None = None) -> Inferred:
         return TensorType(x.dtype, self.check_classes(x, labels, weight))
 
@@ -141,7 +148,6 @@ class SoftmaxCrossEntropyLoss(ClassLoss):
     log_softmax
     """
 
-    axes = "scores[n,c,...] labels[n,...] weights[c] -> y[...] log_prob[n,c,...]"
     results = ("y", "log_prob")
     outputs: int = 1
 

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from ..affine import ZERO
+from ..dependence import ANY, Dependences
 from ..errors import VerifyError
 from ..numerics import NORMALIZATION, SUMS
-from ..op import Abstract, Array, Inferred, Op, register
-from ..types import DType, TensorType, broadcast
+from ..op import Abstract, Array, Inferred, Op, Operands, Results, register
+from ..relate import Space, along, is_given, shape_at
+from ..signature import derived, read_signature
+from ..types import DType, Shape, TensorType, broadcast
 from .adjoint import in_type_of, ints, mean_factor, rank_of, scaled, shaped, size_of, sum_to
 from .common import check_axes, check_axis, check_float, check_same, check_vector, in_wide, wide
 from .convolution import along_channels
@@ -65,7 +69,7 @@ class BatchNormalization(Op):
     """
 
     numerics = SUMS
-    axes = "x[n,c,...] scale[c] bias[c] mean[c] var[c] -> y[n,c,...]"
+    axes = "x[n,c,...] scale[c] bias[c] mean[c] var[c] -> y[n,c,...] running_mean[c] running_var[c]"
     settings = ("mean", "var")
     results = ("y", "running_mean", "running_var")
     epsilon: float = 1e-5
@@ -82,6 +86,11 @@ class BatchNormalization(Op):
         if self.training_mode:
             return x.type, mean.type, var.type
         return x.type
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        own = self.axes.replace("x[n,c,...]", "x[n!,c,...!]")
+        text = own if self.training_mode else self.axes
+        return derived(read_signature(text), self, operands, results)
 
     def reference(self, x: Array, scale: Array, bias: Array, mean: Array, var: Array) -> Any:
         if not self.training_mode:
@@ -162,7 +171,7 @@ class InstanceNormalization(Op):
     """Each image's channel normalized over its spatial axes, times scale[c], plus bias[c]"""
 
     numerics = NORMALIZATION
-    axes = "x[n,c,...] scale[c] bias[c] -> y[n,c,...]"
+    axes = "x[n,c,...!] scale[c] bias[c] -> y[n,c,...]"
     epsilon: float = 1e-5
 
     def infer(self, x: Abstract, scale: Abstract, bias: Abstract) -> Inferred:
@@ -193,7 +202,7 @@ class GroupNormalization(Op):
     """
 
     numerics = NORMALIZATION
-    axes = "x[n,c,...] scale[c] bias[c] -> y[n,c,...]"
+    axes = "x[n,num_groups*c!,...!] scale[num_groups*c] bias[num_groups*c] -> y[n,num_groups*c,...]"
     num_groups: int
     epsilon: float = 1e-5
     stash_type: int = 1
@@ -254,6 +263,18 @@ class LayerNormalization(Op):
         made: tuple[TensorType, ...] = (x.type, stats, stats)
         return made[: self.outputs]
 
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        s, shape = Space(operands, results), shape_at(operands, 0)
+        own, whole = s.loops(shape), _tail(shape, self.axis)
+        read = [s.loop(f"all{k}", n, ANY) if k in whole else own[k] for k, n in enumerate(shape)]
+        s.relate(0, 0, read, own)
+        for o in (1, 2):
+            if is_given(operands, o):
+                s.broadcast(o, own)
+        for r in range(1, len(results)):
+            s.relate(0, r, read, [ZERO if k in whole else p for k, p in enumerate(own)])
+        return s.made()
+
     def reference(self, x: Array, scale: Array, bias: Array | None = None) -> Any:
         v = wide(x)
         axes = tuple(range(check_axis(self.axis, x.ndim), x.ndim))
@@ -297,6 +318,10 @@ class LayerNormalization(Op):
                      for v in (y, mean, inverse))[: self.outputs]  # fmt: skip
 
 
+def _tail(shape: Shape, axis: int) -> range:
+    return range(axis % len(shape), len(shape))
+
+
 def _fits_tail(vector: Abstract | None, x: Abstract, axis: int) -> None:
     """Scale and bias broadcast to the normalized part of x."""
     if vector is None or vector.shape is None or x.shape is None:
@@ -322,6 +347,14 @@ class RMSNormalization(Op):
         if x.shape is not None:
             _fits_tail(scale, x, check_axis(self.axis, len(x.shape)))
         return x.type.with_dtype(scale.dtype)
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        s, shape = Space(operands, results), shape_at(operands, 0)
+        own, whole = s.loops(shape), _tail(shape, self.axis)
+        s.relate(0, 0, [s.loop(f"all{k}", n, ANY) if k in whole else own[k]
+                        for k, n in enumerate(shape)], own)  # fmt: skip
+        s.broadcast(1, own)
+        return s.made()
 
     def reference(self, x: Array, scale: Array) -> Array:
         v = wide(x)
@@ -353,6 +386,9 @@ class LpNormalization(Op):
             check_axis(self.axis, len(x.shape))
         return x.type
 
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        return along(operands, results, [self.axis % results[0].rank])
+
     def reference(self, x: Array) -> Array:
         def run(v: Array) -> Array:
             norm = np.sum(np.abs(v) ** self.p, axis=self.axis, keepdims=True) ** (1 / self.p)
@@ -383,6 +419,9 @@ class MeanVarianceNormalization(Op):
             check_axes(self.over, len(x.shape))
         return x.type
 
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        return along(operands, results, check_axes(self.over, results[0].rank))
+
     def reference(self, x: Array) -> Array:
         def run(v: Array) -> Array:
             mean = np.mean(v, axis=self.over, keepdims=True)
@@ -405,7 +444,6 @@ class LRN(Op):
     """x / (bias + alpha / size * sum of x^2 over the `size` nearest channels)^beta"""
 
     numerics = SUMS
-    axes = "x[n,c,...] -> y[n,c,...]"
     size: int
     alpha: float = 1e-4
     beta: float = 0.75
@@ -417,6 +455,13 @@ class LRN(Op):
         if not 1 <= self.size <= 1 << 20:
             raise VerifyError(f"size is {self.size}, which should be positive")
         return x.type
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        s = Space(operands, results)
+        own, k = s.loops(s.results[0]), s.loop("k", self.size, ANY)
+        n, c, *rest = own
+        s.relate(0, 0, (n, c.scaled(1, -((self.size - 1) // 2)) + k, *rest), own)
+        return s.made()
 
     def reference(self, x: Array) -> Array:
         return in_wide(self._run, x)

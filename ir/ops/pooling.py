@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from ..dependence import ANY, Dependences
 from ..errors import VerifyError
 from ..numerics import EXTREMES, SUMS
-from ..op import Abstract, Array, Inferred, Op, register
+from ..op import Abstract, Array, Inferred, Op, Operands, Results, register
+from ..relate import rejoined
 from ..types import DType, TensorType
 from .adjoint import extreme_gradient, ints, mean_factor, rank_of, shape_of, shaped, spread, where
 from .common import check_float, check_integer, check_number, check_same, in_wide, unknown
@@ -28,7 +30,7 @@ class Pool(Windowed):
     """Attributes of every pooling."""
 
     numerics = SUMS
-    axes = "x[n,c,...] -> y[n,c,...]"
+    axes = "x[n,c,...@k] -> y[n,c,...]"
     kernel_shape: tuple[int, ...]
     ceil_mode: bool = False
 
@@ -90,6 +92,7 @@ class MaxPool(Pool):
     """
 
     numerics = EXTREMES.but(ties="the first, of places")
+    axes = "x[n,c,...@k:max] -> y[n,c,...] indices[n,c,...]"
     results = ("y", "indices")
     storage_order: int = 0
     outputs: int = 1
@@ -100,6 +103,10 @@ class MaxPool(Pool):
             raise VerifyError("outputs is 1 or 2, storage_order 0 or 1")
         made = self.pool_type(x)
         return made if self.outputs == 1 else (made, made.with_dtype(DType.i64))
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        found = super().dependence(operands, results)
+        return found if self.outputs == 1 else rejoined(found, ANY, "max")  # whole images are seen
 
     def reference(self, x: Array) -> Any:
         w, out = self.geometry(x)
@@ -141,6 +148,7 @@ class AveragePool(Pool):
     the padding (but never over what ceil_mode adds)
     """
 
+    axes = "x[n,c,...@k:mean] -> y[n,c,...]"
     count_include_pad: bool = False
 
     def infer(self, x: Abstract) -> Inferred:
@@ -174,6 +182,7 @@ class AveragePool(Pool):
 class LpPool(Pool):
     """(sum of |x|^p over each window)^(1/p)"""
 
+    axes = "x[n,c,...@k!] -> y[n,c,...]"
     p: int = 2
 
     def infer(self, x: Abstract) -> Inferred:
@@ -221,7 +230,7 @@ class MaxPoolGradient(Pool):
     """
 
     onnx = None
-    axes = "x[n,c,...] dy[n,c,...] -> dx[n,c,...]"
+    axes = "x[n,c,p...@j!] dy[n,c,p...] -> dx[n,c,p...@k]"
     results = ("dx",)
 
     def infer(self, x: Abstract, dy: Abstract) -> Inferred:
@@ -256,7 +265,7 @@ class AveragePoolGradient(Pool):
     """
 
     onnx = None
-    axes = "dy[n,c,...] -> dx[n,c,...]"
+    axes = "dy[n,c,p...] shape[!] -> dx[n,c,p...@k]"
     results = ("dx",)
     count_include_pad: bool = False
     total: bool = False
@@ -303,7 +312,7 @@ class GlobalPool(Op):
     """One window over all spatial axes."""
 
     numerics = SUMS
-    axes = "x[n,c,...] -> y[n,c,...]"
+    axes = "x[n,c,k...:mean] -> y[n,c,1...]"
 
     def infer(self, x: Abstract) -> Inferred:
         check_float(x)
@@ -336,6 +345,7 @@ class GlobalMaxPool(GlobalPool):
     """The largest element over all spatial axes, which become 1"""
 
     numerics = EXTREMES
+    axes = "x[n,c,k...:max] -> y[n,c,1...]"
 
     def reference(self, x: Array) -> Array:
         return in_wide(lambda v: np.max(v, axis=_over(v), keepdims=True, initial=-np.inf), x)
@@ -351,6 +361,7 @@ class GlobalMaxPool(GlobalPool):
 class GlobalLpPool(GlobalPool):
     """(sum of |x|^p over all spatial axes)^(1/p)"""
 
+    axes = "x[n,c,k...!] -> y[n,c,1...]"
     p: int = 2
 
     def infer(self, x: Abstract) -> Inferred:

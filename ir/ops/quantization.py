@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from ..affine import ZERO, Affine
+from ..dependence import Dependences
 from ..errors import FeedError, VerifyError
 from ..numerics import QUANTIZATION, STRUCTURE
-from ..op import Abstract, Array, Cost, Inferred, Op, register
-from ..types import DType, TensorType
+from ..op import Abstract, Array, Cost, Inferred, Op, Operands, Results, register
+from ..relate import Space, everything, is_given, shape_at
+from ..types import DType, Shape, TensorType
 from .adjoint import in_type_of, ints, known_shape, places, put, rank_of, shaped, where
 from .common import check_axis, check_float, check_scalar, check_vector, differs, wide
 from .convolution import Convolution, along_channels, convolve
@@ -26,7 +29,7 @@ from .integer import (
     shifted,
     wrap32,
 )
-from .linear import matmul_cost, matmul_shape
+from .linear import matmul_cost, matmul_shape, product_dependence
 
 if TYPE_CHECKING:
     from ..build import Builder
@@ -93,6 +96,33 @@ class Quantization(Op):
             if differs(want if i != axis or isinstance(n, int) else None, m):
                 raise VerifyError(f"the scale {scale.type} does not fit blocks of "
                                   f"{self.block_size} along axis {axis} of {x.type}")  # fmt: skip
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        s, shape = Space(operands, results), shape_at(operands, 0)
+        own = s.loops(shape)
+        for o in (1, 2):
+            if is_given(operands, o):
+                own = self._related(s, o, shape_at(operands, o), own)
+        s.relate(0, 0, own, own)
+        return s.made()
+
+    def _related(self, s: Space, o: int, given: Shape, own: list[Affine]) -> list[Affine]:
+        """Relates scales or zero points; returns the loops of x, those of blocks cut in two."""
+        if given in ((), (1,)):
+            s.relate(o, 0, (ZERO,) * len(given), own)
+            return own
+        axis = self.axis % len(own)
+        if not self.block_size:
+            s.relate(o, 0, (own[axis],), own)
+            return own
+        if len(own[axis].terms) < 2:
+            block = s.loop("block", given[axis])
+            place = block.scaled(self.block_size) + s.loop("inside", self.block_size)
+            own = [*own[:axis], place, *own[axis + 1 :]]
+        blocks = dict(own[axis].terms)
+        block = Affine(0, tuple((k, 1) for k, step in blocks.items() if step == self.block_size))
+        s.relate(o, 0, (*own[:axis], block, *own[axis + 1 :]), own)
+        return own
 
     def spread(self, v: Array, shape: tuple[int, ...]) -> Array:
         """Scales or zero points as they broadcast to x's shape."""
@@ -263,6 +293,9 @@ class DynamicQuantizeLinear(Op):
             TensorType(DType.u8, ()),
         )
 
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        return everything(operands, results, "the scale is the whole tensor's")
+
     def reference(self, x: Array) -> Any:
         if not np.all(np.isfinite(x)):
             raise FeedError(NOT_FINITE)
@@ -303,7 +336,10 @@ class QLinearConv(Convolution):
     """
 
     numerics = QUANTIZATION.but(nan="", infinity="")
-    axes = "x[n,i,...] w[o,i/group,...] bias[o] -> y[n,o,...]"
+    axes = (
+        "x[n,group*i!,...@k!] x_scale[] x_zero_point[] w[group*o,i!,k...!] w_scale[group*o]"
+        " w_zero_point[group*o] y_scale[] y_zero_point[] bias[group*o] -> y[n,group*o,...]"
+    )
 
     def infer(
         self,
@@ -364,7 +400,10 @@ class QLinearMatMul(Op):
     """
 
     numerics = QUANTIZATION.but(nan="", infinity="")
-    axes = "a[...,m,k] b[...,k,n] -> y[...,m,n]"
+    axes = (
+        "a[...,m,k!] a_scale[m?] a_zero_point[m?] b[...,k!,n] b_scale[n?] b_zero_point[n?]"
+        " y_scale[] y_zero_point[] -> y[...,m,n]"
+    )
 
     def infer(
         self,
@@ -385,6 +424,9 @@ class QLinearMatMul(Op):
         check_matrix_zero_point(b_zero_point, b, -1)
         _check_result(y_scale, y_zero_point)
         return TensorType(y_zero_point.dtype, matmul_shape(a.shape, b.shape))
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        return product_dependence(self, operands, results, (0, 3), (1, 2), (4, 5))
 
     def reference(
         self,

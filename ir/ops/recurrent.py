@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from ..dependence import Dependences
 from ..errors import FeedError, VerifyError
 from ..numerics import SUMS
-from ..op import Abstract, Array, Cost, Inferred, Op, memory_bytes, register
+from ..op import Abstract, Array, Cost, Inferred, Op, Operands, Results, memory_bytes, register
+from ..signature import derived, read_signature
 from ..types import Dim, DType, TensorType
 from .activation import sigmoid, softplus
 from .common import check_choice, check_float, check_rank, check_same, check_vector, differs, wide
@@ -187,6 +189,12 @@ class Recurrent(Op):
             shape = ",".join("?" if d is None else str(d) for d in wanted)
             raise VerifyError(f"{what} is {x.type}, which should be [{shape}]")
 
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        text = self.axes
+        if self.layout:
+            text = text.replace("t!,n", "n,t!").replace("t,d,n", "n,t,d").replace("[d,n", "[n,d")
+        return derived(read_signature(text), self, operands, results)
+
     def cost(self, *operands: Abstract | None, results: tuple[TensorType, ...]) -> Cost:
         x, w, r = operands[:3]
         assert x is not None and w is not None and r is not None
@@ -267,7 +275,10 @@ class RNN(Recurrent):
     Results: all hidden states and, with outputs=2, the last ones.
     """
 
-    axes = "x[t,n,i] w[d,g,i] r[d,g,h] -> y[t,d,n,h] y_h[d,n,h]"  # layout 1 has n first
+    axes = (
+        "x[t!,n,i!] w[d,g!,i!] r[d,g!,h!] b[d,b!] lengths[n] initial_h[d,n,h!]"
+        " -> y[t,d,n,h] y_h[d,n,h]"
+    )
     results = ("y", "y_h")
     gates = 1
     usual = ("Tanh",)
@@ -302,7 +313,10 @@ class GRU(Recurrent):
     Results: all hidden states and, with outputs=2, the last ones.
     """
 
-    axes = "x[t,n,i] w[d,g,i] r[d,g,h] -> y[t,d,n,h] y_h[d,n,h]"  # layout 1 has n first
+    axes = (
+        "x[t!,n,i!] w[d,g!,i!] r[d,g!,h!] b[d,b!] lengths[n] initial_h[d,n,h!]"
+        " -> y[t,d,n,h] y_h[d,n,h]"
+    )
     results = ("y", "y_h")
     gates = 3
     usual = ("Sigmoid", "Tanh")
@@ -350,7 +364,10 @@ class LSTM(Recurrent):
     and cell states.
     """
 
-    axes = "x[t,n,i] w[d,g,i] r[d,g,h] -> y[t,d,n,h] y_h[d,n,h] y_c[d,n,h]"  # layout 1: n first
+    axes = (
+        "x[t!,n,i!] w[d,g!,i!] r[d,g!,h!] b[d,b!] lengths[n] initial_h[d,n,h!] initial_c[d,n,h!]"
+        " p[d,p!] -> y[t,d,n,h] y_h[d,n,h] y_c[d,n,h]"
+    )
     results = ("y", "y_h", "y_c")
     gates = 4
     usual = ("Sigmoid", "Tanh", "Tanh")

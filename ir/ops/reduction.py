@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from ..dependence import ANY, Dependences
 from ..errors import NotDifferentiableError, VerifyError
 from ..numerics import CHOICE, SUMS
-from ..op import Abstract, Array, Inferred, Op, register
+from ..op import Abstract, Array, Inferred, Op, Operands, Results, register
+from ..relate import along, everything, ints_at, is_given, reduced, shape_at
 from ..types import DType, Shape, TensorType
 from .adjoint import (
     extreme_gradient,
@@ -57,6 +59,8 @@ class Reduction(Op):
     each: ClassVar[Callable[..., Any]] = staticmethod(lambda v: v)
     """What becomes of every element where there are no axes to reduce."""
     with_bool: ClassVar[bool] = False
+    joins: ClassVar[str] = ""
+    """How partial results are joined to the whole, if a sum, max, ... of them is it."""
 
     def infer(self, x: Abstract, axes: Abstract | None = None) -> Inferred:
         if not self.with_bool:
@@ -84,6 +88,13 @@ class Reduction(Op):
         if not axes:
             return () if self.noop_with_empty_axes else tuple(range(rank))
         return check_axes(axes, rank)
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        which = ints_at(operands, 1) if is_given(operands, 1) else ()
+        if which is None:
+            return everything(operands, results, "the axes are computed")
+        gone = self.over(which, len(shape_at(operands, 0)))
+        return reduced(operands, results, gone, self.joins or self.name.removeprefix("reduce_"))
 
     def reference(self, x: Array, axes: Array | None = None) -> Array:
         given = () if axes is None else tuple(int(a) for a in axes.reshape(-1))
@@ -130,6 +141,7 @@ def _float(x: Array) -> Array:
 class ReduceSum(Reduction):
     """sum of x; integers wrap"""
 
+    joins = "sum"
     run = staticmethod(lambda v, a, k: np.sum(v, axis=a, keepdims=k, dtype=v.dtype))
 
     def dims(self, x: Abstract, axes: Abstract | None = None) -> Shape | None:
@@ -144,6 +156,7 @@ class ReduceSum(Reduction):
 class ReduceProd(Reduction):
     """product of x; integers wrap"""
 
+    joins = "prod"
     run = staticmethod(lambda v, a, k: np.prod(v, axis=a, keepdims=k, dtype=v.dtype))
 
     def dims(self, x: Abstract, axes: Abstract | None = None) -> Shape | None:
@@ -197,7 +210,7 @@ def _minimum(v: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
 class ReduceMax(Reduction):
     """the largest x; of nothing, the type's smallest value"""
 
-    run, with_bool = _maximum, True
+    run, with_bool, joins = _maximum, True, "max"
 
     def derivative(self, b: Builder, g: Value, x: Value, y: Value, axes: Value | None) -> Value:
         return g if _is_empty(axes) else extreme_gradient(b, g, x, y, axes)
@@ -208,7 +221,7 @@ class ReduceMax(Reduction):
 class ReduceMin(Reduction):
     """the smallest x; of nothing, the type's largest value"""
 
-    run, with_bool = _minimum, True
+    run, with_bool, joins = _minimum, True, "min"
 
     def derivative(self, b: Builder, g: Value, x: Value, y: Value, axes: Value | None) -> Value:
         return g if _is_empty(axes) else extreme_gradient(b, g, x, y, axes)
@@ -220,6 +233,7 @@ class ReduceL1(Reduction):
     """sum of |x|"""
 
     name = "reduce_l1"
+    joins = "sum"
     each = np.abs
     run = staticmethod(lambda v, a, k: np.sum(np.abs(v), axis=a, keepdims=k, dtype=v.dtype))
 
@@ -247,6 +261,7 @@ class ReduceSumSquare(Reduction):
     """sum of x^2"""
 
     each = np.square
+    joins = "sum"
     run = staticmethod(lambda v, a, k: np.sum(np.square(v), axis=a, keepdims=k, dtype=v.dtype))
 
     def derivative(self, b: Builder, g: Value, x: Value, y: Value, axes: Value | None) -> Value:
@@ -304,6 +319,9 @@ class ArgReduction(Op):
         kept = (1,) if self.keepdims else ()
         return TensorType(DType.i64, (*x.shape[:axis], *kept, *x.shape[axis + 1 :]))
 
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        return reduced(operands, results, [self.axis % len(shape_at(operands, 0))], ANY)
+
     def reference(self, x: Array) -> Array:
         v = np.flip(wide(x), self.axis) if self.select_last_index else wide(x)
         at = type(self).find(v, axis=self.axis, keepdims=self.keepdims)
@@ -347,6 +365,12 @@ class Running(Op):
         if x.shape is not None and at:
             check_axis(at[0], len(x.shape))
         return x.type
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        at = ints_at(operands, 1)
+        if not at:
+            return everything(operands, results, "the axis is computed")
+        return along(operands, results, [at[0] % results[0].rank])
 
     def reference(self, x: Array, axis: Array) -> Array:
         a = check_axis(int(axis.reshape(())), x.ndim)

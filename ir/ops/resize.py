@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from ..affine import Affine
+from ..dependence import ANY, Dependences, Place, Table
 from ..errors import FeedError, VerifyError
 from ..numerics import SUMS
-from ..op import Abstract, Array, Cost, Inferred, Op, memory_bytes, register
+from ..op import Abstract, Array, Cost, Inferred, Op, Operands, Results, memory_bytes, register
+from ..relate import Space, shape_at
 from ..types import Dim, DType, Shape, TensorType
 from .adjoint import shape_of, shaped
 from .common import check_axes, check_choice, check_integer, check_number, known, length, unknown
@@ -137,6 +140,66 @@ class Resize(Op):
         if self.keep_aspect_ratio_policy == "stretch":
             return [w / n if n else 1.0 for w, n in zip(wanted, old)]
         return [self._kept_scale(old, wanted)] * len(old)
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        s = Space(operands, results)
+        own = s.loops(s.results[0])
+        read, reason = self._related(s, shape_at(operands, 0), s.results[0], own, operands)
+        s.relate(0, 0, read, own, reason)
+        s.rest("it says the places")
+        return s.made()
+
+    def _related(
+        self, s: Space, old: Shape, new: Shape, own: Sequence[Affine], operands: Operands
+    ) -> tuple[list[Place], str]:
+        """What x is read at for places `own` of the result."""
+        factors, roi = self._known(old, operands)
+        axes, read, reason = self.which(len(old)), [*own], ""
+        made: list[Place] = [*read]
+        crop = self.coordinate_transformation_mode == "tf_crop_and_resize"
+        for i, k in enumerate(axes):
+            n, m = old[k], new[k]
+            if factors is not None and factors[i] == 1.0 and n == m and not crop:
+                continue
+            if not isinstance(n, int) or not isinstance(m, int) or factors is None or not n * m:
+                made[k], reason = s.loop(f"all{k}", n, ANY), "the places are not known"
+                continue
+            part = (roi[i], roi[i + len(axes)]) if crop and roi is not None else None
+            made[k] = self._taps_of(s, k, own[k], n, m, factors[i], part)
+        return made, reason
+
+    def _known(
+        self, old: Shape, operands: Operands
+    ) -> tuple[list[float] | None, list[float] | None]:
+        """The factors and the roi, where these are known."""
+        roi, scales, sizes = (given(x) for x in (*operands[1:], None, None, None)[:3])
+        crop = self.coordinate_transformation_mode == "tf_crop_and_resize"
+        if crop and (roi is None or roi.value is None):
+            return None, None
+        places = None if roi is None or roi.value is None else [float(v) for v in roi.value]
+        value = None if scales is None else scales.value
+        wanted = None if sizes is None else sizes.value
+        if (value is None and wanted is None) or not all(isinstance(n, int) for n in old):
+            return None, places
+        like = np.broadcast_to(np.zeros(()), cast(tuple[int, ...], old))
+        return self.factors(like, value, wanted), places
+
+    def _taps_of(
+        self, s: Space, k: int, own: Affine, n: int, m: int, factor: float,
+        part: tuple[float, float] | None,
+    ) -> Place:  # fmt: skip
+        u = self.coordinates(n, m, factor, part)
+        if self.mode == "nearest":
+            at = np.clip(self.nearest(u), 0, n - 1)
+        else:
+            weights, at = self.taps(n, u, factor)
+            at = np.where(weights == 0, -1, at)
+        if part is not None:
+            at = np.where((u < 0) | (u > n - 1), -1, at)
+        if at.ndim == 1:
+            return Table(tuple(at.tolist()), own)
+        tap = s.loop(f"k{k}", len(at), "sum")
+        return Table(tuple(at.reshape(-1).tolist()), tap.scaled(m) + own)
 
     def reference(
         self,
@@ -292,6 +355,11 @@ class Upsample(Op):
     def infer(self, x: Abstract, scales: Abstract) -> Inferred:
         return self.resize().infer(x, None, scales)
 
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        x, scales = operands
+        found = self.resize().dependence((x, None, scales), results)
+        return tuple(replace(d, operand=min(d.operand, 1)) for d in found)
+
     def reference(self, x: Array, scales: Array) -> Array:
         return self.resize().reference(x, None, scales)
 
@@ -329,6 +397,15 @@ class ResizeGradient(Resize):
         if not isinstance(y, TensorType) or not y.accepts(dy.type):
             raise VerifyError(f"dy is {dy.type}, which is no resizing of {made}")
         return made
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        s = Space(operands, results)
+        own = s.loops(shape_at(operands, 0), "sum")
+        written, reason = self._related(s, s.results[0], shape_at(operands, 0), own,
+                                        (None, *operands[2:]))  # fmt: skip
+        s.relate(0, 0, own, written, reason)
+        s.rest("it says the places")
+        return s.made()
 
     def reference(
         self,

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..affine import ZERO
+from ..dependence import Dependences
 from ..errors import FeedError, NotDifferentiableError, VerifyError
 from ..numerics import CHOICE, SUMS
-from ..op import Abstract, Array, Cost, Inferred, Op, memory_bytes, register
+from ..op import Abstract, Array, Cost, Inferred, Op, Operands, Results, memory_bytes, register
+from ..relate import Space, everything, ints_at
 from ..types import DType, TensorType
 from .adjoint import known_shape, shape_of, shaped
 from .common import (
@@ -50,7 +53,7 @@ class GridSample(Op):
         nan="in the grid: a place outside the image",
         infinity="in the grid: a place outside the image",
     )
-    axes = "x[n,c,...] grid[n,...] -> y[n,c,...]"
+    axes = "x[n,c,s...!] grid[n,p...,k!] -> y[n,c,p...]"
     held = MappingProxyType({"grid": "a gradient for places is left out"})
     mode: str = "linear"
     padding_mode: str = "zeros"
@@ -164,7 +167,7 @@ class GridSampleGradient(GridSample):
     """
 
     onnx = None
-    axes = "dy[n,c,...] grid[n,...] -> dx[n,c,...]"
+    axes = "dy[n,c,p...] shape[!] grid[n,p...!,k!] -> dx[n,c,s...]"
     results = ("dx",)
 
     def infer(self, dy: Abstract, shape: Abstract, grid: Abstract) -> Inferred:
@@ -223,6 +226,9 @@ class NonMaxSuppression(Op):
             if differs(n, m) or differs(count, held) or differs(corners, 4):
                 raise VerifyError(f"boxes are {boxes.type}, scores {scores.type}")
         return TensorType(DType.i64, (None, 3))
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        return everything(operands, results, "boxes are chosen by their scores")
 
     def reference(
         self,
@@ -312,6 +318,21 @@ class Col2Im(Op):
         if min(grid, default=1) < 0:
             raise VerifyError(f"patches of {list(patch)} do not fit an image of {list(sizes)}")
         return grid, axes
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        sizes, patch = ints_at(operands, 1), ints_at(operands, 2)
+        if sizes is None or patch is None:
+            return everything(operands, results, "the image or the block is computed")
+        s, (grid, axes) = Space(operands, results), self._grid(sizes, patch)
+        n, c = s.loops(s.results[0][:2])
+        row, column, places = c, ZERO, []
+        for i, (g, k, (dilation, stride, begin, _)) in enumerate(zip(grid, patch, axes)):
+            p, q = s.loop(f"p{i}", g, "sum"), s.loop(f"k{i}", k, "sum")
+            row, column = row.scaled(k) + q, column.scaled(g) + p
+            places.append(p.scaled(stride, -begin) + q.scaled(dilation))
+        s.relate(0, 0, (n, row, column), (n, c, *places))
+        s.rest("it says the sizes")
+        return s.made()
 
     def reference(self, x: Array, image: Array, block: Array) -> Array:
         sizes, patch = (tuple(int(v) for v in s) for s in (image, block))

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..affine import ZERO
+from ..dependence import ANY, Dependences
 from ..errors import VerifyError
 from ..numerics import SUMS
-from ..op import Abstract, Array, Cost, Inferred, Op, memory_bytes, register
+from ..op import Abstract, Array, Cost, Inferred, Op, Operands, Results, memory_bytes, register
+from ..relate import Space, everything, is_given, shape_at
 from ..types import Dim, DType, Shape, TensorType
 from .common import differs
 
@@ -83,6 +86,26 @@ class ScaledAttention(Op):
     def factor(self, d: int) -> np.float32:
         """What scores are multiplied by."""
         return np.float32(1 / np.sqrt(max(d, 1)) if self.scale is None else self.scale)
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        s = Space(operands, results)
+        (b, length, h, d), (_, t, g, _) = shape_at(operands, 0), shape_at(operands, 1)
+        if not isinstance(h, int) or not isinstance(g, int):
+            return everything(operands, results, "the number of heads is not known")
+        batch, at, group = s.loop("b", b), s.loop("l", length), s.loop("g", g)
+        head = group.scaled(h // g) + s.loop("r", h // g)
+        e = s.loop("e", s.results[0][3])
+        inner, keys = s.loop("d", d, ANY), s.loop("keys", t, ANY)
+        out = (batch, at, head, e)
+        row, key = (batch, at, head), (batch, keys, group)
+        reads = ((*row, inner), (*key, inner), (*key, e), (*row, ZERO), (*key, ZERO), (*key, ZERO))
+        for o, read in enumerate(reads):
+            s.relate(o, 0, read, out)
+        if is_given(operands, 6):
+            shape = shape_at(operands, 6)
+            own = (batch, head, at, keys)[4 - len(shape) :]
+            s.relate(6, 0, [ZERO if n == 1 else p for n, p in zip(shape, own)], out)
+        return s.made()
 
     def reference(
         self,

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..dependence import ANY, Dependences
 from ..errors import FeedError, VerifyError
 from ..numerics import CHOICE, MOVES, STRUCTURE
-from ..op import Abstract, Array, Inferred, Op, register
+from ..op import Abstract, Array, Inferred, Op, Operands, Results, register
+from ..relate import Space, along, everything, shape_at
 from ..types import Dim, DType, TensorType
 from .adjoint import ints, put, rank_of, shaped, zeros
 from .common import (
@@ -50,6 +52,13 @@ class OneHot(Op):
         dim = None if not size else size[0]
         return TensorType(values.dtype, (*indices.shape[:axis], dim, *indices.shape[axis:]))
 
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        s, axis = Space(operands, results), self.axis % results[0].rank
+        own = s.loops(s.results[0])
+        s.relate(0, 0, [p for k, p in enumerate(own) if k != axis], own)
+        s.rest("it says the size", 0)
+        return s.made()
+
     def reference(self, indices: Array, depth: Array, values: Array) -> Array:
         n = int(depth.reshape(()))
         axis = check_axis(self.axis, indices.ndim + 1)
@@ -78,6 +87,9 @@ class NonZero(Op):
     def infer(self, x: Abstract) -> Inferred:
         return TensorType(DType.i64, (None if x.shape is None else len(x.shape), None))
 
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        return everything(operands, results, "elements are chosen by their values")
+
     def reference(self, x: Array) -> Array:
         if x.ndim == 0:
             return np.zeros((0, int(x != 0)), np.int64)
@@ -103,6 +115,12 @@ class Compress(Op):
             return x.type.with_shape((count,) if self.axis is None else None)
         axis = check_axis(self.axis, len(x.shape))
         return x.type.with_shape((*x.shape[:axis], count, *x.shape[axis + 1 :]))
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        if self.axis is None:
+            return everything(operands, results, "elements are chosen by the condition")
+        return along(operands, results, [self.axis % results[0].rank],
+                     "slices are chosen by the condition")  # fmt: skip
 
     def reference(self, x: Array, condition: Array) -> Array:
         size = x.size if self.axis is None else x.shape[self.axis]
@@ -133,6 +151,9 @@ class Trilu(Op):
         check_scalar(k, "k")
         return x.type
 
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        return along(operands, results, ())
+
     def reference(self, x: Array, k: Array | None = None) -> Array:
         shift = 0 if k is None else int(k.reshape(()))
         i, j = np.indices(x.shape[-2:], sparse=True)
@@ -149,6 +170,7 @@ class EyeLike(Op):
     """1 on the k-th diagonal of a matrix of x's shape, else 0"""
 
     numerics = STRUCTURE
+    axes = "x[-] -> y[i,j]"
     dtype: DType | None = None
     k: int = 0
 
@@ -192,6 +214,9 @@ class TopK(Op):
         made = x.type.with_shape((*x.shape[:axis], size, *x.shape[axis + 1 :]))
         return made, made.with_dtype(DType.i64)
 
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        return along(operands, results, [self.axis % results[0].rank])
+
     def reference(self, x: Array, k: Array) -> Any:
         count, n = int(k.reshape(())), x.shape[self.axis]
         v = wide(x)
@@ -232,6 +257,9 @@ class Unique(Op):
         axis = check_axis(self.axis, len(x.shape))
         shape = [None if k == axis else d for k, d in enumerate(x.shape)]
         return x.type.with_shape(shape), vector, vector.with_shape((x.shape[axis],)), vector
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        return everything(operands, results, "elements are chosen by their values")
 
     def reference(self, x: Array) -> tuple[Array, ...]:
         axis = 0 if self.axis is None else check_axis(self.axis, x.ndim)
@@ -275,6 +303,15 @@ class ReverseSequence(Op):
         if len(x.shape) < 2 or (lens.shape and differs(lens.shape[0], x.shape[self.batch_axis])):
             raise VerifyError(f"lengths of {lens.type} do not fit {x.type}")
         return x.type
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        s = Space(operands, results)
+        own, shape = s.loops(s.results[0]), shape_at(operands, 0)
+        whole = s.loop("all", shape[self.time_axis], ANY)
+        s.relate(0, 0, [whole if k == self.time_axis else p for k, p in enumerate(own)], own,
+                 "the lengths are computed")  # fmt: skip
+        s.relate(1, 0, (own[self.batch_axis],), own)
+        return s.made()
 
     def reference(self, x: Array, lens: Array) -> Array:
         data = np.moveaxis(x, self.time_axis, 1)

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..dependence import ANY, Dependences
 from ..errors import FeedError, UnsupportedError, VerifyError
 from ..numerics import ARITHMETIC, MOVES
-from ..op import Abstract, Array, Inferred, Op, register
+from ..op import Abstract, Array, Inferred, Op, Operands, Results, register
+from ..relate import Space, everything, ints_at, reduced, reshaped, shape_at
 from ..types import Dim, DType, Shape, TensorType, broadcast
 from .adjoint import in_type_of, ints, inverse, rank_of, shaped, size_of, sum_to
 from .common import (
@@ -96,7 +98,7 @@ class CastLike(Same):
     """x in the element type of `like`"""
 
     numerics = ARITHMETIC.but(nan="as cast", infinity="as cast", overflow="as cast")
-    axes = "x[...] like[k] -> y[...]"  # whose shape says nothing
+    axes = "x[...] like[-] -> y[...]"
     saturate: bool = True
     round_mode: str = "up"
 
@@ -123,7 +125,7 @@ class Dropout(Op):
     """
 
     numerics = MOVES
-    axes = "x[...] -> y[...]"
+    axes = "x[...] ratio[] training_mode[] -> y[...] mask[...]"
     results = ("y", "mask")
     held = MappingProxyType({"ratio": "it is a probability"})
     seed: int = 0
@@ -161,6 +163,14 @@ class Dropout(Op):
 
 
 # ---- new shape, same elements ------------------------------------------------------------------
+
+
+def reshaping(operands: Operands, results: Results) -> Dependences:
+    """Operand 0 in another shape."""
+    s = Space(operands, results)
+    s.relate(0, 0, *reshaped(s, shape_at(operands, 0), s.results[0]))
+    s.rest("it says the shape")
+    return s.made()
 
 
 @register
@@ -205,6 +215,9 @@ class Reshape(Same):
         elif isinstance(rest, int) and rest != 1 and x.type.is_static:
             raise VerifyError(f"{x.type} cannot take the shape {list(want)}")
         return tuple(out)
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        return reshaping(operands, results)
 
     def reference(self, x: Array, shape: Array) -> Array:
         made = self.resolve(Abstract(TensorType.of(x)), tuple(int(d) for d in shape))
@@ -251,6 +264,9 @@ class Flatten(Op):
         axis = self.axis + rank if self.axis < 0 else self.axis
         return TensorType(x.dtype, (_joined(x.shape[:axis]), _joined(x.shape[axis:])))
 
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        return reshaping(operands, results)
+
     def reference(self, x: Array) -> Array:
         axis = self.axis + x.ndim if self.axis < 0 else self.axis
         return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
@@ -277,6 +293,12 @@ class Transpose(Op):
         if sorted(self.perm) != list(range(rank)):
             raise VerifyError(f"perm {list(self.perm)} does not permute {rank} axes")
         return self.perm
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        s = Space(operands, results)
+        own, order = s.loops(s.results[0]), self.order(results[0].rank)
+        s.relate(0, 0, [own[i] for i in inverse(order)], own)
+        return s.made()
 
     def infer(self, x: Abstract) -> Inferred:
         if x.shape is None:
@@ -312,6 +334,13 @@ class Squeeze(Same):
                 raise VerifyError(f"axis {a} of {x.type} has not size 1")
         return x.type.with_shape([d for i, d in enumerate(x.shape) if i not in gone])
 
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        which = ints_at(operands, 1)
+        if which is None:
+            return reshaping(operands, results)
+        gone = check_axes(which, len(shape_at(operands, 0)))
+        return reduced(operands, results, gone, "sum")  # of one element
+
     def reference(self, x: Array, axes: Array | None = None) -> Array:
         return np.squeeze(x, None if axes is None else tuple(int(a) for a in axes.reshape(-1)))
 
@@ -332,6 +361,16 @@ class Unsqueeze(Same):
         return x.type.with_shape(
             [1 if i in new else next(rest) for i in range(len(x.shape) + len(new))]
         )
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        which = ints_at(operands, 1)
+        if which is None:
+            return reshaping(operands, results)
+        s, new = Space(operands, results), check_axes(which, results[0].rank)
+        own = s.loops(s.results[0])
+        s.relate(0, 0, [p for k, p in enumerate(own) if k not in new], own)
+        s.rest("it says which axes")
+        return s.made()
 
     def reference(self, x: Array, axes: Array) -> Array:
         return np.expand_dims(x, tuple(int(a) for a in axes.reshape(-1)))
@@ -358,6 +397,19 @@ class DepthToSpace(Op):
         if isinstance(c, int) and c % (b * b):
             raise VerifyError(f"{c} channels do not divide into blocks of {b} x {b}")
         return TensorType(x.dtype, (n, _div(c, b * b), _times(h, b), _times(w, b)))
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        s, size = Space(operands, results), self.blocksize
+        count = s.results[0][1]
+        if not isinstance(count, int):
+            return everything(operands, results, "the number of channels is not known")
+        n, h, w = (s.loop(k, d) for k, d in zip("nhw", (d for i, d in enumerate(
+            shape_at(operands, 0)) if i != 1)))  # fmt: skip
+        c, i, j = s.loop("c", count), s.loop("i", size), s.loop("j", size)
+        block = i.scaled(size) + j
+        channel = block.scaled(count) + c if self.mode == "DCR" else c.scaled(size * size) + block
+        s.relate(0, 0, (n, channel, h, w), (n, c, h.scaled(size) + i, w.scaled(size) + j))
+        return s.made()
 
     def reference(self, x: Array) -> Array:
         (n, c, h, w), b = x.shape, self.blocksize
@@ -399,6 +451,16 @@ class SpaceToDepth(Op):
                 raise VerifyError(f"{x.type} does not divide into blocks of {b} x {b}")
         return TensorType(x.dtype, (n, _times(c, b * b), _div(h, b), _div(w, b)))
 
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        s, size = Space(operands, results), self.blocksize
+        n, c, h, w = s.loops((*shape_at(operands, 0)[:2], *s.results[0][2:]))
+        i, j, count = s.loop("i", size), s.loop("j", size), shape_at(operands, 0)[1]
+        if not isinstance(count, int):
+            return everything(operands, results, "the number of channels is not known")
+        channel = (i.scaled(size) + j).scaled(count) + c
+        s.relate(0, 0, (n, c, h.scaled(size) + i, w.scaled(size) + j), (n, channel, h, w))
+        return s.made()
+
     def reference(self, x: Array) -> Array:
         (n, c, h, w), b = x.shape, self.blocksize
         parts = x.reshape(n, c, h // b, b, w // b, b).transpose(0, 3, 5, 1, 2, 4)
@@ -438,6 +500,12 @@ class Expand(Same):
             want = unknown(size)
         return x.type.with_shape(broadcast(x.shape, want))
 
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        s = Space(operands, results)
+        s.broadcast(0, s.loops(s.results[0]))
+        s.rest("it says the shape")
+        return s.made()
+
     def reference(self, x: Array, shape: Array) -> Array:
         want = np.broadcast_shapes(x.shape, tuple(int(d) for d in shape))
         return np.broadcast_to(x, want).copy()
@@ -473,6 +541,22 @@ class Tile(Op):
             else c if n == 1 else None
             for n, c in zip(x.shape, counts)
         )  # fmt: skip
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        s, read, written = Space(operands, results), [], []
+        for k, (n, m) in enumerate(zip(shape_at(operands, 0), s.results[0])):
+            if n == m and n is not None:
+                place = again = s.loop(f"i{k}", n)
+            elif isinstance(n, int) and isinstance(m, int) and n:
+                place = s.loop(f"i{k}", n)
+                again = s.loop(f"r{k}", m // n).scaled(n) + place
+            else:
+                place, again = s.loop(f"all{k}", n, ANY), s.loop(f"i{k}", m)
+            read.append(place)
+            written.append(again)
+        s.relate(0, 0, read, written)
+        s.rest("it says how often")
+        return s.made()
 
     def reference(self, x: Array, repeats: Array) -> Array:
         return np.tile(x, tuple(int(r) for r in repeats))

@@ -27,6 +27,7 @@ class Shape_(Op):
     numerics = STRUCTURE
     name = "shape"
     onnx = "Shape"
+    axes = "x[-] -> y[k]"
     start: int = 0
     end: int | None = None
 
@@ -47,6 +48,7 @@ class Size(Op):
     """The number of elements of x"""
 
     numerics = STRUCTURE
+    axes = "x[-] -> y[]"
 
     def infer(self, x: Abstract) -> Inferred:
         return TensorType(DType.i64, ())
@@ -64,6 +66,7 @@ class ConstantOfShape(Op):
     """A tensor of the given shape, filled with `value` (an array of one element; f32 0 if none)"""
 
     numerics = MOVES
+    axes = "shape[!] -> y[...]"
     value: np.ndarray[Any, Any] | None = None
 
     def fill(self) -> Array:
@@ -96,6 +99,7 @@ class Range(Op):
     """start, start + delta, ... up to before `limit`"""
 
     numerics = ARITHMETIC
+    axes = "start[!] limit[!] delta[!] -> y[k]"
 
     def infer(self, start: Abstract, limit: Abstract, delta: Abstract) -> Inferred:
         dtype = check_same(start, limit, delta)

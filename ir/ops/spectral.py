@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..dependence import Dependences
 from ..errors import FeedError, NotDifferentiableError, VerifyError
 from ..numerics import SUMS
-from ..op import Abstract, Array, Inferred, Op, register
+from ..op import Abstract, Array, Inferred, Op, Operands, Results, register
+from ..relate import along, everything, ints_at, is_given
 from ..types import Dim, DType, TensorType
 from .adjoint import ints, known_shape, places, rank_of, shaped, size_of
 from .common import check_axis, check_float, check_scalar, differs, in_wide
@@ -70,6 +72,13 @@ class DFT(Op):
         if self.inverse:
             return length if stated else max(2 * (length - 1), 0)
         return length // 2 + 1
+
+    def dependence(self, operands: Operands, results: Results) -> Dependences:
+        rank = results[0].rank
+        at = ints_at(operands, 2) if is_given(operands, 2) else (-2,)
+        if not at:
+            return everything(operands, results, "the axis is computed")
+        return along(operands, results, [at[0] % rank, rank - 1])
 
     def reference(
         self, x: Array, dft_length: Array | None = None, axis: Array | None = None

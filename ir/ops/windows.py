@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import LimitError, VerifyError
 from ..op import Abstract, Array, Op
+from ..signature import Tap
 from ..types import DEFAULT_LIMITS, Dim, Shape
 from .common import check_choice
 
@@ -83,6 +84,19 @@ class Windowed(Op):
             upper = self.auto_pad == "SAME_UPPER"
             begin, end = tuple(small if upper else large), tuple(large if upper else small)
         return Window(tuple(kernel), strides, dilations, begin, end)
+
+    def taps(
+        self, sizes: Sequence[Dim], places: Sequence[Dim], kernel: Sequence[Dim]
+    ) -> list[Tap | None]:
+        """The window's geometry along each spatial axis of an input of these sizes; None where it
+        is not known. `places` counts the windows.
+        """
+        known = [isinstance(n, int) and isinstance(k, int) for n, k in zip(sizes, kernel)]
+        fixed = not self.auto_pad.startswith("SAME")
+        w = self.window([n if isinstance(n, int) else 1 for n in sizes],
+                        [k if isinstance(k, int) else 1 for k in kernel])  # fmt: skip
+        return [Tap(*tap) if ok or fixed else None
+                for ok, *tap in zip(known, w.strides, w.dilations, w.begin)]  # fmt: skip
 
     def window_dims(
         self, sizes: Sequence[Dim], kernel: Sequence[Dim], ceil_mode: bool = False

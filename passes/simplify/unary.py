@@ -8,7 +8,7 @@ from ...ir.analysis.pointwise import operand_kinds
 
 def is_unary(cls: type[Op]) -> bool:
     """Whether the op takes one tensor, element by element, and nothing else."""
-    return operand_kinds(cls) == ("full",) and len(cls.operands) == 1 and cls.name != "dropout"
+    return operand_kinds(cls) == ("full",)
 
 
 UNARY: tuple[str, ...] = tuple(c.name for c in all_ops() if is_unary(c))

@@ -36,8 +36,9 @@ def fit(plan: Plan) -> Operands:
 
 def is_pointwise(cls: type[Op]) -> bool:
     """Whether every operand's axes are the result's, as its signature says."""
-    before = cls.axes.partition("->")[0].split()
-    return bool(before) and all(part.endswith(("[...]", "[]")) for part in before)
+    terms = cls.signature.operands if cls.signature is not None else ()
+    variadic = any(o.variadic for o in cls.operands)
+    return bool(terms) and not variadic and all(t.is_full or t.is_scalar for t in terms)
 
 
 @functools.cache

@@ -20,6 +20,7 @@ import taut
 from taut.backends.onnx import export_onnx
 from taut.frontends.onnx import load_onnx
 from taut.ir import DType, Graph, TautError, interpret, parse, print_graph, verify
+from taut.ir.analysis.pointwise import is_pointwise
 from taut.ir.envelope import explained
 from taut.ir.op import Array, Op, op_class
 
@@ -79,7 +80,7 @@ def check(case: Case, oracles: Sequence[Oracle], stages: Sequence[str] = STAGES)
     stage = "import"
     try:
         classes = [op_class(name) for name in case.ops]
-        state.sums = len(classes) > 1 or not _element_wise(classes[0])
+        state.sums = len(classes) > 1 or not is_pointwise(classes[0])
         state.signs = len(classes) == 1 and _moves(classes[0])
         deque(_stages(state), maxlen=0)
     except _Wrong as wrong:
@@ -95,12 +96,6 @@ def check(case: Case, oracles: Sequence[Oracle], stages: Sequence[str] = STAGES)
         verdict.finding = (stage, f"{type(error).__name__} in {where}: {error}"[:500])
     verdict.seconds = time.perf_counter() - start
     return verdict
-
-
-def _element_wise(cls: type[Op]) -> bool:
-    """Whether each element of the result hangs on one element of each operand."""
-    left, _, right = cls.axes.partition("->")
-    return "[...]" in right and "[" in left and left.count("[...]") == left.count("[")
 
 
 def _slack(graph: Graph, case: Case) -> Array | float:

@@ -69,8 +69,10 @@ def cases(dtype: DType | None = None) -> Iterator[Case]:
             continue
         names = [o.name for o in sample.op.operands]
         names += names[-1:] * len(given)
-        axes = type(sample.op).axes
-        fixed = tuple(x is not None and i > 0 and x.dtype == np.int64 and f"{names[i]}[" not in axes
+        signature = type(sample.op).signature
+        terms = () if signature is None else signature.operands
+        axes = {t.name for t in terms if not t.everything}
+        fixed = tuple(x is not None and i > 0 and x.dtype == np.int64 and names[i] not in axes
                       for i, x in enumerate(given))  # fmt: skip
         yield Case(sample, given, fixed)
         sizes = {x.size for x in given if x is not None}

@@ -20,20 +20,32 @@ from .errors import (
     UnsupportedError,
     VerifyError,
 )
-from .graph import Graph, Node, Use, Value
+from .graph import Graph
 from .interpret import interpret
-from .op import Abstract, Array, Cost, Op, all_ops, op_class, op_for_onnx, register
+from .node import Node, Operands, Use, Value
+from .op import (
+    Abstract,
+    Array,
+    Cost,
+    Op,
+    all_ops,
+    op_class,
+    op_for_onnx,
+    ops_with,
+    register,
+)
 from .parser import parse
 from .printer import print_graph
+from .traits import Trait
 from .types import DEFAULT_LIMITS, Dim, DType, Limits, Shape, TensorType
 from .verify import verify
 
 __all__ = [
     "DEFAULT_LIMITS", "Abstract", "Array", "Builder", "CompileError", "Cost", "DType", "Dim",
     "FeedError", "Graph", "LimitError", "Limits", "ModelError", "Node", "NotDifferentiableError",
-    "Op", "ParseError", "PassError", "RankUnknown", "Shape", "StorageError", "TautError",
-    "TensorType", "TrainingError", "UnsupportedError", "Use", "Value", "VerifyError", "all_ops",
-    "assert_equal", "difference", "differentiate", "equal", "interpret", "load_container",
-    "load_text", "op_class", "op_for_onnx", "parse", "print_graph", "register", "save_container",
-    "save_text", "verify",
+    "Op", "Operands", "ParseError", "PassError", "RankUnknown", "Shape", "StorageError",
+    "TautError", "TensorType", "TrainingError", "Trait", "UnsupportedError", "Use", "Value",
+    "VerifyError", "all_ops", "assert_equal", "difference", "differentiate", "equal", "interpret",
+    "load_container", "load_text", "op_class", "op_for_onnx", "ops_with", "parse", "print_graph",
+    "register", "save_container", "save_text", "verify",
 ]  # fmt: skip

@@ -11,83 +11,20 @@ import heapq
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import networkx as nx
 import numpy as np
 
 from .conditions import Condition, condition
 from .errors import LimitError, TautError, VerifyError
-from .op import Abstract, Array, Op
+from .node import Like, Node, Operands, Order, Use, Value, as_value
+from .op import Abstract, Op
 from .ops.structure import Constant, Input, Return
 from .types import DType, Shape, TensorType
 
-Order = tuple[float, ...]
 _CONDITIONS = 1000
 Edges = Mapping["Node", Mapping[int, Mapping[str, int]]]
-
-
-class Node:
-    """One op in a graph: `op` carries the attributes, `results` what is known of each result."""
-
-    __slots__ = ("__weakref__", "name", "op", "order", "results")
-
-    def __init__(self, op: Op, name: str, results: tuple[Abstract, ...], order: Order) -> None:
-        self.op, self.name, self.results, self.order = op, name, results, order
-
-    @property
-    def types(self) -> tuple[TensorType, ...]:
-        return tuple(r.type for r in self.results)
-
-    @property
-    def type(self) -> TensorType:
-        """Type of the first result."""
-        return self.results[0].type
-
-    def __getitem__(self, index: int) -> Value:
-        """The value that is this node's result `index`."""
-        return Value(self, range(len(self.results))[index])
-
-    def __repr__(self) -> str:
-        return f"<{self.op.name} {self.name!r}>"
-
-
-class Value(NamedTuple):
-    """One result of a node."""
-
-    node: Node
-    index: int = 0
-
-    @property
-    def abstract(self) -> Abstract:
-        return self.node.results[self.index]
-
-    @property
-    def type(self) -> TensorType:
-        return self.node.results[self.index].type
-
-    @property
-    def shape(self) -> Shape | None:
-        return self.type.shape
-
-    @property
-    def array(self) -> Array | None:
-        """The array, if this is a constant."""
-        return self.node.results[self.index].value
-
-
-class Use(NamedTuple):
-    """One place where a value is read: operand `position` of `node`."""
-
-    node: Node
-    position: int
-
-
-Like = Value | Node
-
-
-def as_value(x: Like) -> Value:
-    return x if isinstance(x, Value) else Value(x, 0)
 
 
 @dataclass(frozen=True)
@@ -178,6 +115,10 @@ class Graph:
             for position, data in edges.items():
                 found[position] = Value(producer, data["result"])
         return [found.get(i) for i in range(max(found, default=-1) + 1)]
+
+    def operands_of(self, node: Node) -> Operands:
+        """Operands by their declared names."""
+        return Operands(node.op, self.operands(node))
 
     def operand(self, node: Node, position: int) -> Value | None:
         operands = self.operands(node)

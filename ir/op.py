@@ -15,6 +15,7 @@ is the class name, unless `name` or `onnx` says otherwise.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import inspect
 import re
@@ -31,6 +32,7 @@ from .errors import NotDifferentiableError, UnsupportedError, VerifyError
 from .numerics import Numerics
 from .relate import everything
 from .signature import Signature, check, derived, read_signature
+from .traits import NONE, REALS, Interval, Monotone, Moves, Trait, WeightedLayer
 from .types import DType, Limits, Shape, TensorType
 
 if TYPE_CHECKING:
@@ -150,6 +152,16 @@ class Op:
     """What is promised of NaN, infinities, ties and overflow (`numerics`)."""
     settings: ClassVar[tuple[str, ...]] = ()
     """Operands that are set rather than trained (statistics, bounds, scales of quantization)."""
+    traits: ClassVar[Trait] = NONE
+    """Properties that passes rely on (`traits`, as the next four)."""
+    monotone: ClassVar[Monotone | None] = None
+    """How results go with the first operand, for functions of one element."""
+    within: ClassVar[Interval] = REALS
+    """An interval that float results cannot leave, whatever the operands and attributes."""
+    moves: ClassVar[Moves | None] = None
+    """Which operands' elements it moves, for an op that computes none."""
+    weighted: ClassVar[WeightedLayer | None] = None
+    """Which operand is the weight, and where its channels are."""
 
     def __post_init__(self) -> None:
         for a in self.attributes:
@@ -181,6 +193,10 @@ class Op:
         if self.signature is None:
             return everything(operands, results, "the op does not say")
         return derived(self.signature, self, operands, results)
+
+    def results_within(self, dtype: DType) -> Interval:
+        """`within` for this op's attributes and results of this element type."""
+        return self.within
 
     def cost(self, *operands: Abstract | None, results: tuple[TensorType, ...]) -> Cost:
         """Default: no multiply-accumulates. Called with static types only."""
@@ -285,6 +301,17 @@ def op_for_onnx(op_type: str) -> type[Op] | None:
 def all_ops() -> list[type[Op]]:
     """Every declared op, by name."""
     return [_REGISTRY[k] for k in sorted(_REGISTRY)]
+
+
+def ops_with(trait: Trait) -> tuple[type[Op], ...]:
+    """The ops that have a trait (all of several), by name."""
+    return tuple(c for c in all_ops() if trait in c.traits)
+
+
+@functools.cache
+def positions(cls: type[Op]) -> Mapping[str, int]:
+    """Where each declared operand stands."""
+    return types.MappingProxyType({o.name: i for i, o in enumerate(cls.operands)})
 
 
 def _operands(cls: type[Op]) -> Iterator[Operand]:

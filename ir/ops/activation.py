@@ -13,6 +13,7 @@ from ..errors import VerifyError
 from ..numerics import ARITHMETIC, CANCELS, CHOICE, EXTREMES, FUNCTION, NORMALIZATION, ROUNDING
 from ..op import Abstract, Array, Inferred, Op, Operands, Results, register
 from ..relate import along
+from ..traits import INCREASING, NON_NEGATIVE, REALS, SIGNED_UNIT, TURNING, UNIT, Interval, Trait
 from ..types import DType, TensorType, broadcast
 from .adjoint import ints, scaled, sum_to, where
 from .common import (
@@ -47,6 +48,9 @@ def softplus(x: Array) -> Array:
 class Relu(Unary):
     """max(x, 0)"""
 
+    traits = Trait.ACTIVATION | Trait.IDEMPOTENT | Trait.HOMOGENEOUS
+    monotone = INCREASING
+    within = NON_NEGATIVE
     numerics = EXTREMES
     numbers = True
 
@@ -62,6 +66,8 @@ class Relu(Unary):
 class Clip(Op):
     """min(max(x, low), high); NaN stays; where low > high the result is high"""
 
+    traits = Trait.IDEMPOTENT
+    monotone = INCREASING
     numerics = EXTREMES
     axes = "x[...] low[] high[] -> y[...]"
     settings = ("low", "high")
@@ -97,6 +103,8 @@ class Clip(Op):
 class LeakyRelu(Unary):
     """x where x >= 0, else alpha * x"""
 
+    traits = Trait.ACTIVATION | Trait.HOMOGENEOUS
+    monotone = INCREASING.where(lambda op: op.alpha >= 0)
     numerics = ARITHMETIC
     alpha: float = 0.01
 
@@ -112,6 +120,7 @@ class LeakyRelu(Unary):
 class PRelu(Op):
     """x where x >= 0, else slope * x; the slope broadcasts to x"""
 
+    traits = Trait.HOMOGENEOUS
     numerics = ARITHMETIC
     axes = "x[...] slope[...] -> y[...]"
 
@@ -140,12 +149,17 @@ class PRelu(Op):
 class Elu(Unary):
     """x where x >= 0, else alpha * (e^x - 1)"""
 
+    traits = Trait.ACTIVATION
+    monotone = INCREASING.where(lambda op: op.alpha >= 0)
     numerics = FUNCTION
     alpha: float = 1.0
 
     def reference(self, x: Array) -> Array:
         f = lambda v: np.where(v >= 0, v, self.alpha * np.expm1(np.minimum(v, 0)))  # noqa: E731
         return in_wide(f, x)
+
+    def results_within(self, dtype: DType) -> Interval:
+        return min(-self.alpha, 0.0), math.inf
 
     def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
         slope = b.add(y, b.number(self.alpha, y))  # alpha * e^x
@@ -157,6 +171,8 @@ class Elu(Unary):
 class Celu(Unary):
     """max(x, 0) + min(alpha * (e^(x / alpha) - 1), 0)"""
 
+    traits = Trait.ACTIVATION
+    monotone = INCREASING
     numerics = FUNCTION
     alpha: float = 1.0
 
@@ -179,6 +195,8 @@ class Celu(Unary):
 class Selu(Unary):
     """gamma * (x where x > 0, else alpha * (e^x - 1))"""
 
+    traits = Trait.ACTIVATION
+    monotone = INCREASING.where(lambda op: op.alpha >= 0 and op.gamma >= 0)
     numerics = FUNCTION
     alpha: float = 1.67326319217681884765625
     gamma: float = 1.05070102214813232421875
@@ -198,11 +216,16 @@ class Selu(Unary):
 class ThresholdedRelu(Unary):
     """x where x > alpha, else 0"""
 
+    traits = Trait.ACTIVATION | Trait.IDEMPOTENT
+    monotone = INCREASING.where(lambda op: op.alpha >= 0)
     numerics = ROUNDING.but(nan="0")
     alpha: float = 1.0
 
     def reference(self, x: Array) -> Array:
         return in_wide(lambda v: np.where(v > self.alpha, v, 0), x)
+
+    def results_within(self, dtype: DType) -> Interval:
+        return min(self.alpha, 0.0), math.inf
 
     def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
         return where(b, b.greater(x, b.number(self.alpha, x)), g)
@@ -213,6 +236,9 @@ class ThresholdedRelu(Unary):
 class Sigmoid(Unary):
     """1 / (1 + e^-x)"""
 
+    traits = Trait.ACTIVATION
+    monotone = INCREASING
+    within = UNIT
     numerics = FUNCTION
     ufunc = sigmoid
 
@@ -225,6 +251,9 @@ class Sigmoid(Unary):
 class HardSigmoid(Unary):
     """max(0, min(1, alpha * x + beta))"""
 
+    traits = Trait.ACTIVATION
+    monotone = INCREASING.where(lambda op: op.alpha >= 0)
+    within = UNIT
     numerics = CANCELS
     alpha: float = 0.2
     beta: float = 0.5
@@ -243,6 +272,9 @@ class HardSigmoid(Unary):
 class HardSwish(Unary):
     """x * max(0, min(1, x / 6 + 1/2))"""
 
+    traits = Trait.ACTIVATION
+    monotone = TURNING
+    within = (-0.375, math.inf)
     numerics = CANCELS.but(infinity="inf stays, -inf gives NaN (-inf * 0)")
 
     def reference(self, x: Array) -> Array:
@@ -259,11 +291,16 @@ class HardSwish(Unary):
 class Swish(Unary):
     """x * sigmoid(alpha * x); SiLU where alpha is 1"""
 
+    traits = Trait.ACTIVATION
+    monotone = TURNING.where(lambda op: op.alpha > 0)
     numerics = FUNCTION.but(infinity="inf stays, -inf gives NaN (-inf * 0)")
     alpha: float = 1.0
 
     def reference(self, x: Array) -> Array:
         return in_wide(lambda v: v * sigmoid(v * v.dtype.type(self.alpha)), x)
+
+    def results_within(self, dtype: DType) -> Interval:
+        return (-0.27847 / self.alpha, math.inf) if self.alpha > 0 else REALS
 
     def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
         s = b.sigmoid(scaled(b, x, self.alpha))  # s + alpha * x s (1 - s) = s + alpha * (y - y s)
@@ -275,6 +312,9 @@ class Swish(Unary):
 class Tanh(Unary):
     """tanh x"""
 
+    traits = Trait.ACTIVATION
+    monotone = INCREASING
+    within = SIGNED_UNIT
     numerics = FUNCTION
     ufunc = np.tanh
 
@@ -287,6 +327,9 @@ class Tanh(Unary):
 class Softplus(Unary):
     """ln(1 + e^x)"""
 
+    traits = Trait.ACTIVATION
+    monotone = INCREASING
+    within = NON_NEGATIVE
     numerics = FUNCTION
     ufunc = softplus
 
@@ -299,6 +342,9 @@ class Softplus(Unary):
 class Softsign(Unary):
     """x / (1 + |x|)"""
 
+    traits = Trait.ACTIVATION
+    monotone = INCREASING
+    within = SIGNED_UNIT
     numerics = FUNCTION.but(infinity="NaN (inf / inf)")
 
     def reference(self, x: Array) -> Array:
@@ -314,6 +360,9 @@ class Softsign(Unary):
 class Mish(Unary):
     """x * tanh(ln(1 + e^x))"""
 
+    traits = Trait.ACTIVATION
+    monotone = TURNING
+    within = (-0.3089, math.inf)
     numerics = FUNCTION.but(infinity="inf stays, -inf gives NaN (-inf * 0)")
 
     def reference(self, x: Array) -> Array:
@@ -331,6 +380,9 @@ class Gelu(Unary):
     x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))
     """
 
+    traits = Trait.ACTIVATION
+    monotone = TURNING
+    within = (-0.1701, math.inf)
     numerics = CANCELS.but(infinity="inf stays, -inf gives NaN (-inf * 0)")
     approximate: str = "none"
 
@@ -418,6 +470,7 @@ def softmax(x: Array, axis: int) -> Array:
 class Softmax(AlongAxis):
     """e^x / sum(e^x) along an axis"""
 
+    within = UNIT
     numerics = NORMALIZATION.but(
         infinity="-inf has share 0; inf, or a row of -inf alone, makes the row NaN",
         overflow="none: the largest is subtracted",
@@ -438,6 +491,7 @@ class Softmax(AlongAxis):
 class LogSoftmax(AlongAxis):
     """ln softmax(x) along an axis"""
 
+    within = (-math.inf, 0.0)
     numerics = NORMALIZATION.but(
         infinity="-inf stays; inf, or a row of -inf alone, makes the row NaN",
         overflow="none: the largest is subtracted",
@@ -457,6 +511,8 @@ class LogSoftmax(AlongAxis):
 class Hardmax(AlongAxis):
     """1 at the first maximum along an axis, else 0"""
 
+    traits = Trait.IDEMPOTENT
+    within = UNIT
     numerics = CHOICE
 
     def reference(self, x: Array) -> Array:

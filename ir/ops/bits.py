@@ -11,6 +11,7 @@ from ..errors import VerifyError
 from ..numerics import LOGIC, MOVES
 from ..op import Abstract, Array, Inferred, Op, Operands, Results, register
 from ..relate import pointwise
+from ..traits import Trait
 from ..types import DType
 from .common import check_choice, check_integer
 from .elementwise import Binary
@@ -32,6 +33,7 @@ class Bitwise(Binary):
 class BitwiseAnd(Bitwise):
     """a & b"""
 
+    traits = Trait.COMMUTATIVE
     ufunc = np.bitwise_and
 
 
@@ -40,6 +42,7 @@ class BitwiseAnd(Bitwise):
 class BitwiseOr(Bitwise):
     """a | b"""
 
+    traits = Trait.COMMUTATIVE
     ufunc = np.bitwise_or
 
 
@@ -48,6 +51,7 @@ class BitwiseOr(Bitwise):
 class BitwiseXor(Bitwise):
     """a ^ b"""
 
+    traits = Trait.COMMUTATIVE
     ufunc = np.bitwise_xor
 
 
@@ -56,6 +60,7 @@ class BitwiseXor(Bitwise):
 class BitwiseNot(Op):
     """~x"""
 
+    traits = Trait.INVOLUTION
     numerics = LOGIC
     axes = "x[...] -> y[...]"
 

@@ -13,6 +13,7 @@ from ..errors import NotDifferentiableError, VerifyError
 from ..numerics import SUMS
 from ..op import Abstract, Array, Cost, Inferred, memory_bytes, register
 from ..signature import Tap
+from ..traits import CONVOLUTION, WeightedLayer
 from ..types import Dim, Shape, TensorType
 from .adjoint import ints, known_shape, rank_of, shaped
 from .common import check_float, check_same, check_vector, differs, in_wide
@@ -128,6 +129,7 @@ class Conv(Convolution):
     """
 
     axes = "x[n,group*i,...@k] weight[group*o,i,k...] bias[group*o] -> y[n,group*o,...]"
+    weighted = CONVOLUTION
 
     def infer(self, x: Abstract, weight: Abstract, bias: Abstract | None = None) -> Inferred:
         check_float(x)
@@ -170,6 +172,7 @@ class ConvTranspose(Windowed):
     zeros, and the bias, at its end.
     """
 
+    weighted = WeightedLayer(outputs=1, inputs=0, grouped="outputs")
     numerics = SUMS.but(spreads=("weight",))
     axes = "x[n,group*i,p...] weight[group*i,o,k...] bias[group*o] -> y[n,group*o,p...@k]"
     group: int = 1

@@ -6,7 +6,7 @@ finite either, and every product made of it is NaN: bad values are not hidden.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from ..dependence import Dependences
 from ..errors import VerifyError
 from ..numerics import QUANTIZATION, SUMS
 from ..op import Abstract, Array, Cost, Inferred, Op, Operands, Results, register
+from ..traits import MATRIX
 from ..types import DType, TensorType, broadcast
 from .common import check_residual, check_vector, differs
 from .epilogue import activate, activation_op, ended
@@ -96,6 +97,7 @@ class ScaledMatMul(Op):
     to the result. `activation` and `params` are fused_conv's.
     """
 
+    weighted = replace(MATRIX, bias="bias", integer=True)
     numerics = SUMS
     not_differentiable = "its operands are integers: differentiate before lowering"
     onnx = None

@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import VerifyError
 from ..numerics import ARITHMETIC, COMPARISON, EXTREMES, FUNCTION, LOGIC, MOVES, SUMS
 from ..op import Abstract, Array, Cost, Inferred, Op, memory_bytes, register
+from ..traits import Moves, Trait
 from ..types import Dim, DType, Shape, TensorType, broadcast
 from .adjoint import in_type_of, scaled, sum_to, where
 from .common import (
@@ -86,6 +87,7 @@ def _symbolic(f: Callable[[int, int], int | None], p: Dim, q: Dim) -> Dim:
 class Add(Binary):
     """a + b"""
 
+    traits = Trait.COMMUTATIVE
     ufunc = np.add
 
     def of_ints(self, a: int, b: int) -> int | None:
@@ -114,6 +116,7 @@ class Sub(Binary):
 class Mul(Binary):
     """a * b"""
 
+    traits = Trait.COMMUTATIVE
     ufunc = np.multiply
 
     def of_ints(self, a: int, b: int) -> int | None:
@@ -271,6 +274,7 @@ def shared_extreme(b: Builder, g: Value, xs: Any, y: Value) -> list[Value]:
 class Max(Variadic):
     """The largest of the operands; NaN wins"""
 
+    traits = Trait.COMMUTATIVE
     ufunc = np.maximum
 
     def parts(self, b: Builder, g: Value, xs: Any, y: Value) -> list[Value]:
@@ -282,6 +286,7 @@ class Max(Variadic):
 class Min(Variadic):
     """The smallest of the operands; NaN wins"""
 
+    traits = Trait.COMMUTATIVE
     ufunc = np.minimum
 
     def parts(self, b: Builder, g: Value, xs: Any, y: Value) -> list[Value]:
@@ -293,6 +298,7 @@ class Min(Variadic):
 class Sum(Variadic):
     """x0 + x1 + ..."""
 
+    traits = Trait.COMMUTATIVE
     numerics = SUMS
     ufunc = np.add
 
@@ -305,6 +311,7 @@ class Sum(Variadic):
 class Mean(Variadic):
     """(x0 + x1 + ...) / n"""
 
+    traits = Trait.COMMUTATIVE
     numerics = SUMS
     ufunc = np.add
 
@@ -340,6 +347,7 @@ class Comparison(Op):
 class Equal(Comparison):
     """a == b"""
 
+    traits = Trait.COMMUTATIVE
     ufunc = np.equal
 
     def infer(self, a: Abstract, b: Abstract) -> Inferred:
@@ -400,6 +408,7 @@ class Logical(Comparison):
 class And(Logical):
     """a and b"""
 
+    traits = Trait.COMMUTATIVE
     ufunc = np.logical_and
 
 
@@ -408,6 +417,7 @@ class And(Logical):
 class Or(Logical):
     """a or b"""
 
+    traits = Trait.COMMUTATIVE
     ufunc = np.logical_or
 
 
@@ -416,6 +426,7 @@ class Or(Logical):
 class Xor(Logical):
     """a != b"""
 
+    traits = Trait.COMMUTATIVE
     ufunc = np.logical_xor
 
 
@@ -424,6 +435,7 @@ class Xor(Logical):
 class Not(Op):
     """not x"""
 
+    traits = Trait.INVOLUTION
     numerics = LOGIC
     axes = "x[...] -> y[...]"
 
@@ -441,6 +453,7 @@ class Not(Op):
 class Where(Op):
     """a where the condition holds, else b"""
 
+    moves = Moves(("a", "b"))
     numerics = MOVES
     axes = "condition[...] a[...] b[...] -> y[...]"
 

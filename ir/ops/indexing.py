@@ -15,6 +15,7 @@ from ..errors import FeedError, NotDifferentiableError, VerifyError
 from ..numerics import MOVES
 from ..op import Abstract, Array, Inferred, Op, Operands, Results, register
 from ..relate import Space, everything, ints_at, is_given, shape_at
+from ..traits import Moves
 from ..types import Dim, Shape, TensorType, unify
 from .adjoint import (
     ints,
@@ -52,6 +53,7 @@ class Slice(Op):
     Starts and ends beyond the axis are clamped, as NumPy's are.
     """
 
+    moves = Moves()
     numerics = MOVES
 
     def infer(
@@ -207,6 +209,7 @@ def _sliced(n: Dim, a: Dim, b: Dim, s: Dim) -> Dim:
 class Gather(Op):
     """x's slices at these indices along an axis: shape x[:axis] + indices + x[axis + 1:]"""
 
+    moves = Moves()
     numerics = MOVES
     axis: int = 0
 
@@ -280,6 +283,7 @@ def _grid(shape: tuple[int, ...], axis: int, at: Array) -> tuple[Array, ...]:
 class GatherElements(Op):
     """y[i, j, ...] = x[indices[i, j, ...], j, ...] (for axis 0)"""
 
+    moves = Moves()
     numerics = MOVES
     axis: int = 0
 
@@ -322,6 +326,7 @@ def _check_ranks(x: Abstract, indices: Abstract, axis: int) -> None:
 class GatherND(Op):
     """y[..., :] = x[indices[..., 0], indices[..., 1], ...]; the first batch_dims axes go along"""
 
+    moves = Moves()
     numerics = MOVES
     batch_dims: int = 0
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -18,6 +18,7 @@ from ..errors import FeedError, VerifyError
 from ..numerics import INTEGER, STRUCTURE
 from ..op import Abstract, Array, Cost, Inferred, Op, Operands, Results, memory_bytes, register
 from ..relate import Space, shape_at
+from ..traits import CONVOLUTION, MATRIX, Trait
 from ..types import Dim, DType, Shape, TensorType, broadcast
 from .common import check_axis, check_choice, check_vector
 from .convolution import Convolution, along_channels, convolve
@@ -91,6 +92,8 @@ class ConvInteger(Convolution):
     scalar or one per output channel, bias int32. The bias is Taut's addition to ONNX.
     """
 
+    traits = Trait.INTEGER_PRODUCT
+    weighted = replace(CONVOLUTION, weight="w", integer=True)
     numerics = INTEGER
     axes = (
         "x[n,group*i,...@k] w[group*o,i,k...] x_zero_point[] w_zero_point[group*o] bias[group*o]"
@@ -137,6 +140,8 @@ class MatMulInteger(Op):
     and broadcasts to the result (Taut's addition to ONNX).
     """
 
+    traits = Trait.INTEGER_PRODUCT
+    weighted = replace(MATRIX, bias="bias", integer=True)
     numerics = INTEGER
     axes = "a[...,m,k] b[...,k,n] a_zero_point[m?] b_zero_point[n?] bias[...,m?,n?] -> y[...,m,n]"
 
@@ -386,6 +391,7 @@ class Lookup(Op):
 class MulInteger(Op):
     """int32: (a - a_zero_point) * (b - b_zero_point), modulo 2^32, broadcast"""
 
+    traits = Trait.INTEGER_PRODUCT
     numerics = INTEGER
     onnx = None
     axes = "a[...] b[...] -> y[...]"
@@ -421,6 +427,7 @@ class SumPoolInteger(Windowed):
     Without kernel_shape the window is the whole image, and all spatial axes become 1.
     """
 
+    traits = Trait.INTEGER_PRODUCT
     numerics = INTEGER
     onnx = None
     axes = "x[n,c,...@k] -> y[n,c,...]"

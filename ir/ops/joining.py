@@ -13,6 +13,7 @@ from ..errors import FeedError, NotDifferentiableError, VerifyError
 from ..numerics import MOVES
 from ..op import Abstract, Array, Inferred, Op, Operands, Results, register
 from ..relate import Space, everything, ints_at, is_given, shape_at
+from ..traits import Moves
 from ..types import Dim, Shape, TensorType, unify
 from .adjoint import ints, places, put, rank_of, shaped, size_of, zeros
 from .common import (
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 class Concat(Op):
     """Tensors one after the other along an axis"""
 
+    moves = Moves(("xs",))
     numerics = MOVES
     axis: int
 
@@ -105,6 +107,7 @@ class Split(Op):
     ceil(n / num_outputs), the last one smaller
     """
 
+    moves = Moves()
     numerics = MOVES
     axis: int = 0
     num_outputs: int | None = None
@@ -187,6 +190,7 @@ class Pad(Op):
     repeating the border, edge repeats it, wrap goes round.
     """
 
+    moves = Moves(when=lambda op: op.mode != "constant")
     numerics = MOVES
     mode: str = "constant"
 

@@ -6,7 +6,7 @@ import math
 import re
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from ..numerics import SUMS
 from ..op import Abstract, Array, Cost, Inferred, Op, Operands, Results, memory_bytes, register
 from ..relate import is_given, shape_at
 from ..signature import derived, read_signature
+from ..traits import MATRIX
 from ..types import Dim, Shape, TensorType, broadcast, unify
 from .adjoint import filled, ints, rank_of, scaled, shape_of, shaped, size_of, sum_to, swap_last
 from .common import (
@@ -100,6 +101,7 @@ WIDE = {"m?": "m?,k?", "n?": "k?,n?"}
 class MatMul(Op):
     """y[..., m, n] = sum over k of a[..., m, k] * b[..., k, n], as NumPy's matmul"""
 
+    weighted = MATRIX
     numerics = SUMS
     axes = "a[...,m,k] b[...,k,n] -> y[...,m,n]"
 
@@ -132,6 +134,7 @@ class MatMul(Op):
 class Gemm(Op):
     """alpha * a' @ b' + beta * c, where transA and transB transpose; c broadcasts"""
 
+    weighted = replace(MATRIX, bias="c", transposed="transB")
     numerics = SUMS
     axes = "a[m,k]~transA b[k,n]~transB c[m?,n?] -> y[m,n]"
     alpha: float = 1.0
@@ -204,6 +207,7 @@ class FusedMatMul(Op):
     residual broadcasts to the result. `activation` and `params` are as in FusedConv.
     """
 
+    weighted = replace(MATRIX, bias="bias", transposed="transB")
     numerics = SUMS
     onnx = None
     axes = "a[...,m,k]~transA b[...,k,n]~transB bias[n] residual[...,m?,n?] -> y[...,m,n]"

@@ -15,6 +15,7 @@ from ..errors import VerifyError
 from ..numerics import EXTREMES, SUMS
 from ..op import Abstract, Array, Inferred, Op, Operands, Results, register
 from ..relate import rejoined
+from ..traits import NON_NEGATIVE, Trait
 from ..types import DType, TensorType
 from .adjoint import extreme_gradient, ints, mean_factor, rank_of, shape_of, shaped, spread, where
 from .common import check_float, check_integer, check_number, check_same, in_wide, unknown
@@ -91,6 +92,7 @@ class MaxPool(Pool):
     storage_order is 1. Of equal elements the first counts.
     """
 
+    traits = Trait.AVERAGES
     numerics = EXTREMES.but(ties="the first, of places")
     axes = "x[n,c,...@k:max] -> y[n,c,...] indices[n,c,...]"
     results = ("y", "indices")
@@ -149,6 +151,7 @@ class AveragePool(Pool):
     """
 
     axes = "x[n,c,...@k:mean] -> y[n,c,...]"
+    traits = Trait.AVERAGES
     count_include_pad: bool = False
 
     def infer(self, x: Abstract) -> Inferred:
@@ -183,6 +186,7 @@ class LpPool(Pool):
     """(sum of |x|^p over each window)^(1/p)"""
 
     axes = "x[n,c,...@k!] -> y[n,c,...]"
+    within = NON_NEGATIVE
     p: int = 2
 
     def infer(self, x: Abstract) -> Inferred:
@@ -331,6 +335,8 @@ def _over(x: Array) -> tuple[int, ...]:
 class GlobalAveragePool(GlobalPool):
     """The mean over all spatial axes, which become 1"""
 
+    traits = Trait.AVERAGES
+
     def reference(self, x: Array) -> Array:
         return in_wide(lambda v: np.mean(v, axis=_over(v), keepdims=True), x)
 
@@ -344,6 +350,7 @@ class GlobalAveragePool(GlobalPool):
 class GlobalMaxPool(GlobalPool):
     """The largest element over all spatial axes, which become 1"""
 
+    traits = Trait.AVERAGES
     numerics = EXTREMES
     axes = "x[n,c,k...:max] -> y[n,c,1...]"
 
@@ -362,6 +369,7 @@ class GlobalLpPool(GlobalPool):
     """(sum of |x|^p over all spatial axes)^(1/p)"""
 
     axes = "x[n,c,k...!] -> y[n,c,1...]"
+    within = NON_NEGATIVE
     p: int = 2
 
     def infer(self, x: Abstract) -> Inferred:

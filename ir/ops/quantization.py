@@ -6,7 +6,7 @@ refused by inference (VerifyError), another when it is run (FeedError).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -17,6 +17,7 @@ from ..errors import FeedError, VerifyError
 from ..numerics import QUANTIZATION, STRUCTURE
 from ..op import Abstract, Array, Cost, Inferred, Op, Operands, Results, register
 from ..relate import Space, everything, is_given, shape_at
+from ..traits import CONVOLUTION, MATRIX
 from ..types import DType, Shape, TensorType
 from .adjoint import in_type_of, ints, known_shape, places, put, rank_of, shaped, where
 from .common import check_axis, check_float, check_scalar, check_vector, differs, wide
@@ -335,6 +336,7 @@ class QLinearConv(Convolution):
     single precision, rounded half to even and saturated. bias is int32 of scale x_scale * w_scale.
     """
 
+    weighted = replace(CONVOLUTION, weight="w", integer=True)
     numerics = QUANTIZATION.but(nan="", infinity="")
     axes = (
         "x[n,group*i!,...@k!] x_scale[] x_zero_point[] w[group*o,i!,k...!] w_scale[group*o]"
@@ -399,6 +401,7 @@ class QLinearMatMul(Op):
     column.
     """
 
+    weighted = replace(MATRIX, integer=True)
     numerics = QUANTIZATION.but(nan="", infinity="")
     axes = (
         "a[...,m,k!] a_scale[m?] a_zero_point[m?] b[...,k!,n] b_scale[n?] b_zero_point[n?]"

@@ -14,6 +14,7 @@ from ..errors import NotDifferentiableError, VerifyError
 from ..numerics import CHOICE, SUMS
 from ..op import Abstract, Array, Inferred, Op, Operands, Results, register
 from ..relate import along, everything, ints_at, is_given, reduced, shape_at
+from ..traits import NON_NEGATIVE
 from ..types import DType, Shape, TensorType
 from .adjoint import (
     extreme_gradient,
@@ -232,6 +233,7 @@ class ReduceMin(Reduction):
 class ReduceL1(Reduction):
     """sum of |x|"""
 
+    within = NON_NEGATIVE
     name = "reduce_l1"
     joins = "sum"
     each = np.abs
@@ -246,6 +248,7 @@ class ReduceL1(Reduction):
 class ReduceL2(Reduction):
     """(sum of x^2)^(1/2)"""
 
+    within = NON_NEGATIVE
     name = "reduce_l2"
     each = np.abs
     run = staticmethod(lambda v, a, k: np.sqrt(np.sum(_float(v) ** 2, axis=a, keepdims=k)))
@@ -260,6 +263,7 @@ class ReduceL2(Reduction):
 class ReduceSumSquare(Reduction):
     """sum of x^2"""
 
+    within = NON_NEGATIVE
     each = np.square
     joins = "sum"
     run = staticmethod(lambda v, a, k: np.sum(np.square(v), axis=a, keepdims=k, dtype=v.dtype))

@@ -16,6 +16,7 @@ from ..errors import FeedError, VerifyError
 from ..numerics import SUMS
 from ..op import Abstract, Array, Cost, Inferred, Op, Operands, Results, memory_bytes, register
 from ..relate import Space, shape_at
+from ..traits import Moves
 from ..types import Dim, DType, Shape, TensorType
 from .adjoint import shape_of, shaped
 from .common import check_axes, check_choice, check_integer, check_number, known, length, unknown
@@ -51,6 +52,11 @@ class Resize(Op):
     repeated, or with exclude_outside left out of the weights.
     """
 
+    moves = Moves(
+        when=lambda op: (
+            op.mode == "nearest" and op.coordinate_transformation_mode != "tf_crop_and_resize"
+        )
+    )
     numerics = SUMS.but(
         nan="stays in the pixels that it has a weight for",
         infinity="stays in the pixels that it has a weight for",
@@ -344,6 +350,7 @@ def _wide(x: Array) -> np.dtype:
 class Upsample(Op):
     """resize by `scales` with asymmetric coordinates, nearest (floor) or linear (ONNX opset 9)"""
 
+    moves = Moves(when=lambda op: op.mode == "nearest")
     numerics = SUMS
     held = MappingProxyType({"scales": "they are sizes"})
     mode: str = "nearest"
@@ -377,6 +384,7 @@ class ResizeGradient(Resize):
     Resize has, where it was read from; the attributes and the last operands are Resize's
     """
 
+    moves = None
     onnx = None
     results = ("dx",)
 

@@ -13,6 +13,7 @@ from ..errors import FeedError, VerifyError
 from ..numerics import CHOICE, MOVES, STRUCTURE
 from ..op import Abstract, Array, Inferred, Op, Operands, Results, register
 from ..relate import Space, along, everything, shape_at
+from ..traits import Moves
 from ..types import Dim, DType, TensorType
 from .adjoint import ints, put, rank_of, shaped, zeros
 from .common import (
@@ -101,6 +102,7 @@ class NonZero(Op):
 class Compress(Op):
     """The slices along an axis (of flat x if there is none) where the condition holds"""
 
+    moves = Moves()
     numerics = MOVES
     axis: int | None = None
 
@@ -289,6 +291,7 @@ class Unique(Op):
 class ReverseSequence(Op):
     """For each b of the batch axis, the first lens[b] slices of the time axis in reverse order"""
 
+    moves = Moves()
     numerics = MOVES
     batch_axis: int = 1
     time_axis: int = 0

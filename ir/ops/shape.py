@@ -14,6 +14,7 @@ from ..errors import FeedError, UnsupportedError, VerifyError
 from ..numerics import ARITHMETIC, MOVES
 from ..op import Abstract, Array, Inferred, Op, Operands, Results, register
 from ..relate import Space, everything, ints_at, reduced, reshaped, shape_at
+from ..traits import Moves, Trait
 from ..types import Dim, DType, Shape, TensorType, broadcast
 from .adjoint import in_type_of, ints, inverse, rank_of, shaped, size_of, sum_to
 from .common import (
@@ -56,6 +57,7 @@ class Same(Op):
 class Identity(Same):
     """x"""
 
+    moves = Moves()
     axes = "x[...] -> y[...]"
 
 
@@ -124,6 +126,7 @@ class Dropout(Op):
     2017).
     """
 
+    traits = Trait.RANDOM
     numerics = MOVES
     axes = "x[...] ratio[] training_mode[] -> y[...] mask[...]"
     results = ("y", "mask")
@@ -180,6 +183,7 @@ class Reshape(Same):
     for zero)
     """
 
+    moves = Moves()
     allowzero: bool = False
 
     def infer(self, x: Abstract, shape: Abstract) -> Inferred:
@@ -252,6 +256,7 @@ def _refuse(of: Shape, by: list[Dim]) -> Dim:
 class Flatten(Op):
     """A matrix: the axes before `axis` joined, and those from it on"""
 
+    moves = Moves()
     numerics = MOVES
     axis: int = 1
 
@@ -284,6 +289,7 @@ def _joined(dims: Shape) -> Dim:
 class Transpose(Op):
     """y's axis i is x's axis perm[i]; without perm the axes are reversed"""
 
+    moves = Moves()
     numerics = MOVES
     perm: tuple[int, ...] = ()
 
@@ -319,6 +325,8 @@ class Transpose(Op):
 class Squeeze(Same):
     """x without these axes (without all of size 1 if none are given)"""
 
+    moves = Moves()
+
     def infer(self, x: Abstract, axes: Abstract | None = None) -> Inferred:
         if x.shape is None:
             return x.type
@@ -349,6 +357,8 @@ class Squeeze(Same):
 @dataclass(frozen=True)
 class Unsqueeze(Same):
     """x with axes of size 1 at these places of the result"""
+
+    moves = Moves()
 
     def infer(self, x: Abstract, axes: Abstract) -> Inferred:
         which, count = axes.as_ints(), length(axes) if axes.shape != () else 1
@@ -384,6 +394,7 @@ class DepthToSpace(Op):
     DCR reads channels as (b, b, c / b^2), CRD as (c / b^2, b, b).
     """
 
+    moves = Moves()
     numerics = MOVES
     blocksize: int
     mode: str = "DCR"
@@ -438,6 +449,7 @@ class SpaceToDepth(Op):
     of depth_to_space (DCR)
     """
 
+    moves = Moves()
     numerics = MOVES
     blocksize: int
 
@@ -493,6 +505,8 @@ def _div(d: Dim, by: int) -> Dim:
 class Expand(Same):
     """x broadcast with a shape"""
 
+    moves = Moves()
+
     def infer(self, x: Abstract, shape: Abstract) -> Inferred:
         check_integer(shape, "the shape")
         want, size = shape.as_dims(), length(shape)
@@ -525,6 +539,7 @@ class Expand(Same):
 class Tile(Op):
     """x repeated along each axis"""
 
+    moves = Moves()
     numerics = MOVES
 
     def infer(self, x: Abstract, repeats: Abstract) -> Inferred:

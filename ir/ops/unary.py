@@ -10,6 +10,16 @@ import numpy as np
 
 from ..numerics import ARITHMETIC, COMPARISON, FUNCTION, ROUNDING
 from ..op import Abstract, Array, Inferred, Op, register
+from ..traits import (
+    DECREASING,
+    INCREASING,
+    NON_NEGATIVE,
+    REALS,
+    SIGNED_UNIT,
+    TURNING,
+    Interval,
+    Trait,
+)
 from ..types import DType, Shape
 from .adjoint import scaled
 from .common import check_float, check_number, in_wide, wide
@@ -63,6 +73,8 @@ def one_minus_square(b: Builder, v: Value) -> Value:
 class Neg(Unary):
     """-x"""
 
+    traits = Trait.INVOLUTION
+    monotone = DECREASING
     numerics = ROUNDING.but(overflow="the least integer stays itself")
     ufunc, numbers = np.negative, True
 
@@ -79,8 +91,14 @@ class Neg(Unary):
 class Abs(Unary):
     """|x|"""
 
+    traits = Trait.IDEMPOTENT | Trait.HOMOGENEOUS
+    monotone = TURNING
+    within = NON_NEGATIVE
     numerics = ROUNDING.but(overflow="the least integer stays itself")
     ufunc, numbers = np.abs, True
+
+    def results_within(self, dtype: DType) -> Interval:
+        return REALS if dtype.is_signed else self.within  # |-128| is -128
 
     def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
         return b.mul(g, b.sign(x))
@@ -91,6 +109,9 @@ class Abs(Unary):
 class Sign(Steps):
     """-1, 0 or 1"""
 
+    traits = Trait.IDEMPOTENT
+    monotone = INCREASING
+    within = SIGNED_UNIT
     numerics = ROUNDING.but(infinity="1 or -1")
     ufunc, numbers = np.sign, True
 
@@ -100,6 +121,7 @@ class Sign(Steps):
 class Reciprocal(Unary):
     """1 / x"""
 
+    monotone = DECREASING.on(0.0)
     numerics = ARITHMETIC.but(infinity="0 of its sign; 1 / 0 is inf of its sign")
     ufunc = np.reciprocal
 
@@ -112,6 +134,8 @@ class Reciprocal(Unary):
 class Exp(Unary):
     """e^x"""
 
+    monotone = INCREASING
+    within = NON_NEGATIVE
     ufunc = np.exp
 
     def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
@@ -123,6 +147,7 @@ class Exp(Unary):
 class Log(Unary):
     """ln x"""
 
+    monotone = INCREASING.on(0.0)
     ufunc = np.log
 
     def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
@@ -134,6 +159,8 @@ class Log(Unary):
 class Sqrt(Unary):
     """x^(1/2)"""
 
+    monotone = INCREASING.on(0.0)
+    within = (-0.0, math.inf)  # -0 stays
     numerics = ARITHMETIC.but(infinity="kept; below 0 NaN, and -0 stays")
     ufunc = np.sqrt
 
@@ -146,6 +173,8 @@ class Sqrt(Unary):
 class Floor(Steps):
     """The largest integer <= x"""
 
+    traits = Trait.IDEMPOTENT
+    monotone = INCREASING
     ufunc = np.floor
 
 
@@ -154,6 +183,8 @@ class Floor(Steps):
 class Ceil(Steps):
     """The smallest integer >= x"""
 
+    traits = Trait.IDEMPOTENT
+    monotone = INCREASING
     ufunc = np.ceil
 
 
@@ -162,6 +193,8 @@ class Ceil(Steps):
 class Round(Steps):
     """The nearest integer, ties to even"""
 
+    traits = Trait.IDEMPOTENT
+    monotone = INCREASING
     numerics = ROUNDING.but(ties="to even")
     ufunc = np.rint
 
@@ -206,6 +239,8 @@ def erf(x: Array) -> Array:
 class Erf(Unary):
     """2 / sqrt(pi) * integral of exp(-t^2) from 0 to x"""
 
+    monotone = INCREASING
+    within = SIGNED_UNIT
     ufunc, numbers = erf, True
 
     def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
@@ -217,6 +252,7 @@ class Erf(Unary):
 class Sin(Unary):
     """sin x"""
 
+    within = SIGNED_UNIT
     numerics = FUNCTION.but(infinity="NaN")
     ufunc = np.sin
 
@@ -229,6 +265,7 @@ class Sin(Unary):
 class Cos(Unary):
     """cos x"""
 
+    within = SIGNED_UNIT
     numerics = FUNCTION.but(infinity="NaN")
     ufunc = np.cos
 
@@ -253,6 +290,7 @@ class Tan(Unary):
 class Asin(Unary):
     """arcsin x"""
 
+    monotone = INCREASING.on(-1.0, 1.0)
     ufunc = np.arcsin
 
     def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
@@ -264,6 +302,8 @@ class Asin(Unary):
 class Acos(Unary):
     """arccos x"""
 
+    monotone = DECREASING.on(-1.0, 1.0)
+    within = NON_NEGATIVE
     ufunc = np.arccos
 
     def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
@@ -275,6 +315,7 @@ class Acos(Unary):
 class Atan(Unary):
     """arctan x"""
 
+    monotone = INCREASING
     ufunc = np.arctan
 
     def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
@@ -286,6 +327,7 @@ class Atan(Unary):
 class Sinh(Unary):
     """sinh x"""
 
+    monotone = INCREASING
     ufunc = np.sinh
 
     def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
@@ -297,6 +339,8 @@ class Sinh(Unary):
 class Cosh(Unary):
     """cosh x"""
 
+    monotone = TURNING
+    within = (1.0, math.inf)
     ufunc = np.cosh
 
     def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
@@ -308,6 +352,7 @@ class Cosh(Unary):
 class Asinh(Unary):
     """arsinh x"""
 
+    monotone = INCREASING
     ufunc = np.arcsinh
 
     def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
@@ -319,6 +364,8 @@ class Asinh(Unary):
 class Acosh(Unary):
     """arcosh x"""
 
+    monotone = INCREASING.on(1.0)
+    within = NON_NEGATIVE
     ufunc = np.arccosh
 
     def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
@@ -330,6 +377,7 @@ class Acosh(Unary):
 class Atanh(Unary):
     """artanh x"""
 
+    monotone = INCREASING.on(-1.0, 1.0)
     ufunc = np.arctanh
 
     def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:

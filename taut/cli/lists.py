@@ -47,6 +47,8 @@ def ops(
     rows = [(a["name"], a["type"], a["default"]) for a in facts["attributes"]]
     if rows:
         common.show(common.table(None, "attribute", "type", "default", rows=rows))
+    if facts["traits"]:
+        common.show(common.table(None, "trait", "", rows=[*facts["traits"].items()]))
     if facts["numerics"]:
         common.show(common.table(None, "edge", "promise", rows=[*facts["numerics"].items()]))
 
@@ -62,6 +64,8 @@ def gradient_of(cls: type[Op]) -> str:
 
 def op_facts(cls: type[Op]) -> dict[str, Any]:
     """An op's declaration as plain data."""
+    from taut.ir.traits import lines
+
     operands = [("*" if o.variadic else "") + o.name + ("?" if o.optional else "")
                 for o in cls.operands]  # fmt: skip
     attributes = [
@@ -77,6 +81,7 @@ def op_facts(cls: type[Op]) -> dict[str, Any]:
         "gradient": gradient_of(cls),
         "name": cls.name, "onnx": cls.onnx, "operands": operands, "results": list(cls.results),
         "axes": cls.axes, "attributes": attributes, "summary": summary(doc), "doc": doc,
+        "traits": dict(lines(cls)),
         "numerics": dict([] if cls.numerics is None else cls.numerics.lines()),
     }  # fmt: skip
 

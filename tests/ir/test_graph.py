@@ -46,6 +46,21 @@ def test_an_operand_may_be_read_twice() -> None:
     assert [u.position for u in graph.uses(nodes[0])] == [0, 0, 1]
 
 
+def test_operands_have_names() -> None:
+    b = Builder()
+    x, w = b.input("x", "f32", (1, 2, 4, 4)), np.ones((3, 2, 1, 1), np.float32)
+    graph = b.outputs(y=b.concat(b.conv(x, w, name="conv"), x, axis=1, name="joined"))
+    conv = graph.operands_of(graph["conv"])
+    assert conv.x == x and conv.weight.array is not None and conv.get("bias") is None
+    assert conv.array("weight") is conv.weight.array and conv.array("bias") is None
+    assert graph.operands_of(graph["joined"]).each("xs") == graph.operands(graph["joined"])
+    assert conv.each("x") == [x] and conv.each("bias") == []
+    with pytest.raises(AttributeError, match="operand bias of conv is left out"):
+        print(conv.bias)
+    with pytest.raises(AttributeError, match="conv has no operand scale, it has x, weight, bias"):
+        conv.get("scale")
+
+
 def test_names_are_made_unique_and_stay() -> None:
     graph, nodes = chain(1)
     again = graph.add(Relu(), nodes[0], name="n0")

@@ -17,12 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..ir import Graph, Node, Op, Value, op_class
-
-COMMUTATIVE = frozenset((
-    "add", "mul", "max", "min", "sum", "mean", "and", "or", "xor", "equal",
-    "bitwise_and", "bitwise_or", "bitwise_xor",
-))  # fmt: skip
+from ..ir import Graph, Node, Op, Trait, Value, op_class
 
 
 class Pattern:
@@ -83,15 +78,15 @@ class PatternBuilder:
             raise AttributeError(name)
         return self.op(name)
 
-    def op(self, *names: str) -> Make:
-        """Any of these ops: `p.op("max", "min")(x, c)`."""
-        classes = frozenset(op_class(n) for n in names)
+    def op(self, *ops: str | type[Op]) -> Make:
+        """Any of these ops: `p.op(Max, Min)(x, c)`, or by their text names."""
+        classes = frozenset(op_class(o) if isinstance(o, str) else o for o in ops)
 
         def make(
             *operands: Any, uses: int | None = None, into: str | None = None, **attributes: Any
         ) -> OpPattern:
             made = tuple(_pattern(o) for o in operands)
-            commutes = len(made) == 2 and all(c.name in COMMUTATIVE for c in classes)
+            commutes = len(made) == 2 and all(Trait.COMMUTATIVE in c.traits for c in classes)
             given = tuple(sorted(attributes.items()))
             return OpPattern(classes, made, uses, into, given, commutes)
 

@@ -11,14 +11,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ...ir import DType, Value
+from ...ir import DType, Trait, Value, all_ops, ops_with
+from ...ir.ops.bits import BitwiseAnd
+from ...ir.ops.elementwise import Add, Div, Mul, Pow, Sub
 from ...ir.ops.shape import Cast
 from ..pattern import Pattern, PatternBuilder
 from ..rewrite import Failure, Match, Rewrite, RewriteBuilder
-
-IDEMPOTENT = ("relu", "abs", "floor", "ceil", "round", "sign")
-NONNEGATIVE = ("relu", "sigmoid", "hard_sigmoid", "exp", "softplus", "softmax", "abs")
-INVOLUTIONS = ("neg", "not", "bitwise_not")
 
 
 def result_is(m: Match, x: Value) -> bool:
@@ -60,16 +58,16 @@ class Neutral(Algebra):
         return self.neutral(m) and result_is(m, m.x)
 
     def neutral(self, m: Match) -> bool:
-        c, op = m.number(m.c), m.root.op.name
-        if op in ("mul", "div", "pow"):
+        c, op = m.number(m.c), m.root.op
+        if isinstance(op, Mul | Div | Pow):
             return c == 1
-        if op == "bitwise_and":
+        if isinstance(op, BitwiseAnd):
             return m.c.type.dtype.is_signed and c == -1
         if c != 0 or c is None:
             return False
         negative = math.copysign(1.0, c) < 0
         whole = m.c.type.dtype.is_integer
-        return whole or (op == "add" and negative) or (op == "sub" and not negative)
+        return whole or (isinstance(op, Add) and negative) or (isinstance(op, Sub) and not negative)
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
         return m.x
@@ -197,7 +195,7 @@ class Twice(Algebra):
             return False
 
     def legal(self, m: Match) -> bool:
-        return m.root.op.name not in ("add", "mul") or not m.root.type.dtype.is_float
+        return not isinstance(m.root.op, Add | Mul) or not m.root.type.dtype.is_float
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
         with np.errstate(all="ignore"):
@@ -218,17 +216,21 @@ class Involution(Algebra):
     """--x -> x;  not not x -> x;  ~~x -> x"""
 
     def pattern(self, p: PatternBuilder, x: Any) -> Pattern:
-        return p.any_of(*(p.op(o)(p.op(o)(x)) for o in INVOLUTIONS))
+        return p.any_of(*(p.op(o)(p.op(o)(x)) for o in ops_with(Trait.INVOLUTION)))
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
         return m.x
 
 
 class Idempotent(Algebra):
-    """f(f(x)) -> f(x) for relu, abs, floor, ceil, round, sign"""
+    """f(f(x)) -> f(x) for relu, abs, floor, ... with the same attributes"""
 
     def pattern(self, p: PatternBuilder, x: Any) -> Pattern:
-        return p.any_of(*(p.op(o)(p.op(o)(x, into="inner")) for o in IDEMPOTENT))
+        idempotent = ops_with(Trait.IDEMPOTENT)
+        return p.any_of(*(p.op(o)(p.op(o)(x, into="inner")) for o in idempotent))
+
+    def applies(self, m: Match) -> bool:
+        return m.inner.op.key() == m.op.key()
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
         return m.inner[0]
@@ -248,11 +250,17 @@ class AbsNeg(Algebra):
         return b.abs(m.x)
 
 
+def _is_positive(low: float) -> bool:
+    """Whether results are never below 0, nor -0, of which the absolute value is 0."""
+    return low >= 0 and math.copysign(1.0, low) > 0
+
+
 class KnownPositive(Algebra):
     """relu(f(x)) -> f(x);  |f(x)| -> f(x)  where f is never negative; floats (|-128| is -128)"""
 
     def pattern(self, p: PatternBuilder, x: Any) -> Pattern:
-        return p.op("relu", "abs")(p.op(*NONNEGATIVE)(x, into="inner"))
+        positive = (c for c in all_ops() if _is_positive(c.within[0]))
+        return p.op("relu", "abs")(p.op(*positive)(x, into="inner"))
 
     def applies(self, m: Match) -> bool:
         return m.root.type.dtype.is_float

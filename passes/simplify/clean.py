@@ -8,6 +8,7 @@ from typing import Any
 
 from ...ir import Graph, Node
 from ...ir.ops.control import ControlFlow
+from ...ir.ops.structure import Constant
 from ..base import Exact, Outcome, Pass, register_pass
 from ..context import Context
 from ..rewrite import erase_dead
@@ -56,12 +57,12 @@ class CommonSubexpressions(Pass):
 
     def run(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
-        names = merge_equal(
-            graph,
-            lambda node: (
-                (self.constants or node.op.name != "constant") and context.gate("cse", node.name)
-            ),
-        )
+
+        def may(node: Node) -> bool:
+            kept = isinstance(node.op, Constant) and not self.constants
+            return not kept and context.gate("cse", node.name)
+
+        names = merge_equal(graph, may)
         outcome.count("merged", len(names))
         return outcome
 

@@ -8,21 +8,21 @@ from typing import Any
 import numpy as np
 
 from ...ir import Node, Value
+from ...ir.ops.activation import Clip, Relu
+from ...ir.ops.elementwise import Max
 from ..pattern import Pattern, PatternBuilder
 from ..rewrite import Match, RewriteBuilder
 from .algebra import Algebra, result_is
 
 Bounds = tuple[float, float]
-CLAMPS = ("relu", "clip", "max", "min")
 
 
 def bounds(m: Match, node: Node) -> Bounds | None:
     """(low, high) of a clamp with constant, ordered bounds; None where one is not known."""
     operands = m.graph.operands(node)
-    name = node.op.name
-    if name == "relu":
+    if isinstance(node.op, Relu):
         return 0.0, math.inf
-    if name == "clip":
+    if isinstance(node.op, Clip):
         low = _bound(operands, 1, -math.inf)
         high = _bound(operands, 2, math.inf)
         if low is None or high is None:
@@ -34,7 +34,7 @@ def bounds(m: Match, node: Node) -> Bounds | None:
     number = numbers[0] if len(numbers) == 1 else None
     if number is None or math.isnan(number):
         return None
-    return (number, math.inf) if name == "max" else (-math.inf, number)
+    return (number, math.inf) if isinstance(node.op, Max) else (-math.inf, number)
 
 
 def _bound(operands: list[Value | None], i: int, default: float) -> float | None:
@@ -117,7 +117,7 @@ class ToClamp(Algebra):
         limits = bounds(m, m.root)
         if limits is None or not _representable(m, limits):
             return False
-        if m.root.op.name != "clip":
+        if not isinstance(m.root.op, Clip):
             return m.x.array is None and result_is(m, m.x)
         return self.shorter(m, limits)
 

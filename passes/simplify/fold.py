@@ -10,14 +10,12 @@ import numpy as np
 from ...ir import Array, Graph, Node, TautError
 from ...ir.interpret import run_node
 from ...ir.op import Abstract, has_body
+from ...ir.ops.quantization import DequantizeLinear
 from ...ir.ops.structure import Constant
 from ..base import Exact, Outcome, Pass, register_pass
 from ..context import Context
 from ..rewrite import erase_dead
 from . import seeds
-
-KEEP = frozenset({"dequantize_linear"})
-"""Say where precision is lost; folding one away would forget that a weight is quantized."""
 
 
 @register_pass
@@ -46,7 +44,9 @@ class Fold(Pass):
         for node in graph.nodes():
             if isinstance(node.op, Constant) or not node.op.pure or not node.results:
                 continue
-            if not graph.nx.succ[node] or (node.op.name in KEEP and not self.dequantize):
+            # Folded away, a dequantization would be forgotten, and that a weight is quantized.
+            kept = isinstance(node.op, DequantizeLinear) and not self.dequantize
+            if not graph.nx.succ[node] or kept:
                 continue
             arrays = self.known(graph, node, outcome, context)
             if arrays is None or not context.gate("fold", node.name):

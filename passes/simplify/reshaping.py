@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from ...ir import Op, Value
-from ...ir.ops.shape import Reshape, Transpose
+from ...ir.ops.shape import Reshape, Tile, Transpose
 from ...ir.types import Shape
 from ..pattern import Pattern, PatternBuilder
 from ..rewrite import Match, Rewrite, RewriteBuilder
-from .unary import UNARY
+from .unary import unary
 
 
 def shape_operand(x: Shape | None, out: Shape | None) -> tuple[int, ...] | None:
@@ -113,7 +113,7 @@ class ReshapeUnary(Rewrite):
     """reshape(f(reshape(x))) -> f(x), f of one element, where the shape comes back"""
 
     def pattern(self, p: PatternBuilder, x: Any, s: Any, t: Any) -> Pattern:
-        return p.reshape(p.op(*UNARY)(p.reshape(x, s), uses=1, into="f"), t)
+        return p.reshape(p.op(*unary())(p.reshape(x, s), uses=1, into="f"), t)
 
     def applies(self, m: Match) -> bool:
         x, out = m.x.shape, m.root.type.shape
@@ -205,7 +205,7 @@ class NoTile(Rewrite):
         return p.any_of(p.tile(x, p.scalar(n)), pad)
 
     def applies(self, m: Match) -> bool:
-        return m.number(m.n) == (1 if m.root.op.name == "tile" else 0)
+        return m.number(m.n) == (1 if isinstance(m.root.op, Tile) else 0)
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
         return m.x

@@ -11,4 +11,6 @@ def is_unary(cls: type[Op]) -> bool:
     return operand_kinds(cls) == ("full",)
 
 
-UNARY: tuple[str, ...] = tuple(c.name for c in all_ops() if is_unary(c))
+def unary() -> list[type[Op]]:
+    """The ops that do."""
+    return [c for c in all_ops() if is_unary(c)]

@@ -7,31 +7,48 @@ from typing import Any
 
 import numpy as np
 
-from ...ir import DType, Graph, UnsupportedError, Value, VerifyError
+from ...ir import DType, Graph, Op, Trait, UnsupportedError, Value, VerifyError
+from ...ir.ops.convolution import Conv
+from ...ir.ops.dynamic import ScaledMatMul
+from ...ir.ops.epilogue import activation_op
+from ...ir.ops.fused_convolution import Ending, FusedConv
 from ...ir.ops.integer import ConvInteger, SumPoolInteger
+from ...ir.ops.linear import FusedMatMul, Gemm
 from ...ir.ops.pooling import AveragePool, MaxPool
+from ...ir.ops.quantization import QuantizeLinear
 from ..pattern import Pattern, PatternBuilder
 from ..rewrite import Failure, Match, RewriteBuilder
 from .algebra import Algebra
 
-NONNEGATIVE = ("relu", "sigmoid", "hard_sigmoid", "softplus", "exp", "abs", "softmax")
-KEEPS_SIGN = ("max_pool", "average_pool", "global_average_pool", "global_max_pool", "reshape",
-              "transpose", "concat")  # fmt: skip
-WINDOWS = ("conv", "fused_conv", "conv_integer", "max_pool", "average_pool", "sum_pool_integer")
+WINDOWS = (Conv, FusedConv, ConvInteger, MaxPool, AveragePool, SumPoolInteger)
 
 
 def nonnegative(graph: Graph, value: Value, depth: int = 8) -> bool:
     """Whether no element can be below zero, as far as a few ops back tell."""
-    op: Any = value.node.op
-    if getattr(op, "residual_last", False):
-        return False
-    if op.name in NONNEGATIVE or getattr(op, "activation", "") in NONNEGATIVE:
+    op, dtype = value.node.op, value.type.dtype
+    last = _last_function(op)
+    if value.index == 0 and last is not None and last.results_within(dtype)[0] >= 0:
         return True
-    if op.name not in KEEPS_SIGN or not depth or value.index:
-        return False
-    sources = graph.operands(value.node)
-    sources = sources[:1] if op.name == "reshape" else sources
-    return all(v is not None and nonnegative(graph, v, depth - 1) for v in sources)
+    sources = _made_of(graph, value) if depth else []
+    return bool(sources) and all(nonnegative(graph, v, depth - 1) for v in sources)
+
+
+def _last_function(op: Op) -> Op | None:
+    """The function whose results are the op's: its activation, or itself."""
+    if isinstance(op, Ending):
+        return None if op.residual_last else op.activation_op()
+    if isinstance(op, FusedMatMul | ScaledMatMul):
+        return activation_op(op.activation, op.params)
+    return op
+
+
+def _made_of(graph: Graph, value: Value) -> list[Value]:
+    """The operands whose elements, or means of them, a result consists of; none if of others."""
+    operands, op = graph.operands_of(value.node), value.node.op
+    if op.moves is not None and op.moves.holds(op):
+        return [v for name in op.moves.operands for v in operands.each(name)]
+    averages = Trait.AVERAGES in op.traits and value.index == 0
+    return operands.each(op.operands[0].name) if averages else []
 
 
 class PadIntoWindow(Algebra):
@@ -128,13 +145,13 @@ class PadAfterQuantize(Algebra):
         fill = 0.0 if m.v is None else float(m.v.array.reshape(-1)[0])
         zero = 0.0 if m.z is None else float(m.z.array.reshape(-1)[0])
         return m.s.array.size == 1 and bool(m.s.array > 0) and \
-            fill == (0.0 if m.op.name == "quantize_linear" else zero)  # fmt: skip
+            fill == (0.0 if isinstance(m.op, QuantizeLinear) else zero)  # fmt: skip
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
         made = b.node(m.root.op, m.x, m.s, m.z)
         kind = made.type.dtype.numpy
         value = np.zeros((), kind)
-        if m.z is not None and m.op.name == "quantize_linear":
+        if m.z is not None and isinstance(m.op, QuantizeLinear):
             value = m.z.array.reshape(()).astype(kind)
         return b.node(m.pad.op, made, m.n, b.constant(value, f"{m.pad.name}.value"), m.a)
 
@@ -170,7 +187,7 @@ class MatMulToGemm(Algebra):
         return fits and not half and m.x.shape is not None and len(m.x.shape) == 2
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
-        if m.product.op.name == "gemm":
+        if isinstance(m.product.op, Gemm):
             return b.node(m.product.op.replace(beta=1.0), m.x, m.w, m.c)
         return b.gemm(m.x, m.w, m.c)
 

@@ -140,6 +140,11 @@ F = np.float32
     (lambda b, x: b.add(b.add(x, F(1)), F(2)), "twice", 0),
     (lambda b, x: b.max(b.max(x, np.arange(3, dtype=F)), np.eye(1, 3, dtype=F)), "twice", 1),
     (lambda b, x: b.relu(b.exp(x)), "known-positive", 1),
+    (lambda b, x: b.abs(b.cosh(x)), "known-positive", 1),
+    (lambda b, x: b.abs(b.sqrt(x)), "known-positive", 0),  # sqrt(-0) is -0
+    (lambda b, x: b.floor(b.floor(x)), "idempotent", 1),
+    (lambda b, x: b.thresholded_relu(b.thresholded_relu(x)), "idempotent", 1),
+    (lambda b, x: b.thresholded_relu(b.thresholded_relu(x, alpha=1.0), alpha=2.0), "idempotent", 0),
     (lambda b, x: b.clip(b.clip(x, F(0), F(1)), F(5), F(6)), "clamp-chain", 1),
     (lambda b, x: b.clip(x, F(np.nan), F(1)), "to-clamp", 0),
     (lambda b, x: b.clip(x, F(np.inf), None), "to-clamp", 0),
@@ -180,6 +185,26 @@ def test_fast_rules_wait_for_their_option() -> None:
     counts = PassManager("simplify{fast=true}", check=True).run(graph).passes[0].counts
     assert counts["mul-zero"] == 1
     assert str(Pipeline.parse("simplify")[0].promise) == "exact"
+
+
+@pytest.mark.parametrize("f, dtype, folds", [
+    (lambda b, x: b.abs(x), "f32", True),
+    (lambda b, x: b.abs(x), "i8", False),  # |-128| is -128, which zeros beat
+    (lambda b, x: b.relu(x), "i8", True),
+    (lambda b, x: b.flatten(b.sigmoid(x), axis=3), "f32", True),  # whatever moves it on
+    (lambda b, x: b.elu(x, alpha=-1.0), "f32", True),
+    (lambda b, x: b.elu(x, alpha=1.0), "f32", False),
+])  # fmt: skip
+def test_zeros_pad_a_maximum_of_what_is_never_negative(f: Any, dtype: str, folds: bool) -> None:
+    b = Builder()
+    x = b.input("x", dtype, (1, 2, 3, 3))
+    y = b.reshape(f(b, x), np.array([1, 2, 3, 3]))
+    padded = b.pad(y, np.array([0, 0, 1, 1, 0, 0, 1, 1]))
+    graph = b.outputs(y=b.max_pool(padded, kernel_shape=(2, 2)))
+    feeds = {"x": np.full((1, 2, 3, 3), -128 if dtype == "i8" else -1.5, DType(dtype).numpy)}
+    made = PassManager("simplify").run(graph)
+    assert made.passes[0].counts["pad-into-window"] == folds
+    assert np.array_equal(interpret(made.graph, feeds)["y"], interpret(graph, feeds)["y"])
 
 
 def test_a_pad_stays_before_a_window_in_ceil_mode_whose_sizes_are_open() -> None:

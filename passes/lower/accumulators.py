@@ -9,9 +9,12 @@ import numpy as np
 
 from ...ir import DType, Node, Value
 from ...ir.op import Array
-from ...ir.ops.elementwise import Mul
+from ...ir.ops.convolution import Conv
+from ...ir.ops.elementwise import Add, Mul, Sub
+from ...ir.ops.elementwise import Sum as Total
 from ...ir.ops.integer import MulInteger, SumPoolInteger
-from ...ir.ops.pooling import AveragePool
+from ...ir.ops.linear import Gemm, MatMul
+from ...ir.ops.pooling import AveragePool, GlobalAveragePool
 from ..quantize.prepare import channel_affine
 from .match import REALS, Integers, integers_of, weight_of
 from .products import Products
@@ -30,21 +33,21 @@ class Accumulators(Products):
         integers = integers_of(self.graph, value, constants=depth > 0)
         if integers is not None:
             return Sum((operand_term(integers),))
-        node, name = value.node, value.node.op.name
+        node, op = value.node, value.node.op
         affine = self._affine(node)
         if affine is not None:
             return affine
-        if name in ("conv", "fused_conv"):
+        if isinstance(op, Conv):
             return self._convolution(node)
-        if name in ("mat_mul", "gemm"):
+        if isinstance(op, MatMul | Gemm):
             return Sum((self._matrix(node, None),))
-        if name in ("add", "sub", "sum"):
+        if isinstance(op, Add | Sub | Total):
             return self._addition(node, depth)
-        if name == "mul":
+        if isinstance(op, Mul):
             return Sum((self._product(node),))
-        if name in ("average_pool", "global_average_pool"):
+        if isinstance(op, AveragePool | GlobalAveragePool):
             return Sum((self._pool(node),))
-        raise Refusal(f"{name} has no integer form")
+        raise Refusal(f"{op.name} has no integer form")
 
     def _addition(self, node: Node, depth: int) -> Sum:
         operands = [v for v in self.graph.operands(node) if v is not None]
@@ -58,7 +61,7 @@ class Accumulators(Products):
             part = self._constant(v, node) if v.array is not None else self.of(v, depth + 1)
             if part.steps:
                 raise Refusal("an operand has an activation that is not quantized")
-            if node.op.name == "sub" and i == 1:
+            if isinstance(node.op, Sub) and i == 1:
                 if any(t.x.type.dtype is DType.i32 for t in part.terms):
                     raise Refusal("an accumulator is subtracted")
                 part = Sum(tuple(t._replace(scale=-t.scale) for t in part.terms))
@@ -93,7 +96,7 @@ class Accumulators(Products):
             raise Refusal("it scales by what is not finite")
         if node.type.shape is None:
             raise Refusal("its rank is not known")
-        if x.node.op.name in ("conv", "fused_conv"):
+        if isinstance(x.node.op, Conv):
             return self._convolution(x.node, factor, shift, node.name)
         source = integers_of(self.graph, x)
         if source is None or (factor == 1).all():
@@ -110,14 +113,14 @@ class Accumulators(Products):
     def adds_bias(self, node: Node) -> bool:
         """Whether a node adds a constant, its bias, to a matrix product."""
         operands = [v for v in self.graph.operands(node) if v is not None]
-        if node.op.name != "add" or len(operands) != 2:
+        if not isinstance(node.op, Add) or len(operands) != 2:
             return False
         names = [v.node.op.name for v in operands if v.array is None]
         return len(names) == 1 and names[0] in ("mat_mul", "gemm")
 
     def _bias_addition(self, node: Node, operands: list[Value]) -> Sum | None:
         """mat_mul(x, w) + constant vector: the constant is the accumulator's bias."""
-        if node.op.name != "add" or len(operands) != 2:
+        if not isinstance(node.op, Add) or len(operands) != 2:
             return None
         for product, other in (operands, operands[::-1]):
             constant = other.array
@@ -125,7 +128,7 @@ class Accumulators(Products):
             last = None if found is None else found.array.ndim - 1
             if constant is None and found is not None and found.axis in (None, last):
                 constant = found.shifted() * found.scale
-            if constant is None or product.node.op.name not in ("mat_mul", "gemm"):
+            if constant is None or not isinstance(product.node.op, MatMul | Gemm):
                 continue
             if constant.size not in (1, constant.shape[-1] if constant.ndim else 1):
                 raise Refusal("it adds a constant that is no vector")

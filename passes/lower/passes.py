@@ -10,9 +10,14 @@ import numpy as np
 
 from ...ir import DType, Graph, Node, TautError, Value, op_class
 from ...ir.op import Array
+from ...ir.ops.convolution import Conv
 from ...ir.ops.integer import Lookup, Requantize
-from ...ir.ops.pooling import MaxPool
+from ...ir.ops.joining import Concat, Pad
+from ...ir.ops.linear import Gemm, MatMul
+from ...ir.ops.normalization import BatchNormalization
+from ...ir.ops.pooling import GlobalMaxPool, MaxPool
 from ...ir.ops.quantization import DequantizeLinear, QuantizeLinear
+from ...ir.ops.resize import Resize, Upsample
 from ...ir.ops.shape import Cast
 from ..base import Bound, Changes, Exact, Outcome, Pass, WithinSteps, register_pass
 from ..context import Context
@@ -37,8 +42,8 @@ from .scales import (
 )
 from .terms import Sum, Term
 
-PRODUCTS = frozenset(("conv", "fused_conv", "gemm", "mat_mul"))
-KNOWN = PRODUCTS | COMBINES | POOLS | SAME | {"batch_normalization", "cast"}
+SUMMED = (Conv, Gemm, MatMul)  # into accumulators
+KNOWN = SUMMED + COMBINES + POOLS + SAME + (BatchNormalization, Cast)
 MOST_VISITED = 200
 
 
@@ -82,7 +87,7 @@ class LowerInteger(Pass):
                 lowering.lower_quantize(node)
         live = nx.ancestors(graph.nx, graph.result)
         for node in graph.nodes():
-            if node in live and node.op.name in PRODUCTS | POOLS:
+            if node in live and isinstance(node.op, SUMMED + POOLS):
                 lowering.lower_to_float(node)
         erase_dead(graph, graph.nodes()[::-1])
         for name, node in lowering.renamed.items():
@@ -128,10 +133,10 @@ class Lowering:
         while stack and len(seen) < MOST_VISITED:
             node = stack.pop().node
             operands = [v for v in self.graph.operands(node) if v is not None and v.array is None]
-            if node.op.name == "dequantize_linear":
+            if isinstance(node.op, DequantizeLinear):
                 if operands:
                     return False
-            elif node.op.name in KNOWN or step_of(self.graph, node) is not None:
+            elif isinstance(node.op, KNOWN) or step_of(self.graph, node) is not None:
                 stack += [v for v in operands if v not in seen]
                 seen.update(operands)
         return True
@@ -158,7 +163,7 @@ class Lowering:
         step = step_of(self.graph, node)
         if step is not None and not self.accumulators.adds_bias(node):
             return self._integers(step[1], (step[0], *steps), grid, place, name)
-        if node.op.name in SAME:
+        if isinstance(node.op, SAME):
             return self._moved(node, value.index, steps, grid, place, name)
         made = self.accumulators.of(value)
         return self._round(Sum(made.terms, (*made.steps, *steps)), grid, name, place)
@@ -167,19 +172,19 @@ class Lowering:
         self, node: Node, index: int, steps: tuple[Step, ...], grid: Grid, place: Node, name: str
     ) -> Value:
         """Data movement, on integers; functions of one element go before it."""
-        if node.op.name in ("max_pool", "global_max_pool") and interval(steps) is None:
+        if isinstance(node.op, MaxPool | GlobalMaxPool) and interval(steps) is None:
             raise Refusal("a curved function follows a maximum")
         if grid.scales:
             raise Refusal("data with scales by channel is moved")
         self._check_resize(node, steps, grid)
         operands = list(self.graph.operands(node))
-        count = len(operands) if node.op.name == "concat" else 1
+        count = len(operands) if isinstance(node.op, Concat) else 1
         for i in range(count):
             value = operands[i]
             assert value is not None
             part = f"{name}.{i}" if steps else value.node.name
             operands[i] = self._integers(value, steps, grid, place, part)
-        if node.op.name == "pad" and getattr(node.op, "mode", "") == "constant":
+        if isinstance(node.op, Pad) and getattr(node.op, "mode", "") == "constant":
             fill = operands[2] if len(operands) > 2 else None
             real = np.zeros((), np.float32) if fill is None else fill.array
             if real is None:
@@ -188,7 +193,7 @@ class Lowering:
             operands = [*operands[:2], *[None] * (2 - len(operands)), None, *operands[3:]]
             operands[2] = self.graph.constant(padded, f"{node.name}.value", before=place)
         op = node.op
-        if node.op.name == "global_max_pool":
+        if isinstance(node.op, GlobalMaxPool):
             assert operands[0] is not None
             op = MaxPool(kernel_shape=image_size(operands[0]))
         try:
@@ -205,7 +210,7 @@ class Lowering:
         op: Any = node.op
         if getattr(op, "coordinate_transformation_mode", "") == "tf_crop_and_resize":
             raise Refusal("it extrapolates")
-        if node.op.name not in ("resize", "upsample") or op.mode == "nearest":
+        if not isinstance(node.op, Resize | Upsample) or op.mode == "nearest":
             return
         source = integers_of(self.graph, self.graph.operand(node, 0))
         if steps or source is None or source.grid.scales:
@@ -290,7 +295,7 @@ class Lowering:
             to = Cast(to=node.type.dtype)
             made = self.graph.add(to, made, name=f"{node.name}.narrowed", before=node)[0]
         residual = self.graph.operand(node, 3)
-        if residual is not None and node.op.name in PRODUCTS:
+        if residual is not None and isinstance(node.op, SUMMED):
             made = self._add("add", node, made, residual)
         if step is not None:
             kind = node.type.dtype.numpy
@@ -310,7 +315,7 @@ class Lowering:
         """The accumulator of a product or mean, and the activation behind the residual, which both
         stay in float. Raises Refusal.
         """
-        if node.op.name not in ("conv", "fused_conv"):
+        if not isinstance(node.op, Conv):
             return self.accumulators.of(node[0]).terms[0], None
         if getattr(node.op, "residual_last", False) and self.graph.operand(node, 3) is not None:
             raise Refusal("its residual comes after the activation")

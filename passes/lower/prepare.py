@@ -17,8 +17,10 @@ import numpy as np
 from ...ir import DType, Graph, Node, TautError, Value
 from ...ir.op import Array
 from ...ir.ops.integer import Lookup
-from ...ir.ops.pooling import GlobalMaxPool
+from ...ir.ops.joining import Concat, Pad
+from ...ir.ops.pooling import GlobalMaxPool, MaxPool
 from ...ir.ops.quantization import DequantizeLinear, Quantization, QuantizeLinear
+from ...ir.ops.resize import Resize, Upsample
 from ...ir.ops.shape import Cast
 from ..base import Outcome
 from ..quantize.functions import ARITHMETIC, step_of
@@ -27,7 +29,7 @@ from ..quantize.prepare import split_endings
 from .match import REALS, Integers, dequantized_weight, integers_of, weight_of
 from .transposed import unfold_transposed
 
-MAKES_ELEMENTS = frozenset(("max_pool", "global_max_pool", "pad", "resize", "upsample", "concat"))
+MAKES_ELEMENTS = (MaxPool, GlobalMaxPool, Pad, Resize, Upsample, Concat)
 """Of what moves data, what does more than to choose and order elements of one operand."""
 
 
@@ -110,7 +112,7 @@ def move_constant(graph: Graph, node: Node) -> bool:
     known = weight_of(graph, real)
     if known is None or any(v is not None and v.array is None for v in operands[1:]):
         return False
-    if node.op.name not in (SAME | {"identity"}) - MAKES_ELEMENTS:
+    if not isinstance(node.op, SAME) or isinstance(node.op, MAKES_ELEMENTS):
         return False
     rest = [None if v is None else v.array for v in operands[1:]]
 
@@ -152,7 +154,7 @@ def axis_of(places: Array | None, count: int) -> int | None:
 def move_integers(graph: Graph, node: Node) -> bool:
     """Data movement and maxima behind dequantizations of one grid, made on the integers."""
     operands = graph.operands(node)
-    role = same_role(node, operands) if node.op.name in SAME else ""
+    role = same_role(node, operands) if isinstance(node.op, SAME) else ""
     if not isinstance(role, Role):
         return False
     found: list[Integers] = []
@@ -166,7 +168,7 @@ def move_integers(graph: Graph, node: Node) -> bool:
         return False
     for i, f in zip(role.reads, found):
         operands[i] = f.value
-    if node.op.name == "pad" and getattr(node.op, "mode", "") == "constant":
+    if isinstance(node.op, Pad) and getattr(node.op, "mode", "") == "constant":
         fill = operands[2] if len(operands) > 2 else None
         real = np.zeros((), np.float32) if fill is None else fill.array
         if real is None or grid.dequantize(grid.quantize(real.reshape(()))) != real.reshape(()):
@@ -192,7 +194,7 @@ def realize(graph: Graph, node: Node) -> None:
         known = None if value is None else weight_of(graph, value)
         if value is None or known is None or known.array.size != 1:
             continue
-        if node.op.name in ARITHMETIC:
+        if isinstance(node.op, ARITHMETIC):
             real = (known.shifted() * known.scale).astype(np.float32)
             made = graph.constant(real, f"{value.node.name}.real", before=node)
             graph.set_operand(node, k, made)

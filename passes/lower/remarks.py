@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...ir import DType, Graph, Node, Value
 from ...ir.op import Op, has_body
+from ...ir.ops.fusion import Fusion
 from ...ir.ops.quantization import DequantizeLinear, Quantization, QuantizeLinear
 from ...ir.ops.structure import Constant, Input, Return
 from ..base import Outcome
@@ -30,7 +31,7 @@ def explain_bodies(graph: Graph, outcome: Outcome) -> None:
     for node in graph.nodes():
         if any(True for body in bodies(node.op) for _ in body.of(Quantization)):
             what = f"quantize/dequantize pairs lie inside this {node.op.name}"
-            mend = ": run inline-fusions before" if node.op.name == "fusion" else ""
+            mend = ": run inline-fusions before" if isinstance(node.op, Fusion) else ""
             outcome.missed(node, what + mend)
 
 

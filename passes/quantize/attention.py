@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from ...ir import DType, Graph, Node, Value
+from ...ir.ops.attention import Attention
 from ...ir.ops.dynamic import QuantizeRows
+from ...ir.ops.indexing import Slice
 from ...ir.ops.scaled_attention import ScaledAttention
 from ..base import Changes, Outcome, Pass, register_pass
 from ..context import Context
@@ -45,7 +47,7 @@ class QuantizeAttention(Pass):
     def run(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
         for node in graph.nodes():
-            if node not in graph or node.op.name != "attention":
+            if node not in graph or not isinstance(node.op, Attention):
                 continue
             why = "it is named in `skip`" if node.name in self.skip else refusal(graph, node)
             if why:
@@ -146,7 +148,7 @@ def _merged(
     assert d
     for x, _ in operands:
         ends = [None if v is None else v.array for v in graph.operands(x.node)[1:]]
-        if x.node.op.name != "slice" or len(ends) < 3 or any(a is None for a in ends[:3]):
+        if not isinstance(x.node.op, Slice) or len(ends) < 3 or any(a is None for a in ends[:3]):
             return None
         start, _, axis = (a.reshape(-1) for a in ends[:3] if a is not None)
         step = ends[3] if len(ends) > 3 and ends[3] is not None else np.ones(1)

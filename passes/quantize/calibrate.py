@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ...ir import FeedError, Graph, PassError, Value
 from ...ir.ops.fused_convolution import SLOPED, FusedConv
+from ...ir.ops.joining import Concat
 from ..base import Exact, Outcome, Pass, register_pass
 from ..context import Context
 from .estimate import Estimator, Method, Range
@@ -114,14 +115,14 @@ def share(graph: Graph, placement: Placement, ranges: dict[Value, Range], outcom
     """
     moving = [n for n, r in placement.roles.items() if r.kind == "same"]
     for node in moving:
-        if node.op.name != "concat":
+        if not isinstance(node.op, Concat):
             for x in placement.roles[node].reads:
                 for i in range(len(node.results)):
                     value = graph.operand(node, x)
                     assert value is not None
                     placement.unite(value, node[i])
     for node in moving:
-        if node.op.name != "concat" or node[0] not in placement.shared:
+        if not isinstance(node.op, Concat) or node[0] not in placement.shared:
             continue
         parts = [v for v in graph.operands(node) if v is not None]
         widths = {v: _width(placement, ranges, v) for v in parts}

@@ -21,7 +21,11 @@ import numpy as np
 from ...ir import FeedError, Graph, Node, Value
 from ...ir.interpret import run_node
 from ...ir.op import Array
-from ...ir.ops.structure import Input
+from ...ir.ops.convolution import Conv
+from ...ir.ops.elementwise import Add
+from ...ir.ops.fused_convolution import FusedConv
+from ...ir.ops.linear import Gemm, MatMul
+from ...ir.ops.structure import Constant, Input
 from ..context import Context
 from .insert import insert_bias
 from .place import takes_bias
@@ -94,12 +98,12 @@ def lockstep(
 def _run(
     node: Node, inputs: list[list[Array | None]], context: Context, mend: Mend | None
 ) -> list[list[Array]]:
-    if node.op.name == "constant":
+    if isinstance(node.op, Constant):
         one = list(run_node(node, [], context.limits))
         return [one] * len(inputs)
-    if mend is None or node.op.name not in ("conv", "fused_conv", "gemm", "mat_mul"):
+    if mend is None or not isinstance(node.op, Conv | Gemm | MatMul):
         return [list(run_node(node, row, context.limits)) for row in inputs]
-    if node.op.name != "fused_conv":
+    if not isinstance(node.op, FusedConv):
         lanes = [run_node(node, row, context.limits)[0] for row in inputs]
         return [[x] for x in _mended(node, lanes, mend)]
     # The shift is measured before the residual and the activation.
@@ -125,7 +129,8 @@ def _mended(node: Node, lanes: Lanes, mend: Mend) -> Lanes:
 
 def channel_axis(node: Node) -> int:
     """The axis of output channels in a product's result."""
-    return 1 if node.op.name in ("conv", "fused_conv") else -1
+    assert node.op.weighted is not None
+    return node.op.weighted.channels
 
 
 def channel_means(node: Node, lanes: Lanes) -> Array:
@@ -169,7 +174,7 @@ def shifts(
 
 def expected_shift(node: Node, error: Array, mean: Array) -> Array:
     """sum_k error_k E[x_k] for each output channel; `mean` has one number per input channel."""
-    if node.op.name in ("gemm", "mat_mul"):
+    if isinstance(node.op, Gemm | MatMul):
         return mean @ (error.T if getattr(node.op, "transB", False) else error)
     group = int(getattr(node.op, "group", 1))
     taps = error.sum(tuple(range(2, error.ndim))).reshape(group, -1, error.shape[1])
@@ -214,7 +219,7 @@ def shift_bias(graph: Graph, node: Node, shift: Array, scale: Array) -> bool:
         insert_bias(graph, node, shift if bias is None else bias + shift, scale)
         return True
     uses = graph.uses(node[0])
-    if len(uses) != 1 or uses[0].node.op.name != "add":
+    if len(uses) != 1 or not isinstance(uses[0].node.op, Add):
         return False
     other = graph.operand(uses[0].node, 1 - uses[0].position)
     if other is None or other.array is None or other.array.size not in (1, shift.size):

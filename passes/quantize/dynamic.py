@@ -10,12 +10,15 @@ import numpy as np
 from ...ir import DType, Graph, Node, PassError, Value
 from ...ir.op import Array
 from ...ir.ops.dynamic import QuantizeRows, ScaledMatMul
+from ...ir.ops.elementwise import Add
+from ...ir.ops.linear import FusedMatMul, Gemm, MatMul
+from ...ir.ops.quantization import DequantizeLinear
 from ..base import Changes, Outcome, Pass, register_pass
 from ..context import Context
 from ..rewrite import erase_dead
 from .weights import Estimate, quantize_weight
 
-PRODUCTS = frozenset(("mat_mul", "gemm", "fused_mat_mul"))
+PRODUCTS = (MatMul, Gemm, FusedMatMul)
 LARGEST = 2**31 - 1
 
 
@@ -68,7 +71,7 @@ class QuantizeDynamic(Pass):
     def run(self, graph: Graph, context: Context) -> Outcome:
         run = _Run(graph, self)
         for node in graph.nodes():
-            if node not in graph or node.op.name not in PRODUCTS or quantized(graph, node):
+            if node not in graph or not isinstance(node.op, PRODUCTS) or quantized(graph, node):
                 continue
             found = linear(graph, node)
             why = found if isinstance(found, str) else run.refusal(node, found)
@@ -131,7 +134,7 @@ class _Run:
 def quantized(graph: Graph, node: Node) -> bool:
     """Whether a product's weight already is dequantized integers."""
     w = graph.operand(node, 1)
-    source = None if w is None or w.node.op.name != "dequantize_linear" else \
+    source = None if w is None or not isinstance(w.node.op, DequantizeLinear) else \
         graph.operand(w.node, 0)  # fmt: skip
     return source is not None and source.array is not None
 
@@ -170,7 +173,7 @@ def linear(graph: Graph, node: Node) -> Linear | str:
         if isinstance(joined, str):
             return joined
         made = joined
-    if node.op.name == "fused_mat_mul":
+    if isinstance(node.op, FusedMatMul):
         return made._replace(activation=op.activation, params=op.params)
     return _with_bias(graph, made)
 
@@ -200,7 +203,7 @@ def _with_bias(graph: Graph, made: Linear) -> Linear:
     if made.bias is not None or made.residual is not None or len(uses) != 1:
         return made
     user = uses[0].node
-    if user.op.name != "add" or user.type != made.last.type:
+    if not isinstance(user.op, Add) or user.type != made.last.type:
         return made
     other = graph.operand(user, 1 - uses[0].position)
     if other is None or other.array is None or not _is_vector(other.array, made.weight.shape[1]):

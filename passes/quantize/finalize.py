@@ -19,7 +19,7 @@ from ..base import Outcome
 from ..rewrite import erase_dead
 from .grid import LARGEST, SMALLEST
 from .insert import insert_bias, insert_weight
-from .place import PRODUCTS, normalized_product, takes_bias
+from .place import normalized_product, takes_bias
 from .prepare import channel_affine
 from .weights import Weights, weight_axis
 
@@ -149,7 +149,7 @@ class Finalizer:
     def _round_bias(self, node: Node) -> None:
         """Write a float bias as int32 in steps of the accumulator."""
         graph = self.graph
-        if node.op.name not in PRODUCTS or not takes_bias(node):
+        if not takes_bias(node):
             return
         bias, weight = graph.operand(node, 2), _integers(graph, graph.operand(node, 1))
         step = _scale_of(graph, graph.operand(node, 0))

@@ -11,13 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...ir import Graph, Node, Op, Value, op_class
+from ...ir import DType, Graph, Node, Op, Value
 from ...ir.op import Array
+from ...ir.ops.activation import Clip, PRelu, Relu
+from ...ir.ops.elementwise import Add, Div, Max, Min, Mul, Pow, Sub, Sum
 from ...ir.ops.epilogue import activation_op
+from ...ir.ops.shape import Identity
 from ...ir.ops.unary import Unary
 
-ARITHMETIC = frozenset(("add", "sub", "mul", "div", "pow", "max", "min", "sum"))
-OTHERS = frozenset(("clip", "p_relu", "prelu", "identity"))
+ARITHMETIC = (Add, Sub, Mul, Div, Pow, Max, Min, Sum)
+OTHERS = (Clip, PRelu, Identity)
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,16 @@ class Step:
 
     def interval(self) -> tuple[float, float] | None:
         """(low, high) if this is min(max(x, low), high)."""
-        if self.op.name == "relu":
+        if isinstance(self.op, Relu):
             return 0.0, np.inf
-        if self.op.name == "identity":
+        if isinstance(self.op, Identity):
             return -np.inf, np.inf
         values = [None if c is None else float(c.reshape(-1)[0]) for c in self.constants]
-        if self.op.name == "clip" and self.position == 0:
+        if isinstance(self.op, Clip) and self.position == 0:
             low, high = ([*values, None, None])[:2]
             return (-np.inf if low is None else low), (np.inf if high is None else high)
-        if self.op.name in ("max", "min") and len(values) == 1 and values[0] is not None:
-            return (values[0], np.inf) if self.op.name == "max" else (-np.inf, values[0])
+        if isinstance(self.op, Max | Min) and len(values) == 1 and values[0] is not None:
+            return (values[0], np.inf) if isinstance(self.op, Max) else (-np.inf, values[0])
         return None
 
 
@@ -60,7 +63,7 @@ def step_of(graph: Graph, node: Node) -> tuple[Step, Value] | None:
     if isinstance(op, Unary):
         (x,) = graph.operands(node)
         return None if x is None else (Step(op), x)
-    if op.name not in ARITHMETIC and op.name not in OTHERS:
+    if not isinstance(op, ARITHMETIC + OTHERS):
         return None
     operands = graph.operands(node)
     moving = [(i, v) for i, v in enumerate(operands) if v is not None and v.array is None]
@@ -81,7 +84,7 @@ def fused_step(activation: str, params: tuple[float, ...]) -> Step | None:
         return None
     if activation == "clip":
         bounds = (np.asarray(p, np.float32) for p in params)
-        return Step(op_class("clip")(), 0, tuple(bounds))
+        return Step(Clip(), 0, tuple(bounds))
     op = activation_op(activation, params)
     return None if op is None else Step(op)
 
@@ -110,18 +113,6 @@ def composed(steps: Sequence[Step]) -> Function:
 
 
 def output_bounds(step: Step) -> tuple[float, float]:
-    """A range that the step's results cannot leave."""
-    bounds = step.interval()
-    if bounds is not None:
-        return float(bounds[0]), float(bounds[1])
-    alpha = float(getattr(step.op, "alpha", 1.0))
-    known = {
-        "sigmoid": (0.0, 1.0), "hard_sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0),
-        "hard_swish": (-0.375, np.inf), "softplus": (0.0, np.inf), "softsign": (-1.0, 1.0),
-        "erf": (-1.0, 1.0), "gelu": (-0.1701, np.inf), "mish": (-0.3089, np.inf),
-        "exp": (0.0, np.inf), "abs": (0.0, np.inf), "sqrt": (0.0, np.inf),
-        "elu": (min(-alpha, 0.0), np.inf), "thresholded_relu": (min(alpha, 0.0), np.inf),
-    }  # fmt: skip
-    if step.op.name == "swish" and alpha > 0:
-        return -0.27847 / alpha, np.inf
-    return known.get(step.op.name, (-np.inf, np.inf))
+    """A range that the step's float results cannot leave."""
+    low, high = step.interval() or step.op.results_within(DType.f32)
+    return float(low), float(high)

@@ -28,6 +28,7 @@ import numpy as np
 from ...ir import Builder, DType, Graph, Node, Value
 from ...ir.op import Array
 from ...ir.ops.adjoint import ints
+from ...ir.ops.elementwise import Add
 from ...ir.ops.normalization import BatchNormalization
 from ...ir.ops.quantization import DequantizeLinear, QuantizeLinear
 from ...ir.ops.rounded_bias import RoundBias
@@ -173,7 +174,7 @@ def _bias_of(graph: Graph, node: Node) -> tuple[Node, int] | None:
         return user, BETA
     if takes_bias(node):
         return (node, 2) if len(graph.operands(node)) > 2 else None
-    if user is not None and user.op.name == "add":
+    if user is not None and isinstance(user.op, Add):
         return user, 1 - uses[0].position
     return None
 

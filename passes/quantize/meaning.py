@@ -16,6 +16,7 @@ from ...ir import Graph, Node, TautError, Value
 from ...ir.op import Array
 from ...ir.ops.elementwise import Mul
 from ...ir.ops.integer import Lookup, Requantize
+from ...ir.ops.joining import Pad
 from ...ir.ops.quantization import DequantizeLinear, Quantization, QuantizeLinear
 from ...ir.ops.shape import Cast
 from .place import SAME
@@ -89,7 +90,7 @@ def _moved(graph: Graph, node: Node, found: dict[Value, Meaning]) -> Meaning | N
     operands = graph.operands(node)
     wide = [v for v in operands if v is not None and v in found and v.type.dtype == node.type.dtype]
     first = operands[0] if operands else None
-    if first not in wide or node.op.name not in SAME:
+    if first not in wide or not isinstance(node.op, SAME):
         return None
     data = [v for v in operands if v is not None and v.array is None
             and v.type.dtype == node.type.dtype]  # fmt: skip
@@ -98,7 +99,7 @@ def _moved(graph: Graph, node: Node, found: dict[Value, Meaning]) -> Meaning | N
     given = [found[v] for v in data]
     if all(m.single for m in given) and all(m == given[0] for m in given):
         return given[0]
-    if node.op.name == "pad":
+    if isinstance(node.op, Pad):
         return None  # what it pads with has no step of its own
     if any(not v.type.is_static or v.type.size > LARGEST for v in data):
         return None
@@ -130,7 +131,7 @@ def _read(graph: Graph, value: Value, found: dict[Value, Meaning]) -> Meaning | 
             if factor is not None:
                 return Meaning(factor, np.zeros(()))
         moved = found.get(node[0]) if node.results and use.position == 0 else None
-        if moved is not None and moved.single and node.op.name in SAME:
+        if moved is not None and moved.single and isinstance(node.op, SAME):
             return moved
     return None
 

@@ -106,4 +106,5 @@ class Observer:
 
 def moment_axis(node: Node) -> int:
     """The axis of a product's input over which weights differ."""
-    return 1 if node.op.name in ("conv", "fused_conv") else -1
+    assert node.op.weighted is not None
+    return node.op.weighted.channels

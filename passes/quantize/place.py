@@ -26,29 +26,43 @@ from typing import Literal
 
 import numpy as np
 
-from ...ir import DType, Graph, Node, Use, Value
+from ...ir import DType, Graph, Node, Op, Use, Value, all_ops
+from ...ir.ops.convolution import Conv, ConvTranspose
+from ...ir.ops.dynamic import ScaledMatMul
+from ...ir.ops.elementwise import Add, Mul, Sub, Sum
+from ...ir.ops.fusion import Fusion
+from ...ir.ops.integer import ConvInteger, MatMulInteger
+from ...ir.ops.joining import Concat, Pad
+from ...ir.ops.linear import FusedMatMul, Gemm, MatMul
 from ...ir.ops.normalization import BatchNormalization
+from ...ir.ops.pooling import AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool
 from ...ir.ops.quantization import DequantizeLinear
+from ...ir.ops.resize import Resize, Upsample
 from ..base import Outcome
 from .functions import step_of
 
 Kind = Literal["product", "combine", "pool", "step", "same"]
 
-PRODUCTS = frozenset(("conv", "fused_conv", "gemm", "mat_mul", "conv_transpose"))
-COMBINES = frozenset(("add", "sub", "mul", "sum"))
-POOLS = frozenset(("average_pool", "global_average_pool"))
-SAME = frozenset((
-    "max_pool", "global_max_pool", "reshape", "flatten", "transpose", "squeeze", "unsqueeze",
-    "slice", "split", "expand", "tile", "gather", "depth_to_space", "space_to_depth", "pad",
-    "resize", "upsample", "concat",
-))  # fmt: skip
+PRODUCTS = (Conv, Gemm, MatMul, ConvTranspose)
+MATRICES = (Gemm, MatMul)
+COMBINES = (Add, Sub, Mul, Sum)
+POOLS = (AveragePool, GlobalAveragePool)
 
-BEFORE = {
-    "fused_mat_mul": "fuse-matmul has taken up what stands around it: quantize before",
-    "fusion": "its ops lie inside a fusion: run inline-fusions before",
-    "conv_integer": "it is on integers already",
-    "mat_mul_integer": "it is on integers already",
-    "scaled_mat_mul": "it is on integers already",
+
+def moves_first(cls: type[Op]) -> bool:
+    """Whether an op (with some attributes) moves elements of its first operands, from there on."""
+    moves = cls.moves
+    return moves is not None and moves.operands == (cls.operands[0].name,)
+
+
+SAME = (MaxPool, GlobalMaxPool, Pad, *filter(moves_first, all_ops()))
+
+BEFORE: Mapping[type[Op], str] = {
+    FusedMatMul: "fuse-matmul has taken up what stands around it: quantize before",
+    Fusion: "its ops lie inside a fusion: run inline-fusions before",
+    ConvInteger: "it is on integers already",
+    MatMulInteger: "it is on integers already",
+    ScaledMatMul: "it is on integers already",
 }
 """What earlier passes made, around which no pairs are put."""
 
@@ -96,29 +110,29 @@ class Placement:
 
 def role_of(graph: Graph, node: Node) -> Role | str:
     """The role of a node if it were quantized, or why it cannot be ("" where nobody asks)."""
-    name = node.op.name
+    op = node.op
     operands = graph.operands(node)
-    if name in BEFORE:
-        return BEFORE[name]
+    if type(op) in BEFORE:
+        return BEFORE[type(op)]
     if not node.results or node.type.dtype is not DType.f32:
-        known = name in PRODUCTS
+        known = isinstance(op, PRODUCTS)
         return f"its element type is {node.type.dtype.value}" if known else ""
-    if name in PRODUCTS:
+    if isinstance(op, PRODUCTS):
         return _product(node, operands)
     step = step_of(graph, node)
     if step is not None:
         return Role("step", (operands.index(step[1]),))
     moving = tuple(i for i, v in enumerate(operands) if v is not None and v.array is None)
-    if name in COMBINES and len(operands) == 2:
+    if isinstance(op, COMBINES) and len(operands) == 2:
         if len(moving) == 2:
             return Role("combine", moving)
         other = operands[1 - moving[0]] if len(moving) == 1 else None
-        if name == "add" and other is not None and _is_bias(other, node):
+        if isinstance(op, Add) and other is not None and _is_bias(other, node):
             return Role("step", moving)
         return "one operand is a constant tensor" if moving else ""
-    if name in POOLS:
+    if isinstance(op, POOLS):
         return Role("pool", (0,))
-    if name in SAME:
+    if isinstance(op, SAME):
         return same_role(node, operands)
     return ""
 
@@ -139,9 +153,9 @@ def _product(node: Node, operands: list[Value | None]) -> Role | str:
     bias = operands[2] if len(operands) > 2 else None
     if bias is not None and (bias.array is None or not np.isfinite(bias.array).all()):
         return "its bias is not a finite constant"
-    if node.op.name == "conv_transpose":
+    if isinstance(node.op, ConvTranspose):
         return "only transposed convolutions whose windows do not overlap have an integer form"
-    if node.op.name == "gemm":
+    if isinstance(node.op, Gemm):
         if getattr(node.op, "transA", False) or not getattr(node.op, "alpha", 1.0) > 0:
             return "its first operand is transposed or alpha is not positive"
         if (
@@ -150,7 +164,7 @@ def _product(node: Node, operands: list[Value | None]) -> Role | str:
             and bias.array.size != weight.array.shape[0 if getattr(node.op, "transB", False) else 1]
         ):
             return "its bias is no vector of columns"
-    if node.op.name == "mat_mul" and (weight.array.ndim != 2 or x.type.shape is None
+    if isinstance(node.op, MatMul) and (weight.array.ndim != 2 or x.type.shape is None
                                       or len(x.type.shape) < 2):  # fmt: skip
         return "its weight is no matrix"
     residual = len(operands) > 3 and operands[3] is not None and operands[3].array is None
@@ -171,20 +185,20 @@ def _is_bias(value: Value, node: Node) -> bool:
 
 def same_role(node: Node, operands: list[Value | None]) -> Role | str:
     """The role of a node that moves data, or why its result is not on its operand's grid."""
-    op, name = node.op, node.op.name
-    if name == "concat":
+    op = node.op
+    if isinstance(op, Concat):
         if any(v is None or v.array is not None for v in operands):
             return "a part is constant"
         return Role("same", tuple(range(len(operands))))
     if any(v is None or v.array is not None for v in operands[:1]):
         return ""
-    if name == "max_pool" and getattr(op, "outputs", 1) != 1:
+    if isinstance(op, MaxPool) and op.outputs != 1:
         return "it also returns indices"
-    if name in ("resize", "upsample") and getattr(op, "mode", "") != "nearest":
-        return f"{getattr(op, 'mode', '')} interpolation is computed in float"
-    if getattr(op, "coordinate_transformation_mode", "") == "tf_crop_and_resize":
+    if isinstance(op, Resize | Upsample) and op.mode != "nearest":
+        return f"{op.mode} interpolation is computed in float"
+    if isinstance(op, Resize) and op.coordinate_transformation_mode == "tf_crop_and_resize":
         return "it extrapolates"
-    if name == "pad" and getattr(op, "mode", "") == "constant":
+    if isinstance(op, Pad) and op.mode == "constant":
         fill = operands[2] if len(operands) > 2 else None
         if fill is not None and (fill.array is None or not np.isfinite(fill.array).all()):
             return "the value it pads with is not a finite constant"
@@ -194,7 +208,7 @@ def same_role(node: Node, operands: list[Value | None]) -> Role | str:
 def takes_bias(node: Node) -> bool:
     """Whether a product has a bias operand whose scale is the accumulator's."""
     plain = getattr(node.op, "alpha", 1.0) == 1.0 and getattr(node.op, "beta", 1.0) == 1.0
-    return node.op.name in ("conv", "fused_conv") or (node.op.name == "gemm" and plain)
+    return isinstance(node.op, Conv) or (isinstance(node.op, Gemm) and plain)
 
 
 def normalized_product(graph: Graph, node: Node) -> Node | None:
@@ -209,7 +223,7 @@ def normalized_product(graph: Graph, node: Node) -> Node | None:
         return None
     made = x.node
     ended = getattr(made.op, "activation", "") or len(graph.operands(made)) > 3
-    fits = made.op.name in PRODUCTS and takes_bias(made) and not ended
+    fits = takes_bias(made) and not ended
     return made if fits and graph.use_count(x) == 1 else None
 
 
@@ -247,14 +261,8 @@ def place(
     return made
 
 
-MATRICES = frozenset(("gemm", "mat_mul"))
-
-
 def _eliminate(graph: Graph, roles: dict[Node, Role], outcome: Outcome, rows: bool) -> None:
-    def stays(node: Node) -> bool:
-        return roles[node].kind == "product" and not (rows and node.op.name in MATRICES)
-
-    queue = deque(n for n in roles if not stays(n))
+    queue = deque(n for n in roles if not _stays(n, roles, rows))
     waiting = set(queue)
     while queue:
         node = queue.popleft()
@@ -265,16 +273,21 @@ def _eliminate(graph: Graph, roles: dict[Node, Role], outcome: Outcome, rows: bo
         if not why:
             continue
         del roles[node]
-        if node.op.name not in SAME:
+        if not isinstance(node.op, SAME):
             outcome.note(f"{node.op.name} kept in float: {why}", node)
         around = [v.node for v in graph.operands(node) if v is not None] + graph.users(node)
         # An operand's other readers may have counted on this node to quantize it.
         for v in graph.operands(node):
             around += [] if v is None else graph.users(v.node)
         for n in around:
-            if n in roles and not stays(n) and n not in waiting:
+            if n in roles and not _stays(n, roles, rows) and n not in waiting:
                 waiting.add(n)
                 queue.append(n)
+
+
+def _stays(node: Node, roles: dict[Node, Role], rows: bool) -> bool:
+    """Whether it is quantized whatever stands around it."""
+    return roles[node].kind == "product" and not (rows and isinstance(node.op, MATRICES))
 
 
 def _reason_to_leave(graph: Graph, node: Node, roles: dict[Node, Role], rows: bool) -> str:
@@ -286,7 +299,7 @@ def _reason_to_leave(graph: Graph, node: Node, roles: dict[Node, Role], rows: bo
             return f"its operand {value.node.name!r} is computed in float"
     if role.kind == "product":
         return ""
-    if role.kind == "step" and node.op.name == "add" and step_of(graph, node) is None:
+    if role.kind == "step" and isinstance(node.op, Add) and step_of(graph, node) is None:
         source = graph.operand(node, role.reads[0])
         assert source is not None
         made = roles.get(source.node)
@@ -306,8 +319,8 @@ def _reads(use: Use, roles: dict[Node, Role]) -> bool:
 
 def _read_by_product(graph: Graph, value: Value, roles: dict[Node, Role], rows: bool) -> bool:
     """Whether a product quantizes a float value that it reads."""
-    uses = [u.node for u in graph.uses(value) if _reads(u, roles)]
-    return any(roles[n].kind == "product" and not (rows and n.op.name in MATRICES) for n in uses)
+    readers = [u.node for u in graph.uses(value) if _reads(u, roles)]
+    return any(_stays(n, roles, rows) for n in readers)
 
 
 def _find_direct(graph: Graph, made: Placement) -> None:
@@ -328,9 +341,9 @@ def _find_direct(graph: Graph, made: Placement) -> None:
             if role.kind == "step":
                 made.direct.add(Use(node, i))
                 accumulates.add(node)
-                if node.op.name in ("add", "batch_normalization") and value.node in products:
+                if isinstance(node.op, Add | BatchNormalization) and value.node in products:
                     products.add(node)
-            elif node.op.name == "add" and not _curved(graph, value.node):
+            elif isinstance(node.op, Add) and not _curved(graph, value.node):
                 made.direct.add(Use(node, i))
                 break
 
@@ -345,7 +358,7 @@ def on_grid(graph: Graph, placement: Placement, value: Value) -> bool:
     role, operands = placement.roles.get(value.node), graph.operands(value.node)
     if role is None or role.kind != "same":
         return False
-    if value.node.op.name == "pad" and len(operands) > 2 and operands[2] is not None:
+    if isinstance(value.node.op, Pad) and len(operands) > 2 and operands[2] is not None:
         return False
     sources = [v for v in (operands[i] for i in role.reads) if v is not None]
     return all(placement.root(v) == placement.root(value) for v in sources)

@@ -18,12 +18,12 @@ import numpy as np
 
 from ...ir import DType, Graph, Node, Op, Value, op_class
 from ...ir.op import Array
-from ...ir.ops.activation import PRelu
+from ...ir.ops.activation import Clip, PRelu
 from ...ir.ops.convolution import Conv, ConvTranspose
 from ...ir.ops.elementwise import Add, Mul
 from ...ir.ops.fused_convolution import SLOPED, FusedConv, FusedConvTranspose
 from ...ir.ops.normalization import BatchNormalization
-from ...ir.ops.shape import DepthToSpace
+from ...ir.ops.shape import DepthToSpace, Identity
 from ..base import Outcome
 from ..context import Context
 from ..rewrite import erase_dead
@@ -62,10 +62,10 @@ def _activation(graph: Graph, value: Value) -> tuple[Node, str, tuple[float, ...
         return None
     step = found[0]
     bounds = step.interval()
-    if step.op.name == "clip" and bounds is not None:
+    if isinstance(step.op, Clip) and bounds is not None:
         return user, "clip", (float(bounds[0]), float(bounds[1]))
     plain = all(a.kind == "float" for a in step.op.attributes) and not step.constants
-    if not plain or step.op.name == "identity":
+    if not plain or isinstance(step.op, Identity):
         return None
     return user, step.op.name, tuple(getattr(step.op, a.name) for a in step.op.attributes)
 
@@ -181,7 +181,7 @@ def _affine(graph: Graph, node: Node, outcome: Outcome) -> None:
     if start is None or shape is None or not 3 <= len(shape) <= 5:
         return
     x, (scale, shift) = start
-    if x.node.op.name in ("conv", "fused_conv") and graph.use_count(x) == 1:
+    if isinstance(x.node.op, Conv) and graph.use_count(x) == 1:
         return  # fusion had its reasons to leave it
     last, scalars = node, scale.size == 1
     while True:
@@ -197,8 +197,8 @@ def _affine(graph: Graph, node: Node, outcome: Outcome) -> None:
         return
     found = _activation(graph, last[0])
     end = last if found is None else found[0]
-    wanted = PRODUCTS | SAME | COMBINES | POOLS
-    if not any(u.node.op.name in wanted for u in graph.uses(end[0])):
+    wanted = PRODUCTS + SAME + COMBINES + POOLS
+    if not any(isinstance(u.node.op, wanted) for u in graph.uses(end[0])):
         return
     scale, shift = np.broadcast_arrays(scale, shift)  # a factor or shift for all stands for each
     channels, rank = scale.size, len(shape)

@@ -9,6 +9,7 @@ import numpy as np
 
 from ...ir import Graph, Node, Value
 from ...ir.op import Array
+from ...ir.ops.convolution import Conv
 from ..base import Changes, Outcome, Pass, register_pass
 from ..context import Context
 from ..rewrite import erase_dead
@@ -257,7 +258,7 @@ def depthwise(graph: Graph, node: Node) -> bool:
     """Whether each output channel of a convolution reads one input channel."""
     w = graph.operand(node, 1)
     group = int(getattr(node.op, "group", 1))
-    if node.op.name not in ("conv", "fused_conv") or w is None or w.array is None:
+    if not isinstance(node.op, Conv) or w is None or w.array is None:
         return False
     return group > 1 and w.array.shape[1] == 1 and w.array.shape[0] % group == 0
 
@@ -265,7 +266,7 @@ def depthwise(graph: Graph, node: Node) -> bool:
 def linear_convolution(node: Node) -> bool:
     """Whether a convolution's result is a clamped accumulator."""
     activation = getattr(node.op, "activation", "")
-    return node.op.name in ("conv", "fused_conv") and activation in ("", "relu", "clip")
+    return isinstance(node.op, Conv) and activation in ("", "relu", "clip")
 
 
 def spread_step(grid: Grid, weight: Array) -> Array:

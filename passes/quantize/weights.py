@@ -14,6 +14,7 @@ import numpy as np
 
 from ...ir import Node
 from ...ir.op import Array
+from ...ir.ops.linear import Gemm, MatMul
 from .grid import SMALLEST, power_of_two
 
 Estimate = Literal["max", "mse"]
@@ -45,11 +46,10 @@ class Weights:
 
 def weight_axis(node: Node) -> int:
     """The axis of output channels of a product's weight."""
-    if node.op.name == "mat_mul":
-        return 1
-    if node.op.name == "gemm":
-        return 0 if getattr(node.op, "transB", False) else 1
-    return 0
+    layer = node.op.weighted
+    assert layer is not None
+    outputs, _ = layer.axes(node.op)
+    return outputs if outputs >= 0 else outputs + 2  # of a matrix
 
 
 def importance(node: Node, weight: Array, moments: Array | None) -> Array | None:
@@ -60,7 +60,7 @@ def importance(node: Node, weight: Array, moments: Array | None) -> Array | None
     if moments is None or not np.isfinite(moments).all() or not moments.any():
         return None
     axis = weight_axis(node)
-    if node.op.name in ("gemm", "mat_mul"):
+    if isinstance(node.op, Gemm | MatMul):
         return np.broadcast_to(moments, (weight.shape[axis], moments.size))
     group = int(getattr(node.op, "group", 1))
     per_group = moments.reshape(group, 1, -1)

@@ -157,3 +157,28 @@ def test_bad_options(options: str) -> None:
         PassManager(f"quantize{{{options}}}")
     with pytest.raises(ParseError):
         PassManager("quantize{calibrate=best}")
+
+
+@pytest.mark.parametrize("move, arguments", [
+    ("reverse_sequence", (np.array([2, 1, 4, 3]),)),
+    ("gather", (np.array([3, 1, 1, 0]),)),
+    ("gather_elements", (np.arange(128).reshape(4, 32) % 4,)),
+    ("gather_nd", (np.array([[1], [3], [0], [2]]),)),
+    ("transpose", ()), ("compress", (np.array([True, False, True, True]),)),
+])  # fmt: skip
+def test_whatever_moves_data_stays_on_its_grid(move: str, arguments: tuple[Any, ...]) -> None:
+    r, b = np.random.default_rng(0), Builder()
+    w = (r.normal(size=(32, 32)) / 5).astype(np.float32)
+    options: dict[str, Any] = {"axis": 0} if move in ("compress", "gather_elements") else {}
+    options |= {"batch_axis": 1, "time_axis": 0} if move == "reverse_sequence" else {}
+    if move == "reverse_sequence":
+        arguments = (np.resize(arguments[0], 32),)
+    x = b.gemm(b.input("x", "f32", (4, 32)), w, name="first")
+    x = getattr(b, move)(x, *arguments, **options, name="moved")
+    real = b.outputs(y=b.gemm(x, w if x.shape != (32, 4) else w[:4], name="second"))
+    report = PassManager("quantize,lower-integer").run(real, Context(data=batches(1)))
+    moved = [n for n in report.graph.nodes() if n.op.name == move]
+    assert [n.type.dtype.value for n in moved] == ["u8"]
+    feeds = {"x": batches(2)[0]}
+    want, got = (interpret(g, feeds)["y"] for g in (real, report.graph))
+    assert np.abs(want - got).max() < 0.05 * np.abs(want).max()

@@ -59,7 +59,7 @@ class Direction(enum.Enum):
 @dataclass(frozen=True)
 class Monotone:
     """An element-wise op in its first operand, between `low` and `high`: never the other way, but
-    for rounding. Beyond them it is undefined (NaN)."""
+    for rounding. Beyond them it is undefined (NaN), and NaN stays NaN."""
 
     direction: Direction
     low: float = -math.inf

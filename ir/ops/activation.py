@@ -217,7 +217,6 @@ class ThresholdedRelu(Unary):
     """x where x > alpha, else 0"""
 
     traits = Trait.ACTIVATION | Trait.IDEMPOTENT
-    monotone = INCREASING.where(lambda op: op.alpha >= 0)
     numerics = ROUNDING.but(nan="0")
     alpha: float = 1.0
 

@@ -16,7 +16,10 @@ import numpy as np
 
 from ...ir import Abstract, DType, Graph, Value, VerifyError, op_class
 from ...ir.graph import infer
+from ...ir.ops.activation import Softmax
 from ...ir.ops.attention import Attention
+from ...ir.ops.elementwise import Where
+from ...ir.ops.shape import Cast
 from ..base import Outcome, Pass, Within, register_pass
 from ..context import Context
 from ..pattern import Pattern, PatternBuilder
@@ -41,10 +44,10 @@ class FuseAttention(Rewrite):
         return p.op(*PRODUCTS)(x, v)
 
     def applies(self, m: Match) -> bool:
-        names = [m.x.node.op.name]
-        if names[0] in ("cast", "where"):
-            names = [v.node.op.name for v in m.graph.operands(m.x.node) if v is not None]
-        return "softmax" in names
+        above = [m.x]
+        if isinstance(m.x.node.op, Cast | Where):
+            above = m.graph.operands(m.x.node)
+        return any(v is not None and isinstance(v.node.op, Softmax) for v in above)
 
     def read(self, m: Match) -> tuple[Written, Turned]:
         """What is written, and the values. Raises Unfit."""

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ...ir import Builder, Graph, Node, Value
+from ...ir import Builder, Graph, Node, Trait, Value
 from ...ir.analysis.index import NotNest
 from ...ir.analysis.nest import MAX_NODES, Nest, trace
 from ...ir.analysis.nest_rules import MOVES, computes
 from ...ir.bodies import inline
+from ...ir.ops.elementwise import Mul
 from ...ir.ops.fusion import Fusion
+from ...ir.ops.joining import Concat
+from ...ir.ops.quantization import DequantizeLinear
+from ...ir.ops.shape import Cast
 from ...ir.ops.structure import Constant, Input
 from ..base import Exact, Outcome, Pass, register_pass
 from ..context import Context
@@ -20,10 +24,6 @@ from .extents import Extents
 
 SMALL = 16  # elements of a constant that goes into the bodies that read it
 WORTH_TELLING = 2e-6  # seconds: what a refused group would have saved, to be remarked on
-
-# Integer ops with epilogues of their own, and what belongs to these.
-PRODUCTS = frozenset(("conv_integer", "mat_mul_integer", "sum_pool_integer", "mul_integer"))
-EPILOGUES = frozenset(("dequantize_linear", "cast"))
 
 
 @register_pass
@@ -112,14 +112,14 @@ class Finder:
 
     def _epilogue(self, node: Node) -> bool:
         """Whether it is what turns an integer product into numbers, as backends fuse it."""
-        if node.op.name == "mul":
-            return any(v is not None and v.node.op.name == "cast" and self._epilogue(v.node)
+        if isinstance(node.op, Mul):
+            return any(v is not None and isinstance(v.node.op, Cast) and self._epilogue(v.node)
                        for v in self.graph.operands(node))  # fmt: skip
         first = self.graph.operand(node, 0)
         return (
-            node.op.name in EPILOGUES
+            isinstance(node.op, DequantizeLinear | Cast)
             and first is not None
-            and first.node.op.name in PRODUCTS
+            and Trait.INTEGER_PRODUCT in first.node.op.traits
             and first.type.dtype.is_integer
         )
 
@@ -154,7 +154,7 @@ class Finder:
                     continue
                 moves.append(v.node)
                 data = self.graph.operands(v.node)
-                todo += [x for x in (data if v.node.op.name == "concat" else data[:1]) if x]
+                todo += [x for x in (data if isinstance(v.node.op, Concat) else data[:1]) if x]
             elif self.joins(v.node):
                 sources.append(v.node)
         return moves, sources

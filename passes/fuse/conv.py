@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ...ir import Array, Graph, Node, Op, Value, VerifyError
+from ...ir import Array, Graph, Node, Op, Trait, Value, VerifyError, ops_with
+from ...ir.ops.activation import Clip, Gelu, PRelu
 from ...ir.ops.convolution import Conv, ConvTranspose
 from ...ir.ops.epilogue import activation_op
 from ...ir.ops.fused_convolution import SLOPED, FusedConv, FusedConvTranspose
@@ -20,11 +21,12 @@ from . import affine, near_misses, order, seeds
 from .affine import channel_vector
 from .extents import Extents
 
-ACTIVATIONS = (
-    "relu", "leaky_relu", "sigmoid", "hard_sigmoid", "hard_swish", "swish", "tanh", "elu", "selu",
-    "celu", "softplus", "softsign", "mish", "gelu", "thresholded_relu",
-)  # fmt: skip
-CONVS = ("conv", "fused_conv", "conv_transpose", "fused_conv_transpose")
+CONVS = (Conv, FusedConv, ConvTranspose, FusedConvTranspose)
+
+
+def activations() -> tuple[type[Op], ...]:
+    """The ops of one operand that fused layers can end in."""
+    return ops_with(Trait.ACTIVATION)
 
 
 def fused(op: Any, **changes: Any) -> FusedConv | FusedConvTranspose:
@@ -50,14 +52,13 @@ class FuseActivation(Rewrite):
     ) -> Pattern:
         conv = p.op(*CONVS)(x, w, p.optional(c), p.optional(r), uses=1, into="conv")
         return p.any_of(
-            p.op(*ACTIVATIONS)(conv), p.clip(conv, p.optional(low), p.optional(high)),
+            p.op(*activations())(conv), p.clip(conv, p.optional(low), p.optional(high)),
             p.prelu(conv, s),
         )  # fmt: skip
 
     def change(self, m: Match) -> tuple[dict[str, Any], Array | None] | str:
         """The fused op's attributes and slope, or why it cannot be one."""
-        name = m.op.name
-        if name == SLOPED:
+        if isinstance(m.op, PRelu):
             return self.sloped(m)
         named = activation_of(m.graph, m.root)
         if isinstance(named, str):
@@ -105,10 +106,10 @@ class FuseActivation(Rewrite):
 
 def activation_of(graph: Graph, node: Node) -> tuple[str, tuple[float, ...]] | str:
     """Name and params of an activation as fused ops hold them, or why it cannot be held."""
-    op: Any = node.op
-    if op.name == "gelu" and op.approximate == "tanh":
+    op = node.op
+    if isinstance(op, Gelu) and op.approximate == "tanh":
         return "gelu_tanh", ()
-    if op.name != "clip":
+    if not isinstance(op, Clip):
         if not all_float(op):
             return f"{op.name} has settings that are no numbers"
         params = tuple(v for _, v in given_floats(op))
@@ -156,8 +157,8 @@ class FuseResidual(Rewrite):
     def room(self, m: Match, node: Node) -> int:
         """How well a node takes a residual: 2 before an activation, 1 after the one it has, 0 not
         at all."""
-        op: Any = node.op
-        if op.name not in CONVS or m.uses(node) != 1 or parts(m.graph, node)[3] is not None:
+        op = node.op
+        if not isinstance(op, CONVS) or m.uses(node) != 1 or parts(m.graph, node)[3] is not None:
             return 0
         return 1 if getattr(op, "activation", "") else 2
 

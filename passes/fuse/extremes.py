@@ -14,14 +14,24 @@ from typing import Any
 
 import numpy as np
 
-from ...ir import Graph, Op, Value
+from ...ir import Graph, Op, Value, all_ops
+from ...ir.ops.pooling import GlobalMaxPool
+from ...ir.traits import Direction
 from ..base import Outcome, Pass, Within, register_pass
 from ..context import Context
 from ..pattern import Pattern, PatternBuilder
 from ..rewrite import Match, Rewrite, RewriteBuilder, apply_rewrites
 
-RISING = ("relu", "sigmoid", "tanh", "exp", "floor", "ceil", "softplus", "softsign", "erf")
-TURNING = ("gelu", "swish", "mish", "hard_swish", "abs")  # fall, then rise
+
+def functions(direction: Direction) -> list[type[Op]]:
+    """The functions of one element that may go in this direction."""
+    unary = (c for c in all_ops() if len(c.operands) == 1 and c.monotone is not None)
+    return [c for c in unary if c.monotone is not None and c.monotone.direction is direction]
+
+
+def goes(op: Op, direction: Direction) -> bool:
+    """Whether it does, with its attributes, over all numbers."""
+    return op.monotone is not None and op.monotone.holds(op, direction)
 
 
 def extreme(p: PatternBuilder, x: Any, axes: Any) -> Pattern:
@@ -39,7 +49,7 @@ def reduced_axes(m: Match) -> list[int] | None:
     if m.x.shape is None:
         return None
     rank = m.f.type.rank
-    if m.op.name == "global_max_pool":
+    if isinstance(m.op, GlobalMaxPool):
         return list(range(2, rank))
     axes = None if m.axes is None else m.axes.array
     if axes is not None and axes.size:
@@ -60,10 +70,10 @@ class ExtremeOfRising(Rewrite):
     """max(f(x)) -> f(max(x)); min(f(x)) -> f(min(x))"""
 
     def pattern(self, p: PatternBuilder, x: Any, axes: Any) -> Pattern:
-        return extreme(p, p.op(*RISING)(x, into="f"), axes)
+        return extreme(p, p.op(*functions(Direction.INCREASING))(x, into="f"), axes)
 
     def applies(self, m: Match) -> bool:
-        return has_some(m)
+        return goes(m.f.op, Direction.INCREASING) and has_some(m)
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
         return b.node(m.f.op, again(b, m, m.x))
@@ -93,7 +103,7 @@ class ExtremeOfSum(Rewrite):
 
 def _kept_axes(m: Match) -> list[int] | None:
     """What is reduced, if it is known and the axes stay."""
-    if m.op.name != "global_max_pool" and (
+    if not isinstance(m.op, GlobalMaxPool) and (
         not m.op.keepdims or m.axes is None or m.axes.array is None or not m.axes.array.size
     ):
         return None
@@ -104,27 +114,22 @@ class MaxOfTurning(Rewrite):
     """max(f(x)) -> max(f(max(x)), f(min(x)))"""
 
     def pattern(self, p: PatternBuilder, x: Any, axes: Any) -> Pattern:
-        f = p.op(*TURNING)(x, uses=1, into="f")
+        f = p.op(*functions(Direction.TURNING))(x, uses=1, into="f")
         return p.any_of(p.reduce_max(f, p.optional(axes)), p.global_max_pool(f))
 
     def applies(self, m: Match) -> bool:
-        return _turns(m.f.op) and m.x.type.dtype.is_float and has_some(m)
+        return goes(m.f.op, Direction.TURNING) and m.x.type.dtype.is_float and has_some(m)
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
         high = b.node(m.f.op, again(b, m, m.x))
         return b.max(high, b.node(m.f.op, self._least(b, m)))
 
     def _least(self, b: RewriteBuilder, m: Match) -> Value:
-        if m.op.name == "global_max_pool":
+        if isinstance(m.op, GlobalMaxPool):
             return b.reduce_min(m.x, np.arange(2, len(m.x.shape)))
         rest = m.graph.operands(m.root)[1:]
         keep = {k: getattr(m.op, k) for k in ("keepdims", "noop_with_empty_axes")}
         return b.reduce_min(m.x, *rest, **keep)
-
-
-def _turns(op: Op) -> bool:
-    """Whether the function's attributes leave it such a function (x * sigmoid(alpha x))."""
-    return getattr(op, "alpha", 1.0) > 0
 
 
 @register_pass

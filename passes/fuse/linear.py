@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...ir import Array, Graph, Node, Value
+from ...ir import Array, Graph, Node, Trait, Value
+from ...ir.ops.activation import Clip
+from ...ir.ops.elementwise import Add
 from ...ir.ops.linear import FusedMatMul, Gemm, MatMul
 from ..base import Outcome, Pass, Within, register_pass
 from ..context import Context
@@ -21,7 +23,6 @@ from ..pattern import Pattern, PatternBuilder
 from ..rewrite import Failure, Match, Rewrite, RewriteBuilder, apply_rewrites
 from . import seeds
 from .affine import channel_vector, finite
-from .conv import ACTIVATIONS
 from .products import PRODUCTS, Product, opened
 
 
@@ -40,14 +41,14 @@ def linear_at(graph: Graph, value: Value) -> Linear | str | None:
     where there is none, else why it is none that can be multiplied.
     """
     node, extra = value.node, None
-    if node.op.name == "add":
+    if isinstance(node.op, Add):
         a, b = graph.operands(node)
         assert a is not None and b is not None
         first, other = (a, b) if a.array is None else (b, a)
-        if other.array is None or first.node.op.name not in PRODUCTS:
+        if other.array is None or not isinstance(first.node.op, PRODUCTS):
             return None
         node, extra = first.node, other.array
-    if node.op.name not in PRODUCTS:
+    if not isinstance(node.op, PRODUCTS):
         return None
     found = opened(graph, node)
     if isinstance(found, str):
@@ -84,10 +85,11 @@ class MultiplyWeights(Rewrite):
         outer = opened(m.graph, m.root)
         if isinstance(outer, str) or outer.b.array is None or outer.b.array.ndim != 2:
             return None
-        if m.x.node.op.name in ACTIVATIONS or m.x.node.op.name == "clip":
+        between = m.x.node.op
+        if Trait.ACTIVATION in between.traits or isinstance(between, Clip):
             before = m.graph.operand(m.x.node, 0)
             inner = None if before is None else linear_at(m.graph, before)
-            return f"the activation {m.x.node.op.name} stands between" \
+            return f"the activation {between.name} stands between" \
                 if isinstance(inner, Linear) else None  # fmt: skip
         inner = linear_at(m.graph, m.x)
         if inner is None or isinstance(inner, str):

@@ -13,7 +13,7 @@ from ..context import Context
 from ..pattern import Pattern, PatternBuilder
 from ..rewrite import Failure, Match, Rewrite, RewriteBuilder, apply_rewrites
 from . import near_misses
-from .conv import ACTIVATIONS, activation_of
+from .conv import activation_of, activations
 from .extents import Extents
 from .products import PRODUCTS, Product, opened
 
@@ -188,7 +188,7 @@ class FuseActivation(IntoProduct):
     ) -> Pattern:
         made = p.op(*PRODUCTS)(x, w, p.optional(c), p.optional(r), uses=1, into="product")
         return p.any_of(
-            p.op(*ACTIVATIONS)(made), p.clip(made, p.optional(low), p.optional(high))
+            p.op(*activations())(made), p.clip(made, p.optional(low), p.optional(high))
         )  # fmt: skip
 
     def grown(self, m: Match, product: Product) -> Product | str:

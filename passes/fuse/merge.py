@@ -17,7 +17,6 @@ import numpy as np
 from ...ir import Array, Graph, Node, Op, Value
 from ...ir.op import op_class
 from ...ir.ops.convolution import Conv
-from ...ir.ops.fused_convolution import FusedConv
 from ...ir.ops.linear import FusedMatMul, MatMul
 from ..base import Outcome, Pass, Within, register_pass
 from ..context import Context
@@ -72,9 +71,8 @@ def product_sibling(graph: Graph, node: Node) -> Sibling | str | None:
     return Sibling(node, found.op, found.a, found.b, bias, axis, 1, inner)
 
 
-def conv_sibling(graph: Graph, node: Node) -> Sibling | str | None:
+def conv_sibling(graph: Graph, node: Node, op: Conv) -> Sibling | str | None:
     """A 1x1 convolution likewise."""
-    op: Any = node.op
     x, weight, bias, residual, slope = [*graph.operands(node), None, None, None][:5]
     if x is None or weight is None or weight.array is None or op.group != 1:
         return None
@@ -146,10 +144,10 @@ class MergeMatMuls(Pass):
             yield from (group for group in found.values() if len(group) > 1)
 
     def _sibling(self, graph: Graph, node: Node) -> Sibling | str | None:
-        if node.op.name in PRODUCTS:
+        if isinstance(node.op, PRODUCTS):
             return product_sibling(graph, node)
-        if self.convolutions and type(node.op) in (Conv, FusedConv):
-            return conv_sibling(graph, node)
+        if self.convolutions and isinstance(node.op, Conv):
+            return conv_sibling(graph, node, node.op)
         return None
 
 

@@ -17,26 +17,30 @@ from typing import Any
 
 import numpy as np
 
-from ...ir import Graph, Node, Value
-from ...ir.ops.convolution import Conv
+from ...ir import Graph, Op, Trait, Value, ops_with
+from ...ir.ops.convolution import Conv, ConvTranspose
+from ...ir.ops.elementwise import Add
+from ...ir.ops.joining import Concat
+from ...ir.ops.normalization import BatchNormalization
+from ...ir.ops.pooling import AveragePool, GlobalAveragePool
+from ...ir.traits import Direction
 from ..pattern import Pattern, PatternBuilder
 from ..rewrite import Failure, Match, Rewrite, RewriteBuilder
 from .affine import LAYERS, channel_vector, layer_of
+from .extremes import functions, goes
 
-HOMOGENEOUS = ("relu", "leaky_relu", "prelu")
-MONOTONE = ("relu", "sigmoid", "hard_sigmoid", "tanh", "softplus", "softsign", "exp")
-# No square root: it makes NaN of what is below zero, which a maximum would have passed over.
-CONVS = ("conv", "conv_transpose")
+CONVS = (Conv, ConvTranspose)
 
 
-def is_monotone(node: Node) -> bool:
-    """Whether an element-wise op of one operand (and constants) never decreases."""
-    op: Any = node.op
-    if op.name in ("leaky_relu", "elu", "celu"):
-        return op.alpha >= 0
-    if op.name == "hard_sigmoid":
-        return op.alpha >= 0
-    return op.name in MONOTONE or op.name == "clip"
+def rising() -> list[type[Op]]:
+    """The functions of one element that may never decrease. No square root: it makes NaN of what is
+    below zero, which a maximum would have passed over."""
+    return functions(Direction.INCREASING)
+
+
+def rising_activations() -> list[type[Op]]:
+    """Those of them that a convolution can take."""
+    return [c for c in rising() if Trait.ACTIVATION in c.traits]
 
 
 class ShiftPastSum(Rewrite):
@@ -67,7 +71,8 @@ class ScaleBeforeActivation(Rewrite):
         var: Any,
     ) -> Pattern:  # fmt: skip
         layer = p.op(*LAYERS)(x, w, p.optional(c), uses=1, into="layer")
-        f = p.any_of(p.op("relu", "leaky_relu")(layer, uses=1, into="f"),
+        scaling = ops_with(Trait.HOMOGENEOUS | Trait.ACTIVATION)
+        f = p.any_of(p.op(*scaling)(layer, uses=1, into="f"),
                      p.prelu(layer, a, uses=1, into="f"))  # fmt: skip
         return p.any_of(p.mul(f, p.const(s)), p.div(f, p.const(s)),
                         p.batch_normalization(f, s, bias, mean, var))  # fmt: skip
@@ -95,7 +100,7 @@ class ScaleBeforeActivation(Rewrite):
 
 def takes_activation(graph: Graph, value: Value, uses: int) -> bool:
     """Whether a value is a convolution's that nothing else reads."""
-    return value.node.op.name in CONVS and uses == 1
+    return type(value.node.op) in CONVS and uses == 1
 
 
 class ActivationBeforePool(Rewrite):
@@ -103,13 +108,13 @@ class ActivationBeforePool(Rewrite):
 
     def pattern(self, p: PatternBuilder, x: Any, low: Any, high: Any) -> Pattern:
         pool = p.max_pool(x, uses=1, into="pool")
-        return p.any_of(p.op(*MONOTONE, "leaky_relu", "elu", "celu")(pool),
+        return p.any_of(p.op(*rising_activations())(pool),
                         p.clip(pool, p.optional(low), p.optional(high)))  # fmt: skip
 
     def applies(self, m: Match) -> bool:
         constant = all(v is None or v.array is not None for v in (m.low, m.high))
         takes = takes_activation(m.graph, m.x, m.uses(m.x))
-        return constant and takes and len(m.pool.results) == 1 and is_monotone(m.root)
+        return constant and takes and len(m.pool.results) == 1 and goes(m.op, Direction.INCREASING)
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
         rest = m.graph.operands(m.root)[1:]
@@ -120,15 +125,15 @@ class PoolBeforeActivation(Rewrite):
     """max_pool(f(x)) -> f(max_pool(x)) where the pool leaves fewer elements and no layer takes f"""
 
     def pattern(self, p: PatternBuilder, x: Any, low: Any, high: Any) -> Pattern:
-        f = p.any_of(p.op(*MONOTONE, "leaky_relu", "elu", "celu")(x, uses=1, into="f"),
+        f = p.any_of(p.op(*rising())(x, uses=1, into="f"),
                      p.clip(x, p.optional(low), p.optional(high), uses=1, into="f"))  # fmt: skip
         return p.max_pool(f)
 
     def applies(self, m: Match) -> bool:
-        if m.x.node.op.name in (*CONVS, "add", "batch_normalization", "concat"):
+        if type(m.x.node.op) in (*CONVS, Add, BatchNormalization, Concat):
             return False  # a convolution may take f
         shrinks = math.prod(m.op.strides or (1,)) > 1
-        return shrinks and len(m.root.results) == 1 and is_monotone(m.f)
+        return shrinks and len(m.root.results) == 1 and goes(m.f.op, Direction.INCREASING)
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
         rest = m.graph.operands(m.f)[1:]
@@ -144,14 +149,15 @@ class AverageBeforeConv(Rewrite):
 
     def applies(self, m: Match) -> bool:
         kernel = m.w.shape and m.w.shape[2:]
-        return bool(kernel) and set(kernel) == {1} and m.x.shape is not None and \
-            (m.op.name == "global_average_pool" or math.prod(m.op.strides or (1,)) > 1)  # fmt: skip
+        if not kernel or set(kernel) != {1} or m.x.shape is None:
+            return False
+        return isinstance(m.op, GlobalAveragePool) or math.prod(m.op.strides or (1,)) > 1
 
     def check(self, m: Match) -> Failure | None:
         conv: Conv = m.conv.op
         if any(conv.pads) or any(s != 1 for s in conv.strides):
             return m.fail("the convolution pads or has strides", m.conv)
-        if m.op.name == "average_pool" and m.op.count_include_pad and any(m.op.pads):
+        if isinstance(m.op, AveragePool) and m.op.count_include_pad and any(m.op.pads):
             return m.fail("the average counts its padding, which the bias does not reach")
         return m.ok
 

@@ -11,7 +11,7 @@ from ...ir.ops.linear import FusedMatMul, Gemm, MatMul
 from ..rewrite import RewriteBuilder
 from .affine import channel_vector
 
-PRODUCTS = ("mat_mul", "gemm", "fused_mat_mul")
+PRODUCTS = (MatMul, Gemm, FusedMatMul)
 
 
 class Product(NamedTuple):
@@ -43,7 +43,7 @@ class Product(NamedTuple):
 
 def opened(graph: Graph, node: Node) -> Product | str:
     """The product at a node, or why it has no such form."""
-    op: Any = node.op
+    op = node.op
     a, b, c, residual = [*graph.operands(node), None, None][:4]
     assert a is not None and b is not None
     if not node.type.dtype.is_float:

@@ -10,8 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...ir import Graph, Node, Value
-from ...ir.ops.activation import HardSigmoid, LeakyRelu, Swish
+from ...ir.ops.activation import HardSigmoid, LeakyRelu, PRelu, Swish
+from ...ir.ops.elementwise import Div, Mul
+from ...ir.ops.linear import MatMul
 from ...ir.ops.normalization import LayerNormalization, RMSNormalization
+from ...ir.ops.pooling import MaxPool
+from ...ir.ops.reduction import ReduceMax
 from ..base import Outcome, Pass, Within, register_pass
 from ..context import Context
 from ..pattern import Pattern, PatternBuilder
@@ -41,7 +45,7 @@ class HardSigmoidFromClip(Rewrite):
         a = 1.0 if m.a is None else m.number(m.a)
         b, low, h = m.number(m.b), m.number(m.low), m.number(m.h)
         q = 1.0 if m.q is None else m.number(m.q)
-        if m.op.name == "mul" and q:
+        if isinstance(m.op, Mul) and q:
             q = 1 / q
         if None in (a, b, low, h, q) or low != 0 or not h or h <= 0 or not close(q, h):
             return None
@@ -88,7 +92,7 @@ class HardSwishFromClip(Rewrite):
 
     def applies(self, m: Match) -> bool:
         q, low = m.number(m.q), m.number(m.low)
-        return low == 0 and close(q, 6.0 if m.by.op.name == "div" else 1 / 6) \
+        return low == 0 and close(q, 6.0 if isinstance(m.by.op, Div) else 1 / 6) \
             and m.same_type(m.x) and m.root.type.dtype.is_float  # fmt: skip
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
@@ -189,7 +193,7 @@ class LeakyReluFromMax(Rewrite):
     def applies(self, m: Match) -> bool:
         a = m.number(m.a)
         assert a is not None
-        bounded = m.op.name == "prelu" or 0 <= a <= 1
+        bounded = isinstance(m.op, PRelu) or 0 <= a <= 1
         return bounded and m.same_type(m.x) and m.root.type.dtype.is_float
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
@@ -323,7 +327,7 @@ class GlobalPoolFromMean(Rewrite):
         return axes == list(range(2, len(shape)))
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
-        top = m.op.name in ("reduce_max", "max_pool")
+        top = isinstance(m.op, ReduceMax | MaxPool)
         return b.global_max_pool(m.x) if top else b.global_average_pool(m.x)
 
 
@@ -343,7 +347,7 @@ class GemmTranspose(Rewrite):
             and turned.type.rank == 2 and shape is not None and len(shape) == 2  # fmt: skip
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
-        if m.op.name == "mat_mul":
+        if isinstance(m.op, MatMul):
             return b.gemm(m.x, m.w, transB=True)
         change = {"transB": not m.op.transB} if m.second is not None \
             else {"transA": not m.op.transA}  # fmt: skip

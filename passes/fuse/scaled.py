@@ -12,7 +12,7 @@ from ..context import Context
 from ..pattern import Pattern, PatternBuilder
 from ..rewrite import Failure, Match, Rewrite, RewriteBuilder, apply_rewrites
 from . import near_misses, seeds
-from .conv import ACTIVATIONS, all_float, given_floats
+from .conv import activations, all_float, given_floats
 
 
 class ScaleOfProduct(Rewrite):
@@ -81,7 +81,7 @@ class ActivationOfScaled(Rewrite):
     """relu(scaled_mat_mul(...)) -> scaled_mat_mul(...){activation=relu}, and others"""
 
     def pattern(self, p: PatternBuilder, xs: Any) -> Pattern:
-        return p.op(*ACTIVATIONS)(p.scaled_mat_mul(p.rest(xs), uses=1, into="product"))
+        return p.op(*activations())(p.scaled_mat_mul(p.rest(xs), uses=1, into="product"))
 
     def applies(self, m: Match) -> bool:
         return not m.product.op.activation and all_float(m.op)

@@ -7,14 +7,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...ir import Abstract, DType, Graph, Node, Value
-from ...ir.ops.shape import Transpose
+from ...ir.ops.activation import Softmax
+from ...ir.ops.elementwise import Add, Div, Mul, Where
+from ...ir.ops.shape import Cast, Transpose
+from ...ir.ops.unary import IsNaN
 from ..pattern import uniform
 from ..rewrite import RewriteBuilder
 from .extents import Extents
 from .products import PRODUCTS, opened
 
 NEVER = -1e8  # a fill this low leaves a masked key no weight, whatever its score
-STEPS = ("add", "mul", "div", "where")
+STEPS = (Add, Mul, Div, Where)
 
 
 class Unfit(Exception):
@@ -96,10 +99,10 @@ def read_weights(extents: Extents, value: Value) -> Written:
     precision = None
     node = value.node
     outer = node
-    if node.op.name == "cast":
+    if isinstance(node.op, Cast):
         value = _first(graph, node)
         node = value.node
-    if node.op.name != "softmax":
+    if not isinstance(node.op, Softmax):
         raise Unfit(f"{node.op.name} gives the weights, no softmax", node)
     rank = node.type.rank
     if node.op.axis not in (-1, rank - 1):  # type: ignore[attr-defined]
@@ -108,7 +111,7 @@ def read_weights(extents: Extents, value: Value) -> Written:
     scores = _first(graph, node)
     if outer is not node:
         _only_use(graph, node)
-        if scores.node.op.name != "cast":
+        if not isinstance(scores.node.op, Cast):
             raise Unfit("only one side of softmax is cast", scores.node)
         precision, scores = scores.type.dtype, _first(graph, scores.node)
         if scores.type.dtype is not outer.type.dtype:
@@ -119,11 +122,11 @@ def read_weights(extents: Extents, value: Value) -> Written:
 def _guarded(graph: Graph, value: Value) -> Value:
     """p of where(is_nan(p), 0, p), which is what zeroes rows that are masked everywhere."""
     node = value.node
-    if node.op.name != "where":
+    if not isinstance(node.op, Where):
         return value
     condition, zero, p = graph.operands(node)
     assert condition is not None and zero is not None and p is not None
-    if condition.node.op.name != "is_nan" or _first(graph, condition.node) != p \
+    if not isinstance(condition.node.op, IsNaN) or _first(graph, condition.node) != p \
             or _scalar(zero) != 0 or graph.use_count(p) != 2 or node.type != p.type:  # fmt: skip
         raise Unfit("softmax's result is selected from", node)
     _only_use(graph, node)
@@ -137,7 +140,7 @@ def _first(graph: Graph, node: Node) -> Value:
 
 
 def _only_use(graph: Graph, node: Node) -> None:
-    users = [u for u in graph.users(node) if u.op.name != "is_nan"]  # the graph's end is one
+    users = [u for u in graph.users(node) if not isinstance(u.op, IsNaN)]  # the graph's end is one
     if len(users) != 1:
         raise Unfit(f"{node.op.name} has {len(users)} uses", node)
 
@@ -150,13 +153,13 @@ def _scaled(graph: Graph, node: Node) -> tuple[Value, float] | None:
     """x and s of x * s or x / s, s one number that is not 0."""
     a, b = graph.operands(node)
     assert a is not None and b is not None
-    if node.op.name == "div" or a.array is None:
+    if isinstance(node.op, Div) or a.array is None:
         source, by = a, _scalar(b)
     else:
         source, by = b, _scalar(a)
     if by is None or by == 0 or not np.isfinite(by):
         return None
-    return source, (1 / by if node.op.name == "div" else by)
+    return source, (1 / by if isinstance(node.op, Div) else by)
 
 
 class _Reader:
@@ -168,9 +171,9 @@ class _Reader:
         self.masks: list[Mask] = []
 
     def read(self, value: Value, precision: DType | None) -> Written:
-        while value.node.op.name not in PRODUCTS:
+        while not isinstance(value.node.op, PRODUCTS):
             node = value.node
-            if node.op.name not in STEPS:
+            if not isinstance(node.op, STEPS):
                 raise Unfit(f"{node.op.name} stands between the product and softmax", node)
             _only_use(self.graph, node)
             value = self.step(node, self.graph.operands(node))
@@ -180,9 +183,9 @@ class _Reader:
         return Written(q, k, self.scale, tuple(self.masks), precision)
 
     def step(self, node: Node, operands: list[Any]) -> Value:
-        if node.op.name == "where":
+        if isinstance(node.op, Where):
             return self.select(node, *operands)
-        if node.op.name == "add":
+        if isinstance(node.op, Add):
             leads = [self.leads(v) for v in operands]
             if leads[0] == leads[1]:
                 raise Unfit("it is not clear which term is the mask", node)
@@ -200,9 +203,9 @@ class _Reader:
     def leads(self, value: Value, depth: int = 6) -> bool:
         """Whether a product stands above."""
         node = value.node
-        if node.op.name in PRODUCTS:
+        if isinstance(node.op, PRODUCTS):
             return True
-        return node.op.name in STEPS and depth > 0 and any(
+        return isinstance(node.op, STEPS) and depth > 0 and any(
             v is not None and self.leads(v, depth - 1) for v in self.graph.operands(node)
         )  # fmt: skip
 
@@ -231,7 +234,7 @@ class _Reader:
         turned = Turned.of(value)
         while True:
             node = turned.value.node
-            found = _scaled(self.graph, node) if node.op.name in ("mul", "div") else None
+            found = _scaled(self.graph, node) if isinstance(node.op, Mul | Div) else None
             if found is not None and found[0].type == turned.value.type:
                 self.scale *= found[1]
                 turned = turned._replace(value=found[0])

@@ -101,6 +101,7 @@ def test_monotone_functions_are(op: Op, rest: tuple[Array, ...]) -> None:
     if declared is None or not declared.when(op):
         return
     assert declared.direction in direction(op, rest)
+    assert np.isnan(run(op, np.full(1, np.nan, np.float32), *rest)).all()
 
 
 def test_monotone_over_attributes() -> None:
@@ -138,6 +139,7 @@ def test_what_is_monotone_is_declared() -> None:
         "identity": "it moves its operand: passes drop it",
         "cast": "it may be to integers, which wrap",
         "dropout": "drops in training",
+        "thresholded_relu": "makes 0 of NaN, which a maximum keeps",
         "shrink": "not for every bias and threshold",
     }
     _undeclared(found, known)

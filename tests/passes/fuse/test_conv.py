@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from taut.ir import Builder, DType, Graph, TautError, TensorType, Value, interpret, verify
 from taut.passes import Context, PassManager, random_feeds
-from taut.passes.fuse.conv import ACTIVATIONS
+from taut.passes.fuse.conv import activations
 from taut.passes.fuse.extents import Extents
 
 F = np.float32
@@ -143,7 +143,7 @@ def ops(report: Any) -> list[str]:
 W = random(1, 4, 4, 1, 1)
 
 
-@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("name", [c.name for c in activations()])
 def test_every_activation_fuses_or_says_why(name: str) -> None:
     report = build(lambda b, x: getattr(b, name)(b.conv(x, W)))
     missed = [r.reason for _, r in report.remarks("missed")]
@@ -257,6 +257,7 @@ HALF, WIDE = {"kernel_shape": (2, 2), "strides": (2, 2)}, (4, 1, 1)
     (lambda b, x: b.div(b.relu(b.conv(x, W)), F(3)), ["fused_conv"]),
     (lambda b, x: b.relu(b.max_pool(b.conv(x, W), **HALF)), ["fused_conv", "max_pool"]),
     (lambda b, x: b.max_pool(b.sigmoid(b.exp(x)), **HALF), ["max_pool", "exp", "sigmoid"]),
+    (lambda b, x: b.floor(b.max_pool(b.conv(x, W), **HALF)), ["conv", "max_pool", "floor"]),
     (lambda b, x: b.relu(b.average_pool(b.conv(x, W), **HALF)), ["average_pool", "fused_conv"]),
     (lambda b, x: b.global_average_pool(b.conv(x, W)), ["global_average_pool", "conv"]),
 ])  # fmt: skip

@@ -98,6 +98,30 @@ def test_maxima_come_before_functions(data: st.DataObject) -> None:
 MAXIMA = ("reduce_max", "reduce_min", "global_max_pool")
 
 
+@pytest.mark.parametrize("f, rises", [
+    (lambda b, x: b.elu(x), True), (lambda b, x: b.hard_sigmoid(x), True),
+    (lambda b, x: b.selu(x), True), (lambda b, x: b.round(x), True), (lambda b, x: b.erf(x), True),
+    (lambda b, x: b.celu(x, alpha=-0.5), True),  # rises whatever its alpha
+    (lambda b, x: b.elu(x, alpha=-0.5), False), (lambda b, x: b.leaky_relu(x, alpha=-1.0), False),
+    (lambda b, x: b.sqrt(x), False),  # NaN below 0, which a maximum keeps
+    (lambda b, x: b.thresholded_relu(x), False),  # 0 of NaN
+    (lambda b, x: b.neg(x), False), (lambda b, x: b.sin(x), False),
+])  # fmt: skip
+def test_both_passes_that_move_maxima_read_what_rises(f: Any, rises: bool) -> None:
+    """`extremes-first` for reductions, `fuse-conv` for poolings: one declaration for both."""
+    b = Builder()
+    x = b.input("x", "f32", (1, 2, 4, 4))
+    graph = b.outputs(y=b.reduce_max(f(b, x), np.array([2, 3])),
+                      z=b.max_pool(f(b, x), kernel_shape=(2, 2), strides=(2, 2)))  # fmt: skip
+    report = PassManager("extremes-first,fuse-conv").run(graph)
+    assert report.passes[0].counts["extreme-of-rising"] == rises
+    assert report.passes[1].counts["pool-before-activation"] == rises
+    feeds = {"x": np.random.default_rng(0).standard_normal((1, 2, 4, 4)).astype(np.float32) * 3}
+    feeds["x"][0, 0, 1, 2] = np.nan
+    for name, want in interpret(graph, feeds).items():
+        np.testing.assert_allclose(interpret(report.graph, feeds)[name], want, 1e-6, 1e-7)
+
+
 def test_a_function_that_others_read_and_turns_stays() -> None:
     b = Builder()
     x = b.input("x", "f32", (2, 3, 4))

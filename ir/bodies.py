@@ -15,6 +15,7 @@ from .errors import LimitError, TautError, VerifyError
 from .graph import Graph, Node
 from .interpret import interpret
 from .op import Abstract, Array, Op, has_body
+from .ops.fusion import Fusion
 from .ops.structure import Input
 from .types import DEFAULT_LIMITS, Limits
 
@@ -124,7 +125,7 @@ def inline(graph: Graph, node: Node) -> None:
 
 def inlined(graph: Graph, keep: Callable[[Node], bool] = lambda node: False) -> Graph:
     """The graph, or a copy of it with its fusions, but those to keep, taken apart."""
-    names = [n.name for n in graph.nodes() if n.op.name == "fusion" and not keep(n)]
+    names = [n.name for n in graph.nodes() if isinstance(n.op, Fusion) and not keep(n)]
     if not names:
         return graph
     twin = graph.copy()

@@ -241,6 +241,13 @@ class Op:
             if a.default is dataclasses.MISSING or _hashable(value) != _hashable(a.default):
                 yield a.name, value
 
+    def is_set(self, position: int) -> bool:
+        """Whether an operand is set rather than trained: `settings`, or one that is `held`."""
+        if not self.operands:
+            return True
+        name = self.operands[min(position, len(self.operands) - 1)].name
+        return name in self.held or name in self.settings
+
     def replace(self, **changes: Any) -> typing.Self:
         return dataclasses.replace(self, **changes)
 

@@ -17,6 +17,10 @@ import numpy as np
 
 import taut
 from taut.ir.op import Array
+from taut.ir.ops.elementwise import Mul
+from taut.ir.ops.quantization import DequantizeLinear, QuantizeLinear
+from taut.ir.ops.shape import Cast
+from taut.ir.ops.structure import Constant, Input
 from taut.measure import Timing, measure
 
 if TYPE_CHECKING:
@@ -159,7 +163,7 @@ def kept_float(report: Report) -> list[tuple[str, str, str]]:
     graph, found = report.graph, []
     reasons = {r.node: r.reason for _, r in report.remarks("missed")}
     for node in graph.nodes():
-        if not node.results or node.op.name in ("input", "constant", *CONVERSIONS):
+        if not node.results or isinstance(node.op, NO_COMPUTING):
             continue
         if not node.type.dtype.is_float or _rescales(graph, node):
             continue
@@ -168,13 +172,13 @@ def kept_float(report: Report) -> list[tuple[str, str, str]]:
     return found
 
 
-CONVERSIONS = ("cast", "quantize_linear", "dequantize_linear")
+NO_COMPUTING = (Input, Constant, Cast, QuantizeLinear, DequantizeLinear)
 
 
 def _rescales(graph: Graph, node: Node) -> bool:
     """Whether a node is the product with a scale that makes integers real numbers again."""
     x = graph.operand(node, 0)
-    return node.op.name == "mul" and x is not None and x.node.op.name == "cast"
+    return isinstance(node.op, Mul) and x is not None and isinstance(x.node.op, Cast)
 
 
 def answer(program: Any, images: Array) -> Array:

@@ -23,6 +23,8 @@ from ...ir import (
     Value,
     VerifyError,
 )
+from ...ir.ops.normalization import BatchNormalization
+from ...ir.ops.structure import Constant
 from .initializers import Initializer
 
 Init = Initializer | Array | float
@@ -169,12 +171,12 @@ def parameters(graph: Graph) -> Mapping[str, Array]:
     """
     statistics = {
         v.node
-        for n in graph.nodes() if n.op.name == "batch_normalization"
+        for n in graph.nodes() if isinstance(n.op, BatchNormalization)
         for v in graph.operands(n)[3:] if v is not None
     }  # fmt: skip
     return {
         n.name: n.op.value  # type: ignore[attr-defined]
         for n in graph.nodes()
-        if n.op.name == "constant" and n not in statistics
+        if isinstance(n.op, Constant) and n not in statistics
         and n.type.dtype.is_float and n.type.rank > 0
     }  # fmt: skip

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...ir import Array, DType, FeedError, Graph, Node, TautError, UnsupportedError, Value
+from ...ir import Array, DType, FeedError, Graph, Node, TautError, UnsupportedError, Use, Value
 from ...ir.errors import show_name
 from ...ir.interpret import run_node
+from ...ir.ops.normalization import BatchNormalization
 from ...ir.ops.quantization import DequantizeLinear
 from ...ir.ops.structure import Constant, Input
 from ...ir.training import buffer_names, padding_rows
@@ -20,14 +21,6 @@ from .forward import FORWARD, Step, check
 from .forward.quantization import quantized
 from .tensors import to_array, to_tensor, torch_dtype
 
-STATISTICS = {("batch_normalization", 3), ("batch_normalization", 4)}
-"""Operands that training updates by other means than a gradient."""
-
-NO_WEIGHTS = STATISTICS | {
-    ("clip", 1), ("clip", 2), ("pad", 2), ("resize", 1), ("resize", 2), ("dropout", 1), ("pow", 1),
-    ("quantize_linear", 1), ("dequantize_linear", 1), ("range", 0), ("range", 1), ("range", 2),
-    ("one_hot", 1), ("one_hot", 2),
-}  # fmt: skip
 """Operands that are no weights though they may be floats."""
 
 
@@ -81,7 +74,7 @@ class GraphModule(nn.Module):
                 trainable(node.name)  # fmt: skip
         owner, name = self._place(node.name)
         if not wanted:
-            statistics = any(_role(u) in STATISTICS for u in graph.uses(node))
+            statistics = any(_is_statistic(u) for u in graph.uses(node))
             owner.register_buffer(name, to_tensor(_stored(array)), persistent=statistics)
             return
         if latent is not None:
@@ -252,8 +245,9 @@ def _last_uses(graph: Graph) -> dict[Node, list[Value]]:
     return last
 
 
-def _role(use: Any) -> tuple[str, int]:
-    return use.node.op.name, use.position
+def _is_statistic(use: Use) -> bool:
+    """Whether training updates an operand by other means than a gradient."""
+    return isinstance(use.node.op, BatchNormalization) and use.node.op.is_set(use.position)
 
 
 def _is_weight(graph: Graph, node: Node, array: Array) -> bool:
@@ -262,7 +256,7 @@ def _is_weight(graph: Graph, node: Node, array: Array) -> bool:
     """
     if array.ndim == 0 or not np.isfinite(array.astype(np.float64)).all():
         return False
-    return not any(_role(u) in NO_WEIGHTS for u in graph.uses(node))
+    return not any(u.node.op.is_set(u.position) for u in graph.uses(node))
 
 
 def _latent(graph: Graph, node: Node) -> Latent | None:

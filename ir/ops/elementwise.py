@@ -189,6 +189,7 @@ class Mod(Binary):
 class Pow(Op):
     """a ^ b in a's element type; the exponent may have another"""
 
+    settings = ("b",)
     numerics = FUNCTION.but(
         nan="stays NaN (but x^0 and 1^x are 1)",
         infinity="as C's pow",

@@ -191,6 +191,7 @@ class Pad(Op):
     """
 
     moves = Moves(when=lambda op: op.mode != "constant")
+    settings = ("value",)
     numerics = MOVES
     mode: str = "constant"
 

@@ -26,6 +26,7 @@ from .control import (
     present,
     settle,
 )
+from .shape import Identity
 
 if TYPE_CHECKING:
     from ..build import Builder
@@ -119,7 +120,7 @@ class Loop(ControlFlow):
     def never_stops(self) -> bool:
         """Whether the body's condition is plainly the one handed in, or true."""
         value = self.body.outputs[0]
-        while value.node.op.name == "identity":
+        while isinstance(value.node.op, Identity):
             value = next(v for v in self.body.operands(value.node) if v is not None)
         return value.node is self.body.inputs[1] or (
             value.array is not None and bool(value.array.all())

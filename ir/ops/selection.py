@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 class OneHot(Op):
     """values[1] where an index equals the place along a new axis of size `depth`, else values[0]"""
 
+    settings = ("values",)
     numerics = MOVES
     held = MappingProxyType({"indices": "they are places", "depth": "it is a size"})
     axis: int = -1

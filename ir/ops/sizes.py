@@ -98,6 +98,7 @@ class ConstantOfShape(Op):
 class Range(Op):
     """start, start + delta, ... up to before `limit`"""
 
+    settings = ("start", "limit", "delta")
     numerics = ARITHMETIC
     axes = "start[!] limit[!] delta[!] -> y[k]"
 

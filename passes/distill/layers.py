@@ -6,10 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ...ir import Graph, Node, TensorType, Value
+from ...ir import Graph, Node, Op, TensorType, Value
 from ...ir.graph import infer
 from ...ir.ops.activation import Softmax
 from ...ir.ops.attention import Attention
+from ...ir.ops.elementwise import Where
+from ...ir.ops.indexing import Gather
+from ...ir.ops.linear import FusedMatMul, MatMul
+from ...ir.ops.pooling import AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool
+from ...ir.ops.shape import Cast, Dropout, Flatten, Identity
 from ...ir.ops.structure import Constant, Input
 
 DISTILL = "distill."
@@ -44,10 +49,15 @@ class Recorded:
     layers: tuple[Layer, ...]
 
 
-WEIGHTED = ("conv", "conv_transpose", "fused_conv", "fused_conv_transpose", "gemm", "mat_mul",
-            "fused_mat_mul")  # fmt: skip
-READERS = (*WEIGHTED, "max_pool", "average_pool", "global_average_pool", "global_max_pool",
-           "flatten")  # fmt: skip
+def is_layer(op: Op) -> bool:
+    """Whether it is a product of real numbers with what may be a weight."""
+    return op.weighted is not None and not op.weighted.integer
+
+
+def reads_features(op: Op) -> bool:
+    """Whether it is a layer, a pooling, or what stands between the two."""
+    pools = MaxPool | AveragePool | GlobalMaxPool | GlobalAveragePool
+    return is_layer(op) or isinstance(op, pools | Flatten)
 
 
 def features(graph: Graph, nodes: Sequence[Node]) -> list[Value]:
@@ -62,18 +72,22 @@ def features(graph: Graph, nodes: Sequence[Node]) -> list[Value]:
         if _has_weights(graph, node) or any(p in deep for p in graph.nx.pred[node]):
             deep.add(node)
         x = graph.operand(node, 0)
-        if node.op.name in READERS and x is not None and x.node in deep and _is_feature(x):
+        if reads_features(node.op) and x is not None and x.node in deep and _is_feature(x):
             found[x] = None
     return sorted(found, key=lambda v: v.node.order)
 
 
 def _has_weights(graph: Graph, node: Node) -> bool:
     """Whether this is a layer, and no product of two activations."""
-    if node.op.name == "gather":  # an embedding
+    if isinstance(node.op, Gather):  # an embedding
         table = graph.operand(node, 0)
         return table is not None and _is_weight(table)
-    weight = graph.operand(node, 1) if node.op.name in WEIGHTED else None
-    return weight is not None and (_is_weight(weight) or not node.op.name.endswith("mat_mul"))
+    layer = node.op.weighted
+    if layer is None or layer.integer:
+        return False
+    weight = graph.operands_of(node).get(layer.weight)
+    certainly = not isinstance(node.op, MatMul | FusedMatMul)
+    return weight is not None and (_is_weight(weight) or certainly)
 
 
 def _is_weight(value: Value) -> bool:
@@ -105,10 +119,10 @@ def is_attention(graph: Graph, node: Node) -> bool:
 def _weighs(graph: Graph, node: Node) -> bool:
     """Whether a product reads `node` on its left, directly or after dropout, a cast, a mask."""
     for use in graph.uses(node[0]):
-        name = use.node.op.name
-        if name in ("mat_mul", "fused_mat_mul") and use.position == 0:
+        op = use.node.op
+        if isinstance(op, MatMul | FusedMatMul) and use.position == 0:
             return True
-        if name in ("dropout", "cast", "identity", "where") and _weighs(graph, use.node):
+        if isinstance(op, Dropout | Cast | Identity | Where) and _weighs(graph, use.node):
             return True
     return False
 

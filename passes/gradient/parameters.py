@@ -99,11 +99,7 @@ def _is_mask(array: Array) -> bool:
 
 def _takes(node: Node, position: int) -> bool:
     """Whether this operand is one that training changes."""
-    op = node.op
-    if not op.operands or not is_differentiable(type(op)):
-        return False
-    name = op.operands[min(position, len(op.operands) - 1)].name
-    return name not in op.held and name not in op.settings
+    return is_differentiable(type(node.op)) and not node.op.is_set(position)
 
 
 def freeze(graph: Graph, arrays: Mapping[str, Array]) -> Graph:

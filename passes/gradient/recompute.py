@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 
 from ...ir import Builder, Graph, Node, Value
 from ...ir.graph import Order
+from ...ir.ops.sizes import Shape_, Size
 from ...ir.ops.structure import Input
 from ..base import Outcome
 
 PREFIX = "again."
-SHAPES = ("shape", "size")
+SHAPES = (Shape_, Size)
 """Ops that read a type, for which nothing need be kept."""
 
 
@@ -75,7 +76,7 @@ def _settle(graph: Graph, segment: Segment, start: Order) -> None:
     needed: set[Node] = set()
     for node in reversed(segment.nodes):
         for i in range(len(node.results)):
-            users = [u.node for u in graph.uses(node[i]) if u.node.op.name not in SHAPES]
+            users = [u.node for u in graph.uses(node[i]) if not isinstance(u.node.op, SHAPES)]
             if any(u not in inside and not u.order > start for u in users) or graph.is_output(
                 node[i]
             ):
@@ -143,7 +144,7 @@ def _repeat(graph: Graph, segment: Segment, start: Order, outcome: Outcome) -> N
 
 def _is_late(node: Node, start: Order) -> bool:
     """Whether a node of the backward part needs its operands' elements."""
-    return start < node.order < (math.inf,) and node.op.name not in SHAPES
+    return start < node.order < (math.inf,) and not isinstance(node.op, SHAPES)
 
 
 def _stands(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...ir import Array, Builder, Graph, Node, Value
+from ...ir.op import positions
 from ...ir.ops.adjoint import in_type_of, mean_factor
 from ...ir.ops.normalization import BatchNormalization
 from ...ir.ops.structure import Constant
@@ -15,7 +16,7 @@ from ..context import Context
 from .names import NEXT, matches
 from .parameters import opened
 
-STATISTICS = {3: "mean", 4: "var"}  # operands of a batch normalization
+STATISTICS = BatchNormalization.settings  # its running mean and variance
 
 
 @register_pass
@@ -43,12 +44,12 @@ class BatchStatistics(Pass):
         for node in list(graph.of(BatchNormalization)):
             op = node.op
             assert isinstance(op, BatchNormalization)
-            running = [graph.operand(node, i) for i in STATISTICS]
+            running = _running(graph, node)
             reason = _obstacle(graph, node, self.keep)
             if reason:
                 outcome.missed(node, reason)
             elif context.gate("batch-statistics", node.name):
-                names = [opened(graph, v.node).name for v in running if v is not None]
+                names = [opened(graph, v.node).name for v in running]
                 graph.set_op(node, op.replace(training_mode=True))
                 moved = node[1], _unbiased(graph, node)
                 outputs |= {f"{NEXT}{k}": v for k, v in zip(names, moved)}
@@ -62,8 +63,8 @@ def _unbiased(graph: Graph, node: Node) -> Value:
     variance is 0, no more than that.
     """
     assert isinstance(node.op, BatchNormalization)
-    x, old = graph.operand(node, 0), graph.operand(node, 4)
-    assert x is not None and old is not None
+    read = graph.operands_of(node)
+    x, old = read.x, read.var
     made, b = node[2], Builder(graph, prefix=f"{node.name}.")
     own = b.sub(made, b.mul(old, b.number(node.op.momentum, old)))
     share = in_type_of(b, mean_factor(b, x, made), made)  # 1 / n
@@ -76,15 +77,20 @@ def _obstacle(graph: Graph, node: Node, keep: tuple[str, ...]) -> str:
     assert isinstance(node.op, BatchNormalization)
     if node.op.training_mode:
         return "it is in training mode already"
-    running = [graph.operand(node, i) for i in STATISTICS]
-    if not all(v is not None and isinstance(v.node.op, Constant) for v in running):
+    running = _running(graph, node)
+    if not all(isinstance(v.node.op, Constant) for v in running):
         return "its statistics are computed"
-    if any(v is not None and _normalized_by(graph, v) > 1 for v in running):
+    if any(_normalized_by(graph, v) > 1 for v in running):
         return "its statistics are shared"
     read = [v.node.name for v in graph.operands(node)[1:] if v is not None]
     if any(matches(n, keep) for n in (node.name, *read)):
         return "it is to be kept"
     return ""
+
+
+def _running(graph: Graph, node: Node) -> list[Value]:
+    """The running mean and variance of a batch normalization."""
+    return [v for kind in STATISTICS for v in graph.operands_of(node).each(kind)]
 
 
 def _normalized_by(graph: Graph, value: Value) -> int:
@@ -97,8 +103,7 @@ def statistics(graph: Graph, keep: tuple[str, ...] = ()) -> dict[str, Array]:
     found: dict[str, Array] = {}
     for node in graph.of(BatchNormalization):
         if not _obstacle(graph, node, keep):
-            running = (graph.operand(node, i) for i in STATISTICS)
-            pairs = ((v.node.name, v.array) for v in running if v is not None)
+            pairs = ((v.node.name, v.array) for v in _running(graph, node))
             found |= {name: array for name, array in pairs if array is not None}
     return found
 
@@ -108,9 +113,8 @@ def split_statistics(graph: Graph) -> None:
     shared (equal constants are often one), so that each can move.
     """
     for node in list(graph.of(BatchNormalization)):
-        for position, kind in STATISTICS.items():
-            value = graph.operand(node, position)
-            if value is None or value.array is None or _normalized_by(graph, value) == 1:
+        for kind, value in zip(STATISTICS, _running(graph, node)):
+            if value.array is None or _normalized_by(graph, value) == 1:
                 continue
             own = graph.constant(np.array(value.array), f"{node.name}.{kind}", before=node)
-            graph.set_operand(node, position, own)
+            graph.set_operand(node, positions(BatchNormalization)[kind], own)

@@ -15,6 +15,10 @@ import numpy as np
 from hypothesis import strategies as st
 
 from taut.ir import Builder, DType, Graph, Op, TautError, TensorType, Value, all_ops
+from taut.ir.ops.convolution import ConvTranspose
+from taut.ir.ops.linear import Gemm
+from taut.ir.ops.quantization import DequantizeLinear
+from taut.ir.ops.shape import Squeeze, Unsqueeze
 
 from .values import arrays
 
@@ -197,7 +201,7 @@ def _conv(pool: Pool, cls: type[Op]) -> Made | None:
     group = pool.draw(st.sampled_from(sorted({1, channels})))
     out = group * pool.draw(st.integers(1, 3))
     kernel = [pool.draw(st.integers(1, min(3, s))) for s in space]
-    rows = (channels, out // group) if cls.name == "conv_transpose" else (out, channels // group)
+    rows = (channels, out // group) if cls is ConvTranspose else (out, channels // group)
     weight = pool.constant(DType.f32, *rows, *kernel)
     bias = pool.constant(DType.f32, out) if pool.draw(st.booleans()) else None
     pads = tuple(pool.draw(st.integers(0, k - 1)) for k in (*kernel, *kernel))
@@ -231,12 +235,12 @@ def _norm(count: int) -> Callable[[Pool, type[Op]], Made | None]:
 
 
 def _matrices(pool: Pool, cls: type[Op]) -> Made | None:
-    x = pool.floats(2) if cls.name == "gemm" else pool.floats(1, 2, 3)
+    x = pool.floats(2) if cls is Gemm else pool.floats(1, 2, 3)
     if x is None or not isinstance(_shape(x)[-1], int):
         return None
     out = pool.draw(st.integers(1, 4))
     operands: list[Value | None] = [x, pool.constant(DType.f32, _shape(x)[-1], out)]
-    if cls.name == "gemm" and pool.draw(st.booleans()):
+    if cls is Gemm and pool.draw(st.booleans()):
         operands.append(pool.constant(DType.f32, out))
     return cls(), operands
 
@@ -280,9 +284,9 @@ def _axes(pool: Pool, cls: type[Op]) -> Made | None:
     """Ops whose second operand lists axes: reductions, squeeze, unsqueeze."""
     x = pool.any()
     assert x is not None
-    rank = len(_shape(x)) + (cls.name == "unsqueeze")
+    rank = len(_shape(x)) + (cls is Unsqueeze)
     places = range(rank)
-    if cls.name == "squeeze":
+    if cls is Squeeze:
         places = [i for i, d in enumerate(_shape(x)) if d == 1]
     if not len(places):
         return None
@@ -323,7 +327,7 @@ def _expand(pool: Pool, cls: type[Op]) -> Made | None:
 
 
 def _quantize(pool: Pool, cls: type[Op]) -> Made | None:
-    dequantize = cls.name == "dequantize_linear"
+    dequantize = cls is DequantizeLinear
     wanted = (DType.u8, DType.i8) if dequantize else (DType.f32,)
     x = pool.any(lambda v: v.type.dtype in wanted)
     if x is None:

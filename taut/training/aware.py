@@ -11,6 +11,7 @@ import numpy as np
 
 from taut.data import Augment, Dataset
 from taut.ir import Array, FeedError, Graph
+from taut.ir.ops.normalization import BatchNormalization
 from taut.passes import Context, PassManager
 from taut.passes.quantize.aware import FinalizeQuantization, QuantizeAware
 from taut.passes.report import Report
@@ -107,4 +108,4 @@ def _calibration(data: Data, given: Iterable[Any] | None, seed: int) -> Iterable
 
 
 def _normalizations(graph: Graph) -> tuple[str, ...]:
-    return tuple(n.name for n in graph.nodes() if n.op.name == "batch_normalization")
+    return tuple(n.name for n in graph.nodes() if isinstance(n.op, BatchNormalization))

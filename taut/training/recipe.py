@@ -9,9 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from taut.ir import Array, FeedError, Graph
-from taut.ir.ops.dynamic import ScaledMatMul
-from taut.ir.ops.integer import ConvInteger, MatMulInteger
-from taut.ir.ops.quantization import DequantizeLinear, QLinearConv, QLinearMatMul
+from taut.ir.ops.quantization import DequantizeLinear
 from taut.ir.ops.structure import Constant
 from taut.ir.training import padding_rows
 from taut.passes import Pass, PassManager, Pipeline
@@ -122,9 +120,6 @@ class Learned:
         return cls({k: a for k, a in found.items() if k not in running}, running)
 
 
-INTEGER_PRODUCTS = (ConvInteger, MatMulInteger, QLinearConv, QLinearMatMul, ScaledMatMul)
-
-
 def _refuse_integers(model: Graph, frozen: tuple[str, ...]) -> None:
     """A layer whose weights are integers has no gradient: what is left of the model (the scale of
     an output, say) would be trained in their stead."""
@@ -135,7 +130,7 @@ def _refuse_integers(model: Graph, frozen: tuple[str, ...]) -> None:
         for use in model.uses(node):
             op = use.node.op
             opened = isinstance(op, DequantizeLinear) and use.position == 0
-            if opened or isinstance(op, INTEGER_PRODUCTS):
+            if opened or (op.weighted is not None and op.weighted.integer):
                 raise FeedError(
                     f"its weights {node.name!a} are integers already, which cannot be trained",
                     node=use.node.name, op=op.name,

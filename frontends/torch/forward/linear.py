@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ....ir.ops.fused_convolution import FusedConv
 from ..tensors import torch_dtype
 from .elementwise import activate
 from .table import Step, computes, plain, refuses
@@ -62,7 +63,7 @@ def conv_transpose(step: Step, x: Tensor, weight: Tensor, bias: Tensor | None = 
 @computes("fused_conv", "fused_conv_transpose")
 def fused_conv(step: Step, x: Tensor, weight: Tensor, bias: Tensor | None = None,
                residual: Tensor | None = None, slope: Tensor | None = None) -> Tensor:  # fmt: skip
-    y = (conv if step.op.name == "fused_conv" else conv_transpose)(step, x, weight, bias)
+    y = (conv if isinstance(step.op, FusedConv) else conv_transpose)(step, x, weight, bias)
     if residual is not None and not step.op.residual_last:
         y = y + residual
     y = activate(step, y, slope)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ....ir.ops.recurrent import LSTM, RNN
 from ..aten.recurrent import ORDERS
 from .table import Step, computes, refuses
 
@@ -18,7 +19,7 @@ def _unlike(step: Step) -> str | None:
     if getattr(op, "input_forget", False) or not getattr(op, "linear_before_reset", True):
         return "a recurrent layer with these gates"
     names = {f.name for way in op.functions() for f in way}
-    usual = names == set(op.usual) or (op.name == "rnn" and names == {"Relu"})
+    usual = names == set(op.usual) or (isinstance(op, RNN) and names == {"Relu"})
     return None if usual else f"a recurrent layer with {', '.join(sorted(names))}"
 
 
@@ -35,7 +36,7 @@ def recurrent(
     name = {"rnn": "rnn_tanh"}.get(op.name, op.name)
     run = getattr(torch._VF, "rnn_relu" if op.functions()[0][0].name == "Relu" else name)
     params = [p for way in range(ways) for p in _weights(op.name, way, w, r, b)]
-    y, *last = run(x, begin if op.name == "lstm" else begin[0], params, b is not None, 1, 0.0,
+    y, *last = run(x, begin if isinstance(op, LSTM) else begin[0], params, b is not None, 1, 0.0,
                    False, ways == 2, False)  # fmt: skip
     y = y.flip(0) if op.direction == "reverse" else y
     y = y.unflatten(2, (ways, hidden))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ....ir.ops.reduction import ArgMax
 from .table import Step, computes, real
 
 Reduce = Callable[[Tensor, tuple[int, ...], bool], Tensor]
@@ -72,7 +73,7 @@ _reduction("reduce_log_sum_exp", lambda x, a, k: torch.logsumexp(real(x), a, k))
 def arg(step: Step, x: Tensor) -> Tensor:
     """The first of equal elements, or the last."""
     op = step.op
-    find = torch.argmax if op.name == "arg_max" else torch.argmin
+    find = torch.argmax if isinstance(op, ArgMax) else torch.argmin
     if not op.select_last_index:
         return find(x, op.axis, op.keepdims)
     return x.shape[op.axis] - 1 - find(x.flip(op.axis), op.axis, op.keepdims)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ....ir import Abstract, DType, Op, UnsupportedError
+from ....ir.ops.fusion import Fusion
 from ..tensors import torch_dtype
 
 
@@ -91,7 +92,7 @@ def check(step: Step) -> None:
             raise UnsupportedError(f"{reason} has no form in PyTorch yet")
     if op.name in FORWARD:
         return
-    if op.name == "fusion":
+    if isinstance(op, Fusion):
         raise UnsupportedError("is a fused group", hint="run the pass inline-fusions before")
     whole = "integer" in op.name or op.name.startswith(("qlinear", "requantize", "lookup"))
     raise UnsupportedError(

@@ -113,7 +113,7 @@ class Layout:
         return at
 
     def aligned(self, size: int, alignment: int = LINE) -> Array:
-        """As `team.aligned`, for the arena (which asks for pages) and for constants."""
+        """As `memory.aligned`, for the arena (which asks for pages) and for constants."""
         if alignment < PAGE:
             made = guarded(size, self.mode, alignment)
             made[:] = 255
@@ -127,18 +127,18 @@ class Layout:
     @contextlib.contextmanager
     def on(self) -> Iterator[None]:
         """Programs that are compiled in the block are laid out so."""
-        from taut.backends.cpu.runtime import plan, team
-        from taut.backends.schedule import arena
+        from taut.backends.cpu.runtime import plan
+        from taut.backends.schedule import arena, layout
 
-        plain = team.aligned
+        plain = layout.aligned
 
         def for_plan(size: int, alignment: int = LINE) -> Array:
             return plain(size, alignment) if alignment < PAGE else self.aligned(size, alignment)
 
-        saved = [(arena, "assign", arena.assign), (team, "aligned", plain),
+        saved = [(arena, "assign", arena.assign), (layout, "aligned", plain),
                  (plan, "aligned", plan.aligned)]  # fmt: skip
         try:
-            arena.assign, team.aligned, plan.aligned = self.assign, self.aligned, for_plan
+            arena.assign, layout.aligned, plan.aligned = self.assign, self.aligned, for_plan
             yield
         finally:
             for module, name, value in saved:

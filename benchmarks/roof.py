@@ -13,8 +13,10 @@ import time
 from typing import Any
 
 import numpy as np
-from taut.backends.cpu.codegen import isa, jit, sync
+from taut.backends.cpu.codegen import isa, jit, syncblock
 from taut.backends.cpu.runtime import team
+from taut.backends.schedule.kernel import Kernel
+from taut.backends.schedule.memory import aligned
 
 STEPS = 200_000
 
@@ -95,9 +97,9 @@ def measure_float_roof(threads: int, table: isa.Isa | None = None, repeats: int 
 
 def _measure(build: Any, threads: int, table: isa.Isa, repeats: int) -> float:
     """Billions of operations a second with one item a lane."""
-    code = jit.load(jit.Kernel.of(build), table)
-    record = team.aligned(64 + 64 * threads)
-    block = team.aligned(sync.sync_bytes(threads))
+    code = jit.load(Kernel.of(build), table)
+    record = aligned(64 + 64 * threads)
+    block = aligned(syncblock.sync_bytes(threads))
     record.view(np.int64)[:2] = block.ctypes.data, STEPS
     group = team.team(threads)
     best = float("inf")

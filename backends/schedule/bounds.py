@@ -11,21 +11,21 @@ that are data are clamped in the kernels; their reach is that of every index whi
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from ...ir import CompileError
-from ..cpu.codegen.isa import Isa
 from .layout import SLACK, Ref
 from .reach import OutOfBounds, Span, spans_of
 from .steps import AnyStep, Step
 
 
-def check(steps: Iterable[AnyStep], isa: Isa) -> None:
+def check(steps: Iterable[AnyStep], target: Any) -> None:
     """Raise CompileError, with the node and the kernel, for a step that would leave its buffers."""
     for step in steps:
         if not isinstance(step, Step):
             continue  # NumPy checks what steps in Python do
         try:
-            for span in spans_of(step, isa):
+            for span in spans_of(step, target):
                 _check(step, span)
         except OutOfBounds as error:
             raise CompileError(

@@ -7,6 +7,7 @@ that it asks of the tensor: channels side by side, a halo, room after the last c
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ...ir import DType
+from .memory import aligned
 
 SLACK = 256  # readable bytes after every buffer: kernels may load whole vectors
 
@@ -213,10 +215,6 @@ class Constants:
         return sum(b.size for b in list(self.buffers.values()))
 
     def place(self, array: np.ndarray) -> Buffer:
-        import hashlib
-
-        from ..cpu.runtime.team import aligned
-
         flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         key = ("c", flat.size, hashlib.blake2b(flat.data, digest_size=16).digest())
         found = self.buffers.get(key)

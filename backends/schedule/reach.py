@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ..cpu.codegen.isa import Isa
+from ...ir import DType
 from .layout import Ref
 from .records import Header
 from .steps import Step
@@ -42,12 +42,13 @@ class Span:
 
 
 class Reach:
-    """A step's record while its kernel says what it reaches; `r[name]` is an integer of it."""
+    """A step's record while its kernel says what it reaches; `r[name]` is an integer of it.
+    `target` is what the kernel is built for, as its backend describes it."""
 
-    __slots__ = ("isa", "names", "spans", "words")
+    __slots__ = ("names", "spans", "target", "words")
 
-    def __init__(self, step: Step, isa: Isa, names: dict[str, int]) -> None:
-        self.words, self.isa, self.names = step.words, isa, names
+    def __init__(self, step: Step, target: Any, names: dict[str, int]) -> None:
+        self.words, self.target, self.names = step.words, target, names
         self.spans: list[Span] = []
 
     def __getitem__(self, name: str | int) -> int:
@@ -130,14 +131,14 @@ def declared(build: Callable[..., Any]) -> bool:
     return build in _DECLARED
 
 
-def spans_of(step: Step, isa: Isa) -> list[Span]:
+def spans_of(step: Step, target: Any) -> list[Span]:
     """Everything that a step may read and write. Raises OutOfBounds where its kernel does not say,
     or the record breaks a rule of the kernel's."""
     found = _DECLARED.get(step.kernel.build)
     if found is None:
         raise OutOfBounds("the kernel does not say what it reaches")
     names, declaration = found
-    reach = Reach(step, isa, names)
+    reach = Reach(step, target, names)
     declaration(reach, **dict(step.kernel.parameters))
     return reach.spans
 
@@ -150,6 +151,4 @@ def up(value: int, granule: int) -> int:
 @cache
 def item_of(kind: str) -> int:
     """Bytes of an element of a type."""
-    from ...ir import DType
-
     return DType(kind).numpy.itemsize

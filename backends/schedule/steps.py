@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from ..cpu.codegen.jit import Kernel
+from .kernel import Kernel
 from .layout import Buffer, Ref, Tensor
 from .records import Header
 

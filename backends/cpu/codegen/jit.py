@@ -16,7 +16,7 @@ import ctypes
 import hashlib
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -25,8 +25,10 @@ import llvmlite.binding as llvm
 
 from ....ir import CompileError
 from ... import shield
+from ...schedule.kernel import Kernel, exact
 from ..runtime import cache as disk
 from . import objects
+from .chunked import Chunked, Function
 from .isa import Isa, Target
 
 _ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
@@ -47,35 +49,6 @@ _LIBC = frozenset(
     "memcpy", "memset", "memmove", "syscall", "sched_yield", "SwitchToThread",
     "__sincos_stret", "__sincosf_stret", "_GLOBAL_OFFSET_TABLE_",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Chunked:
-    """A kernel by its work on one chunk of a record: `body(d, chunk)`, a Python function of int64s.
-    The loop around it is `vector.driver`, the same for all."""
-
-    body: Callable[[int, int], None]
-
-
-Function = Callable[[int, int, int], None] | Chunked
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """One variant of a kernel: `build(isa, **parameters)` returns its Python function.
-
-    `name` is an identifier, unique for (build, parameters); the emitter calls it by this name.
-    """
-
-    name: str
-    build: Callable[..., Function]
-    parameters: tuple[tuple[str, object], ...] = ()
-
-    @staticmethod
-    def of(build: Callable[..., Function], **parameters: object) -> Kernel:
-        """The kernel that `build` makes of `parameters`; its name spells them."""
-        tail = "".join(f"_{_spell(v)}" for v in parameters.values())
-        return Kernel(build.__name__ + tail, build, tuple(parameters.items()))
 
 
 @dataclass(frozen=True)
@@ -308,18 +281,6 @@ def _key(kind: str, *parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def exact(value: object) -> str:
-    """`value` with all of its fields, as text: what names and keys are made of. A dataclass's own
-    `repr` will not do, since it notes whom it is at work on: one that an interrupt cut off says
-    "..." for that place in memory from then on, whatever stands there."""
-    if is_dataclass(value):
-        inside = [exact(getattr(value, f.name)) for f in fields(value)]
-        return f"{type(value).__name__}({', '.join(inside)})"
-    if isinstance(value, tuple | list):
-        return f"({', '.join(map(exact, value))},)"
-    return repr(value)
-
-
 _SOURCES = ("cpu/codegen", "cpu/kernels", "cpu/nests", "schedule/records.py")  # what makes code
 
 
@@ -347,9 +308,3 @@ def _world() -> tuple[str, ...]:
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
     parts = (llvmlite.__version__, llvm.llvm_version_info, version("numba"), version("numpy"))
     return (digest.hexdigest(), *map(str, parts))
-
-
-def _spell(value: object) -> str:
-    if isinstance(value, bool):
-        return "y" if value else "n"
-    return str(value)

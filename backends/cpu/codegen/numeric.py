@@ -18,9 +18,9 @@ from numba.extending import intrinsic as numba_intrinsic
 
 from ....ir import DType
 from . import emit_math, vector
+from .chunked import Chunked
 from .emit import Emit
 from .isa import TABLES
-from .jit import Chunked
 
 _NUMBA = {
     "f32": types.float32, "f64": types.float64, "i64": types.int64, "i32": types.int32,

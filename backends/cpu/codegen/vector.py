@@ -11,9 +11,9 @@ import llvmlite.ir as ir
 from numba import njit, types
 from numba.extending import intrinsic as numba_intrinsic
 
-from . import sync
+from . import syncblock
 from .emit import I8, I32, I64, Emit, Value, declare
-from .isa import TABLES, Isa
+from .isa import TABLES, Isa, host_architecture
 
 
 def emitted(isa: Isa, arguments: int, body: Callable[..., Value], returns: bool = False) -> Any:
@@ -120,9 +120,9 @@ def waiting(spins: int):
     load, _, add = atomics()
 
     def relax(e: Emit) -> None:
-        if sync.host_architecture() == "x86_64":
+        if host_architecture() == "x86_64":
             e.call("llvm.x86.sse2.pause", ir.VoidType())
-        elif sync.host_architecture() == "aarch64":
+        elif host_architecture() == "aarch64":
             e.call("llvm.aarch64.hint", ir.VoidType(), ir.Constant(I32, 1))
 
     def give_way(e: Emit) -> None:
@@ -131,15 +131,15 @@ def waiting(spins: int):
 
     def futex(e: Emit, word: Value, operation: int, value: Value) -> None:
         zero = e.i64(0)
-        number = e.i64(sync.FUTEX)
+        number = e.i64(syncblock.FUTEX)
         e.call("syscall", I64, number, word, e.i64(operation), value, zero, zero, zero)
 
     pause, hand_over = emitted(_PLAIN, 0, relax), emitted(_PLAIN, 0, give_way)
     # 128: private to the process; 0 waits while the (32-bit) word holds the value, 1 wakes.
     sleep = emitted(_PLAIN, 2, lambda e, word, value: futex(e, word, 128, value))
     rouse = emitted(_PLAIN, 1, lambda e, word: futex(e, word, 129, e.i64(2**31 - 1)))
-    sleeps = sync.FUTEX != 0
-    yields = spins + (sync.YIELDS if sleeps else 50 * sync.YIELDS)
+    sleeps = syncblock.FUTEX != 0
+    yields = spins + (syncblock.YIELDS if sleeps else 50 * syncblock.YIELDS)
 
     @njit(inline="always")
     def spin(word, sleepers, value, turns):

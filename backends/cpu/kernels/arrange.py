@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...schedule.kernel import Kernel
 from ...schedule.reach import Reach, reaches
 from ...schedule.records import Header
+from ..codegen.chunked import Chunked
 from ..codegen.emit import I32, Emit, Value
 from ..codegen.isa import Isa
-from ..codegen.jit import Chunked, Kernel
 from .tile import Fields
 
 

@@ -12,111 +12,11 @@ heads that share them. The tile of `scaled_attention` works on bytes, with the s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from ...schedule.kernel import Kernel
 from ...schedule.reach import Reach, reaches, up
-from ...schedule.records import Header
+from ..codegen.chunked import Chunked
 from ..codegen.isa import Isa
-from ..codegen.jit import Chunked, Kernel
-
-SPOT = 8  # words of a head: offsets of queries, keys, values, target, mask (scales, facts, unit)
-BLOCK = 8  # vectors of scores a row and block, at most
-GROUPED = 4  # vectors of scores of bytes that are worked on together
-SINCE = 1 << 40  # `ahead` where every query sees all keys
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttentionRecord(Header):
-    """chunks == heads * row_chunks, rows fastest; strides in bytes.
-
-    spots       address of int64[heads][SPOT]
-    queries, queries_row; depth   rows of q, and their length
-    keys, key_panel     packed k^T: panels of 2 vectors of keys
-    values, value_panel   packed v; panels of 2 vectors of columns
-    target, target_row; columns    the result's rows, and their length
-    rows, chunk_rows, row_chunks   queries and how they are shared out
-    length      keys; query i sees keys j < i + ahead
-    mask, mask_row     float32 added to the scores (variants with a mask)
-    scale, cap  factor of the scores; cap * tanh(score / cap)
-
-    Of bytes:
-    row_scale, row_scale_step   queries' scales
-    facts, fact_row   of keys, see `keys`; a row for each kind
-    units       what heads' values are in
-    """
-
-    spots: int
-    queries: int
-    queries_row: int
-    depth: int
-    keys: int
-    key_panel: int
-    values: int
-    value_panel: int
-    target: int
-    target_row: int
-    columns: int
-    rows: int
-    chunk_rows: int
-    row_chunks: int
-    length: int
-    ahead: int = SINCE
-    mask: int = 0
-    mask_row: int = 0
-    scale: float = 1.0
-    cap: float = 1.0
-    row_scale: int = 0
-    row_scale_step: int = 0
-    facts: int = 0
-    fact_row: int = 0
-    units: int = 0
-
-
-@dataclass(frozen=True)
-class Scratch:
-    """Where things are in the kernel's frame: scores of a block, m and alpha and sums of rows, O.
-
-    All rows of a tile, one after another; O by panels of values."""
-
-    isa: Isa
-    rows: int
-    block: int
-    panels: int
-
-    @property
-    def pitch(self) -> int:
-        """Bytes of a row of scores."""
-        return 4 * self.isa.lanes * self.block
-
-    @property
-    def wide(self) -> int:
-        """Bytes of a row of a panel."""
-        return 8 * self.isa.lanes
-
-    @property
-    def tops(self) -> int:
-        return self.rows * self.pitch
-
-    @property
-    def alphas(self) -> int:
-        return self.tops + self.numbers
-
-    @property
-    def sums(self) -> int:
-        return self.alphas + self.numbers
-
-    @property
-    def numbers(self) -> int:
-        """Bytes of a number of each row, in whole vectors."""
-        return 64 * -(-4 * self.rows // 64)
-
-    @property
-    def output(self) -> int:
-        return self.sums + 4 * self.isa.lanes * self.rows
-
-    @property
-    def size(self) -> int:
-        return self.output + self.panels * self.rows * self.wide
+from .attention_record import GROUPED, SPOT, AttentionRecord
 
 
 def attention(isa: Isa, rows: int, block: int, panels: int, masked: bool, capped: bool, real: bool):
@@ -205,10 +105,10 @@ def _reach(
     r: Reach, rows: int, block: int, panels: int, masked: bool, capped: bool, real: bool
 ) -> None:
     r.needs(r["row_chunks"] > 0, "rows are shared out in chunks")
-    heads, lanes, count = -(-r["chunks"] // r["row_chunks"]), r.isa.lanes, r["rows"]
+    heads, lanes, count = -(-r["chunks"] // r["row_chunks"]), r.target.lanes, r["rows"]
     length, wide = r["length"], 2 * lanes
     r.needs(r["columns"] <= panels * wide, "the frame has room for a row of the result")
-    group, item = (1, 4) if real else (r.isa.group, 1)
+    group, item = (1, 4) if real else (r.target.group, 1)
     depth = up(r["depth"], group) * item
     queries, keys, values, target, mask, scales, facts, unit = r.offsets("spots", heads, SPOT)
     r.reads("queries", depth, (count, r["queries_row"]), start=queries)

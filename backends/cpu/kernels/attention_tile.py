@@ -10,7 +10,7 @@ import llvmlite.ir as ir
 from ..codegen import emit_math as m
 from ..codegen.emit import F32, F64, I1, I32, Emit, Value, vec
 from ..codegen.isa import Isa
-from .attention import AttentionRecord, Scratch
+from .attention_record import AttentionRecord, Scratch
 from .tile import Fields
 
 VALUES, MASK = 2, 4  # words of a head's spot

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from ...schedule.kernel import Kernel
 from ...schedule.reach import Reach, reaches
 from ..codegen.emit_math import ACTIVATIONS
 from ..codegen.isa import Isa
-from ..codegen.jit import Kernel
-from .conv import BYTES
+from .conv_record import BYTES
 from .grid import LANES, GridRecord, Row, grid, lanes_of, walk
 from .stairs import STAIRS, climb
 
@@ -344,7 +344,7 @@ def _reach(
     r: Reach, height: int, width: int, stride: int, dilation: int, out: str, activation: str,
     residual: str, bounded: bool, pixels: int,
 ) -> None:  # fmt: skip
-    dots, channels = uses_dots(r.isa, out), lanes_of(r)
+    dots, channels = uses_dots(r.target, out), lanes_of(r)
     r.needs(dots or r["width"] >= pixels, "a row has a tile's pixels")
     held, item = 4 if out == "float" else 1, BYTES[out]
     taps = (height, r["tap_row"]), (width, r["tap_pixel"])

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ...schedule.kernel import Kernel
 from ...schedule.reach import Reach, reaches, up
 from ...schedule.records import Header
+from ..codegen.chunked import Chunked
 from ..codegen.isa import Isa
-from ..codegen.jit import Chunked, Kernel
 from .grid import LANES, GridRecord, Row, grid, walk
 
 

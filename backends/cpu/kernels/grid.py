@@ -14,8 +14,8 @@ from typing import Any
 
 from ...schedule.reach import Loop, Reach, up
 from ...schedule.records import Header
+from ..codegen.chunked import Chunked
 from ..codegen.isa import Isa
-from ..codegen.jit import Chunked
 
 LANES = 16
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...schedule.kernel import Kernel
 from ...schedule.reach import Reach, reaches, up
 from ...schedule.records import Header
+from ..codegen.chunked import Chunked
 from ..codegen.isa import Isa
-from ..codegen.jit import Chunked, Kernel
 
 SPOT = 2  # words of a batch: offsets of source and target
 
@@ -109,8 +110,8 @@ def pack(isa: Isa, vectors: int, kind: str, order: str):
 @reaches(pack, PackRecord)
 def _reach(r: Reach, vectors: int, kind: str, order: str) -> None:
     r.needs(r["panels"] > 0, "there is a panel")
-    item, group = (1, r.isa.group) if kind == "byte" else (4, 1)
-    width, depth, columns = vectors * r.isa.lanes, r["depth"], r["columns"]
+    item, group = (1, r.target.group) if kind == "byte" else (4, 1)
+    width, depth, columns = vectors * r.target.lanes, r["depth"], r["columns"]
     sources, targets = r.offsets("spots", -(-r["chunks"] // r["panels"]), SPOT)
     row, column = r["source_row"], r["source_column"]
     r.reads("source", item, (depth, row), (columns, column), start=sources)

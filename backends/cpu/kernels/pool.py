@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ...schedule.kernel import Kernel
 from ...schedule.reach import Loop, Reach, reaches
 from ..codegen.isa import Isa
-from ..codegen.jit import Kernel
 from .grid import LANES, GridRecord, Row, grid, lanes_of, walk
 
 

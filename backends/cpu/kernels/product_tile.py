@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from ..codegen.emit import F32, F64, I32, Emit, Value, vec
 from ..codegen.emit_math import madd
 from ..codegen.isa import Isa
-from .conv import BYTES
-from .product import Form, ProductRecord
+from .conv_record import BYTES
+from .product_record import Form, ProductRecord
 from .tile import Emission, Fields, Tile
 
 

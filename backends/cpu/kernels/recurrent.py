@@ -21,10 +21,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ...schedule.kernel import Kernel
 from ...schedule.reach import Reach, reaches
+from ..codegen.chunked import Chunked
 from ..codegen.emit import F32, F64, I64, Emit, Value, vec
 from ..codegen.isa import Isa
-from ..codegen.jit import Chunked, Kernel
 from . import functions
 from .sequences import (
     WORDS,
@@ -122,7 +123,7 @@ def _reach(
     coupled: bool,
 ) -> None:  # fmt: skip
     batch, steps, hidden, padded = (r[n] for n in ("batch", "steps", "hidden", "padded"))
-    unit = 4 * r.isa.lanes * vectors  # bytes of one gate of a block
+    unit = 4 * r.target.lanes * vectors  # bytes of one gate of a block
     units = r["blocks"] * unit
     r.needs(4 * hidden <= units <= padded, "a state has room for its units")
     r.needs(4 * padded + 8 <= r["state_batch"], "a sequence has room for its states")

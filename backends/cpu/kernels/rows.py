@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...schedule.kernel import Kernel
 from ...schedule.reach import Reach, reaches
 from ...schedule.records import Header
+from ..codegen.chunked import Chunked
 from ..codegen.isa import Isa
-from ..codegen.jit import Chunked, Kernel
 
 LANES = 16
 UNROLLED = 4

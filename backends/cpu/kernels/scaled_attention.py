@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....ir.ops import scaled_attention as law
+from ...schedule.kernel import Kernel
 from ...schedule.reach import Reach, reaches, up
 from ...schedule.records import Header
 from ..codegen import emit_math as m
+from ..codegen.chunked import Chunked
 from ..codegen.emit import F32, F64, I8, I32, I64, Emit, Value, vec
 from ..codegen.isa import Isa
-from ..codegen.jit import Chunked, Kernel
-from .attention import GROUPED
+from .attention_record import GROUPED
 from .attention_tile import AttentionTile, Place
 from .tile import Fields
 

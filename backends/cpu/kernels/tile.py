@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from ..codegen.emit import F32, F64, I8, I16, I32, I64, MAGIC, Emit, Value, vec
 from ..codegen.emit_math import ACTIVATIONS, LIGHT
 from ..codegen.isa import Isa
-from .conv import BYTES, ConvRecord
+from .conv_record import BYTES, ConvRecord
 from .stairs import climb
 
 WORDS = {name: i for i, name in enumerate(ConvRecord.__dataclass_fields__)}

@@ -15,11 +15,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ...schedule.kernel import Kernel
 from ...schedule.reach import Reach, reaches
 from ...schedule.records import Header
+from ..codegen.chunked import Chunked
 from ..codegen.emit import F32, Emit, Value, vec
 from ..codegen.isa import Isa
-from ..codegen.jit import Chunked, Kernel
 from .tile import Fields
 
 
@@ -167,7 +168,7 @@ def _element(e: Emit, place: Place, taps: int) -> Callable[[Value, int], Value]:
 @reaches(weight_gradient, WeightGradientRecord)
 def _reach(r: Reach, rows: int, taps: int) -> None:
     r.needs(min(r["tile_chunks"], r["row_blocks"]) > 0, "work is shared out in chunks")
-    size = 4 * r.isa.lanes
+    size = 4 * r.target.lanes
     splits, images = -(-r["chunks"] // r["tile_chunks"]), -(-r["blocks"] // r["row_blocks"])
     source, other, target = r.offsets("tiles", r["tile_count"], 3)
 

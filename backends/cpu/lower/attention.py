@@ -14,7 +14,7 @@ from ....ir.ops import scaled_attention as law
 from ...schedule.layout import Tensor, round_up
 from ...schedule.steps import Step, Word, record_words
 from ..kernels import attention
-from ..kernels.attention import BLOCK, SINCE, SPOT, AttentionRecord
+from ..kernels.attention_record import BLOCK, SINCE, SPOT, AttentionRecord
 from ..kernels.scaled_attention import KeysRecord, keys_kernel
 from . import generic
 from .generic import Leaf

@@ -17,7 +17,8 @@ from ...schedule.layout import Ref, Tensor, round_up
 from ...schedule.steps import Step, Word, record_words
 from ..kernels import conv as gemm
 from ..kernels import depthwise, shuffle
-from ..kernels.conv import ConvRecord, Owners
+from ..kernels.conv import Owners
+from ..kernels.conv_record import ConvRecord
 from ..kernels.depthwise import DepthwiseRecord
 from ..kernels.grid import LANES, share
 from ..kernels.shuffle import ShuffleRecord

@@ -11,9 +11,9 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ...schedule.kernel import Kernel, exact
 from ...schedule.layout import KERNEL_TYPES, Tensor
 from ...schedule.steps import Step, Word
-from ..codegen.jit import Kernel, exact
 from ..nests.loops import OPERAND, OUTER, map_kernel
 
 

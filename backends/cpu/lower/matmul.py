@@ -10,7 +10,7 @@ import numpy as np
 
 from ....ir import DType, Node, Value
 from ...schedule.layout import Tensor
-from ..kernels.product import Form
+from ..kernels.product_record import Form
 from ..nests.loops import KEPT
 from . import generic
 from .axis import FLOATS, generic_product

@@ -19,7 +19,7 @@ import numpy as np
 from ....ir import Array, Builder, DType, Node, Value
 from ...schedule.layout import Tensor, round_up
 from ..kernels import conv as gemm
-from ..kernels.product import Form
+from ..kernels.product_record import Form
 from . import generic
 from .conv import Layer
 from .fusion import emit_body

@@ -19,7 +19,7 @@ from ...schedule.layout import Ref, Tensor, row_major
 from ...schedule.steps import Step, Word, record_words
 from ..codegen.isa import Isa
 from ..kernels import conv, pack, product
-from ..kernels.product import Form, ProductRecord
+from ..kernels.product_record import Form, ProductRecord
 from .lowering import Lowering
 
 PAGE, LINE = 4096, 64

@@ -12,7 +12,7 @@ from ....ir import Array, DType, Node, Value
 from ...schedule.layout import Tensor, round_up
 from ...schedule.steps import Step, Word, record_words
 from ..kernels import recurrent
-from ..kernels.product import Form
+from ..kernels.product_record import Form
 from ..kernels.recurrent import GATES
 from ..kernels.sequences import RecurrentRecord
 from .lowering import Lowering, lowers

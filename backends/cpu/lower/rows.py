@@ -12,7 +12,7 @@ from ....ir.ops.epilogue import activation_op
 from ....ir.ops.quantization import NOT_FINITE
 from ...schedule.layout import Tensor
 from ...schedule.steps import Step, Word, record_words
-from ..kernels.product import Form
+from ..kernels.product_record import Form
 from ..kernels.rows import RowsRecord, rows_kernel
 from . import generic
 from .elementwise import TEMPLATES

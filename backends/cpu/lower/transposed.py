@@ -12,7 +12,7 @@ from ....ir import DType, Node
 from ...schedule.layout import Halo, Tensor, round_up
 from ...schedule.steps import Word
 from ..kernels.grid import LANES
-from ..kernels.product import Form
+from ..kernels.product_record import Form
 from .computed import LARGEST, arrays
 from .conv import Layer, emit_layer, finish_of
 from .images import Geometry, image, lift

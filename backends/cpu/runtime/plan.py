@@ -13,14 +13,16 @@ import numpy as np
 from ....ir import Array, FeedError, Graph, Limits, interpret
 from ...base import KernelTime
 from ...schedule import arena, bounds
+from ...schedule.kernel import Kernel
 from ...schedule.layout import SLACK, Buffer, Ref, Tensor
+from ...schedule.memory import aligned
 from ...schedule.steps import HEADER, PythonStep, Step, Task, bits, schedule
-from ..codegen import jit, sync
+from ..codegen import jit, sync, syncblock
 from ..codegen import text as codegen
 from ..codegen.isa import find
 from ..lower.lowering import Lowering, check_size
 from . import turns
-from .team import Team, aligned
+from .team import Team
 
 
 class Plan:
@@ -50,7 +52,7 @@ class Plan:
         self.lock, self.busy = threading.Lock(), False
         self._twin: Plan | None = None
         self._arena = aligned(self._size + SLACK, 4096)
-        self._sync = aligned(sync.sync_bytes(self.team.nt))
+        self._sync = aligned(syncblock.sync_bytes(self.team.nt))
         self._flags = {buffer: aligned(8) for _, buffer in self._messages}
         self._faults = [(m, self._flags[b].view(np.int64)) for m, b in self._messages]
         self._write_table()
@@ -175,7 +177,7 @@ class Plan:
         team = self.team
         if not team.ready:
             team.start()
-        call, block = team.call, team.address + sync.LENT
+        call, block = team.call, team.address + syncblock.LENT
         with self.lock:
             try:
                 held = self.busy = True
@@ -234,7 +236,7 @@ class Plan:
         self.team.run(address, record)
         return time.perf_counter() - start
 
-    def kernels(self) -> list[jit.Kernel]:
+    def kernels(self) -> list[Kernel]:
         """The kernels that the plan calls, each once."""
         found = {
             step.kernel.name: step.kernel
@@ -286,7 +288,7 @@ class Interpreted:
         self.run(given)
         return [KernelTime("python", tuple(self.fallbacks), time.perf_counter() - start)]
 
-    def kernels(self) -> list[jit.Kernel]:
+    def kernels(self) -> list[Kernel]:
         return []
 
     def source(self) -> str:

@@ -26,6 +26,7 @@ from ....ir.bodies import inlined
 from ....ir.interpret import bind_feeds
 from ... import shield
 from ...base import KernelTime, pick_form
+from ...schedule.kernel import Kernel
 from ...schedule.layout import Constants
 from ..codegen import jit
 from ..codegen.isa import Isa, find
@@ -214,7 +215,7 @@ class Program:
         """Whether it has run, or its sizes were known from the start."""
         return self._quick is not None
 
-    def kernels(self) -> list[jit.Kernel]:
+    def kernels(self) -> list[Kernel]:
         """The kernels of the plan used last."""
         return self._used().kernels()
 
@@ -260,7 +261,7 @@ class Program:
     def _llvm(self) -> str:
         kernels, target = self._used().kernels(), jit.Target.native(self._isa)
 
-        def text(kernel: jit.Kernel) -> str:
+        def text(kernel: Kernel) -> str:
             function = kernel.build(self._isa, **dict(kernel.parameters))
             return jit.llvm_ir(function, kernel.name, target)
 

@@ -12,12 +12,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from ...schedule.kernel import Kernel
 from ...schedule.layout import SLACK
-from ..codegen import jit, sync
+from ...schedule.memory import aligned
+from ..codegen import jit, sync, syncblock
 from ..codegen.isa import Isa
 from ..kernels import conv
 from . import tuning
-from .team import aligned, team
+from .team import team
 from .tuning import HEURISTIC, Case, Schedule
 
 Progress = Callable[[int, int], None]
@@ -143,7 +145,7 @@ class Layer:
         self.target = aligned(pixels * self.target_pixel + SLACK)
         self.other = aligned(pixels * self.target_pixel + SLACK) if case.residual else self.target
         self.table = aligned(256)
-        self.sync = aligned(sync.sync_bytes(threads))
+        self.sync = aligned(syncblock.sync_bytes(threads))
 
     def seconds(self, schedule: Schedule | None) -> float:
         """One run of the layer, all threads together: the best of three rounds."""
@@ -170,7 +172,7 @@ class Layer:
 
     def _records(
         self, schedule: Schedule | None
-    ) -> tuple[list[jit.Kernel], list[np.ndarray], list[object]]:
+    ) -> tuple[list[Kernel], list[np.ndarray], list[object]]:
         case, kernels, records, keep = self.case, [], [], []
         parts = conv.prepare(
             self.weights, self.bias, None if case.out in ("s32", "float") else self.scale,

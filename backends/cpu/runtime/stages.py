@@ -23,7 +23,7 @@ from ..lower.control import Bodies
 from ..lower.lowering import live_nodes
 
 if TYPE_CHECKING:
-    from ..codegen.jit import Kernel
+    from ...schedule.kernel import Kernel
     from .program import Program
 
 

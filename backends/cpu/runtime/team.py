@@ -24,19 +24,13 @@ from collections.abc import Callable
 import numpy as np
 
 from ... import shield
-from ..codegen import jit, sync
+from ...schedule.memory import aligned
+from ..codegen import jit, sync, syncblock
 from ..codegen.isa import TABLES
 from . import cache
 
 _CALL = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 _teams: dict[int, Team] = {}
-
-
-def aligned(size: int, alignment: int = 64) -> np.ndarray:
-    """Zeroed uint8[size] at an aligned address."""
-    raw = np.zeros(size + alignment, np.uint8)
-    start = -raw.ctypes.data % alignment
-    return raw[start : start + size]
 
 
 class Lease:
@@ -52,15 +46,15 @@ class Team:
         if not 1 <= nt <= 4096:
             raise ValueError(f"a team has 1 to 4096 threads, not {nt}")
         self.nt = nt
-        self._block = aligned(sync.LINES + 64 * nt)
+        self._block = aligned(syncblock.LINES + 64 * nt)
         self._words = self._block.view(np.int64)
-        self._words[sync.THREADS // 8] = nt
+        self._words[syncblock.THREADS // 8] = nt
         self.address = self._block.ctypes.data
         plain = TABLES["portable"]
         self._run = _CALL(jit.load(sync.TEAM_RUN, plain, store).address)
         self._worker = _CALL(jit.load(sync.TEAM_WORKER, plain, store).address)
         # `call(function, base, address)`: the native call; see `run`.
-        self.call: Callable[[int, int, int], object] = self._run if sync.FUTEX else self._rouse
+        self.call: Callable[[int, int, int], object] = self._run if syncblock.FUTEX else self._rouse
         self.ready = nt == 1  # the threads have been started, as many as there were to be had
         self._threads: list[threading.Thread] = []
         self._gates = [threading.Lock() for _ in range(nt)]  # idle threads', for want of futexes
@@ -80,7 +74,7 @@ class Team:
         """
         if not self.ready:
             self.start()
-        self.call(function, base, self.address + (0 if lease is None else sync.LENT))
+        self.call(function, base, self.address + (0 if lease is None else syncblock.LENT))
 
     def lend(self, memory: object) -> Lease:
         """A lease for `run`: `memory` is kept alive while the lease is, and after that until no
@@ -103,7 +97,7 @@ class Team:
         """Forget memory whose lease is over, as soon as a later call has begun and no thread is in
         an earlier one. May be interrupted, and called again within itself."""
         now = int(self._words[0])
-        working = self._words[(sync.LINES + sync.WORKING) // 8 :: 8].tolist()
+        working = self._words[(syncblock.LINES + syncblock.WORKING) // 8 :: 8].tolist()
         oldest = min((g for g in working if g), default=now)
         for key, (lease, _) in list(self._lent.items()):
             if lease() is None and self._returned.setdefault(key, now) < oldest:
@@ -126,7 +120,7 @@ class Team:
             return
         self.ready = True  # from here on a call shares its work with the threads there are
         for tid in range(1, self.nt):
-            self._words[(sync.LINES + 64 * tid + sync.SEEN) // 8] = self._words[0]
+            self._words[(syncblock.LINES + 64 * tid + syncblock.SEEN) // 8] = self._words[0]
             name = f"taut-{tid}"
             thread = threading.Thread(target=self._serve, args=(tid,), name=name, daemon=True)
             try:
@@ -138,25 +132,25 @@ class Team:
     def _stop(self) -> None:
         if not self._threads:
             return
-        self._words[sync.STOP // 8] = 1
+        self._words[syncblock.STOP // 8] = 1
         self.call(0, 0, self.address)
         for thread in self._threads:
             thread.join()
-        self._words[sync.STOP // 8] = 0
+        self._words[syncblock.STOP // 8] = 0
         self._threads, self.ready = [], False
 
     def _serve(self, tid: int) -> None:
         gate = self._gates[tid]
         while True:
             self._worker(tid, self.nt, self.address)
-            if self._words[sync.STOP // 8]:
+            if self._words[syncblock.STOP // 8]:
                 return
             gate.acquire()  # reached only where there are no futexes
 
     def after_fork(self) -> None:
         """In the child there are no other threads, and whatever they had in hand is gone."""
         self._words[:] = 0
-        self._words[sync.THREADS // 8] = self.nt
+        self._words[syncblock.THREADS // 8] = self.nt
         self._gates = [threading.Lock() for _ in range(self.nt)]
         self._threads, self.ready = [], self.nt == 1
         self._returned.clear()

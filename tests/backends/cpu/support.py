@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from taut.backends.cpu.codegen import isa, jit, sync
+from taut.backends.cpu.codegen import isa, jit, sync, syncblock
 from taut.backends.cpu.runtime import team
 from taut.backends.schedule import records
+from taut.backends.schedule.kernel import Kernel
+from taut.backends.schedule.memory import aligned
 
 ISAS = isa.available()
 
@@ -16,7 +18,7 @@ class Arena:
     def __init__(self, threads: int = 1):
         self.threads = threads
         self.kept: list[np.ndarray] = []
-        self.sync = self.place(np.zeros(sync.sync_bytes(threads), np.uint8))
+        self.sync = self.place(np.zeros(syncblock.sync_bytes(threads), np.uint8))
 
     def place(self, array: np.ndarray) -> int:
         """The address of a copy (with 256 readable bytes after it)."""
@@ -25,7 +27,7 @@ class Arena:
     def empty(self, shape, kind, fill: np.ndarray | None = None) -> np.ndarray:
         """An aligned array, zeros or a copy of `fill`."""
         size = int(np.prod(shape)) * np.dtype(kind).itemsize
-        raw = team.aligned(size + 256)
+        raw = aligned(size + 256)
         self.kept.append(raw)
         out = raw[:size].view(kind).reshape(shape)
         if fill is not None:
@@ -35,7 +37,7 @@ class Arena:
     def run(
         self,
         isa_table: isa.Isa,
-        *calls: tuple[jit.Kernel, records.Header],
+        *calls: tuple[Kernel, records.Header],
         keep: bool = True,
     ) -> None:
         """Run kernels one after another, with a barrier between, as one compiled entry."""

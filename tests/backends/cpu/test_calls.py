@@ -23,6 +23,7 @@ from taut.backends.cpu.codegen.isa import Isa, find
 from taut.backends.cpu.runtime import turns
 from taut.backends.cpu.runtime.plan import Plan
 from taut.backends.cpu.runtime.team import team
+from taut.backends.schedule.kernel import Kernel, exact
 from taut.ir import Builder, CompileError, DType, FeedError, Graph
 
 F32 = np.float32
@@ -340,14 +341,14 @@ def test_a_finalizer_under_the_compiler_may_not_compile(monkeypatch) -> None:
 
 def test_keys_of_code_do_not_change_where_a_repr_was_cut_off() -> None:
     """A dataclass's repr notes whom it is at work on, before its `try`."""
-    kernel = jit.Kernel("k", sync.barrier, (("tables", (find("portable"), 1.5)),))
-    before = jit._kernel_key(kernel, find("portable")), jit.exact(find("portable"))
+    kernel = Kernel("k", sync.barrier, (("tables", (find("portable"), 1.5)),))
+    before = jit._kernel_key(kernel, find("portable")), exact(find("portable"))
     (running,) = (c.cell_contents for c in Isa.__repr__.__closure__ or ()
                   if isinstance(c.cell_contents, set))  # fmt: skip
     running.add((id(find("portable")), threading.get_ident()))
     try:
         assert repr(find("portable")) == "..."
-        after = jit._kernel_key(kernel, find("portable")), jit.exact(find("portable"))
+        after = jit._kernel_key(kernel, find("portable")), exact(find("portable"))
     finally:
         running.clear()
     assert before == after and "portable" in before[1]

@@ -7,9 +7,11 @@ import math
 import numpy as np
 import pytest
 from support import ISAS, Arena
-from taut.backends.cpu.codegen import emit_math, jit
+from taut.backends.cpu.codegen import emit_math
+from taut.backends.cpu.codegen.chunked import Chunked
 from taut.backends.cpu.codegen.emit import F32, vec
 from taut.backends.schedule import records
+from taut.backends.schedule.kernel import Kernel
 from taut.ir import Builder, interpret
 from taut.ir.ops.unary import erf
 
@@ -34,7 +36,7 @@ def apply_kernel(isa, name: str, first: float = 0.0, second: float = 0.0):
         e.store(y, e.add(e.load(e.add(d, 32)), at))
 
     one = v.emitted(isa, 2, body)
-    return jit.Chunked(lambda d, chunk: one(d, chunk))
+    return Chunked(lambda d, chunk: one(d, chunk))
 
 
 class Words(records.Header):
@@ -52,7 +54,7 @@ def apply(isa, name: str, x: np.ndarray, *parameters: float) -> np.ndarray:
     padded = np.zeros(-(-len(x) // 16) * 16, np.float32)
     padded[: len(x)] = x
     target = arena.empty(padded.shape, np.float32)
-    kernel = jit.Kernel(
+    kernel = Kernel(
         f"apply_{name}", apply_kernel,
         (("name", name), *zip(("first", "second"), parameters)),
     )  # fmt: skip

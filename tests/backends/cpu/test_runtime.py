@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import ISAS, Arena
-from taut.backends.cpu.codegen import isa, jit, objects, sync
+from taut.backends.cpu.codegen import isa, jit, objects, sync, syncblock
 from taut.backends.cpu.codegen.isa import TABLES, Target
 from taut.backends.cpu.kernels import conv, depthwise, maps
 from taut.backends.cpu.runtime import cache, team
+from taut.backends.schedule.memory import aligned
 
 KEY = "a" * 64
 CODE = bytes(range(256)) * 20
@@ -146,12 +147,12 @@ def test_code_from_the_cache_needs_no_numba(tmp_path):
     without importing Numba; and it computes."""
     script = """
 import sys, numpy as np
-from taut.backends.cpu.codegen import isa, jit, sync
-from taut.backends.cpu.runtime import team
+from taut.backends.cpu.codegen import isa, jit, syncblock
+from taut.backends.schedule.memory import aligned
 from taut.backends.cpu.kernels import maps, grid
-a, out = team.aligned(64), team.aligned(64)
+a, out = aligned(64), aligned(64)
 a[:] = np.arange(64)
-block, table = team.aligned(sync.sync_bytes(1)), np.arange(255, -1, -1, dtype=np.uint8)
+block, table = aligned(syncblock.sync_bytes(1)), np.arange(255, -1, -1, dtype=np.uint8)
 record = maps.MapRecord(sync=block.ctypes.data, row_chunks=1, chunk_rows=1, rows=1, width=1,
     channels=64, a=a.ctypes.data, target=out.ctypes.data, table=table.ctypes.data).pack()
 code = jit.load(maps.LOOKUP, isa.find())
@@ -354,7 +355,7 @@ def test_a_forked_child_has_its_own_threads():
 SCRIPT = """
 import sys, threading, time
 sys.path[:0] = {path!r}
-from taut.backends.cpu.codegen import sync
+from taut.backends.cpu.codegen import sync, syncblock
 from taut.backends.cpu.runtime import team
 {change}
 from test_runtime import Chain
@@ -369,7 +370,7 @@ assert chain.run(10)
 """
 
 
-@pytest.mark.parametrize("change", ["", "sync.FUTEX = 0"], ids=["native", "without futexes"])
+@pytest.mark.parametrize("change", ["", "syncblock.FUTEX = 0"], ids=["native", "without futexes"])
 def test_a_process_ends_with_its_threads(change):
     script = SCRIPT.format(path=sys.path, change=change)
     done = subprocess.run(
@@ -402,8 +403,8 @@ def test_a_thread_takes_its_first_op_number_from_its_job():
     """Not from the program, where the next call may have put its own: with two entries over one
     sync block, a thread would then run the old entry under the new one's numbers."""
     chain = Chain(2)
-    block = team.aligned(sync.LINES + 2 * 64).view(np.int64)
-    seen = team.aligned(64).view(np.int64)
+    block = aligned(syncblock.LINES + 2 * 64).view(np.int64)
+    seen = aligned(64).view(np.int64)
     source = """
 def entry(tid, nt, base):
     store_i64(load_i64(base + 8), load_i64(load_i64(base) + 192 + 64 * tid + 32))
@@ -411,19 +412,19 @@ def entry(tid, nt, base):
     code = jit.build_entry(source, {}, ISAS[0])
     base = np.array([chain.arena.sync, seen.ctypes.data], np.int64)
     begin(chain, 777)
-    job = sync.JOBS // 8 + 3  # generation 5 is odd
+    job = syncblock.JOBS // 8 + 3  # generation 5 is odd
     block[0], block[job : job + 3] = 5, (code.address, base.ctypes.data, 41)
-    block[sync.THREADS // 8] = 2
+    block[syncblock.THREADS // 8] = 2
     worker = jit.load(sync.TEAM_WORKER, TABLES["portable"])
     thread = threading.Thread(target=worker, args=(1, 2, block.ctypes.data))
     thread.start()
     while not seen[0]:
         time.sleep(0.001)
-    block[sync.STOP // 8], block[0] = 1, 6
+    block[syncblock.STOP // 8], block[0] = 1, 6
     libc = ctypes.CDLL(None)
     while thread.is_alive():  # it may be asleep on the generation
-        if sync.FUTEX:
-            libc.syscall(sync.FUTEX, ctypes.c_void_p(block.ctypes.data), 129, 1, None, None, 0)
+        if syncblock.FUTEX:
+            libc.syscall(syncblock.FUTEX, ctypes.c_void_p(block.ctypes.data), 129, 1, None, None, 0)
         thread.join(0.01)
     assert seen[0] == 41
 

@@ -35,7 +35,7 @@ class Space:
         self._loops.append(Loop(name, size, how))
         return axis(len(self._loops) - 1)
 
-    def loops(self, shape: Sequence[Dim], how: str = "", name: str = "i") -> list[Affine]:
+    def loops(self, shape: Iterable[Dim], how: str = "", name: str = "i") -> list[Affine]:
         """A new loop for each axis."""
         return [self.loop(f"{name}{k}", n, how) for k, n in enumerate(shape)]
 
@@ -96,6 +96,11 @@ def ints_at(operands: Sequence[Any], k: int) -> tuple[int, ...] | None:
     return operands[k].as_ints() if is_given(operands, k) else None
 
 
+def known(*sizes: Dim) -> Dim:
+    """What is known best of a size that all of these are."""
+    return min(sizes, key=lambda n: 0 if isinstance(n, int) else 1 if n is not None else 2)
+
+
 def everything(operands: Sequence[Any], results: Sequence[Any], reason: str) -> Dependences:
     """All results depend on all of every operand."""
     s = Space(operands, results)
@@ -110,16 +115,18 @@ def unknown(operands: Sequence[Any], results: Sequence[Any], reason: str) -> Dep
 
 def along(
     operands: Sequence[Any], results: Sequence[Any], axes: Iterable[int], reason: str = "",
-    how: str = ANY,
+    sized: bool = True,
 ) -> Dependences:  # fmt: skip
     """Results of operand 0's rank that depend on everything along `axes` of it, and are the same
-    along the others; other operands may change everything.
+    along the others; other operands may change everything. `sized`: they have its size along
+    `axes` too.
     """
     s, gone = Space(operands, results), frozenset(axes)
     shape = operands[0].shape
     for r, y in enumerate(results):
-        own = s.loops(y.shape)
-        s.relate(0, r, [s.loop(f"all{k}", n, how) if k in gone else own[k]
+        own = s.loops(known(m, n) if sized or k not in gone else m
+                      for k, (n, m) in enumerate(zip(shape, y.shape)))  # fmt: skip
+        s.relate(0, r, [s.loop(f"all{k}", n, ANY) if k in gone else own[k]
                         for k, n in enumerate(shape)], own, reason)  # fmt: skip
     s.rest("it says how the op goes")
     return s.made()

@@ -12,7 +12,7 @@ from ..dependence import ANY, Dependences, Place, Table
 from ..errors import FeedError, NotDifferentiableError, VerifyError
 from ..numerics import MOVES
 from ..op import Abstract, Array, Inferred, Op, Operands, Results, register
-from ..relate import Space, everything, ints_at, is_given, shape_at
+from ..relate import Space, everything, ints_at, is_given, known, shape_at
 from ..traits import Moves
 from ..types import Dim, Shape, TensorType, unify
 from .adjoint import ints, places, put, rank_of, shaped, size_of, zeros
@@ -65,7 +65,9 @@ class Concat(Op):
 
     def dependence(self, operands: Operands, results: Results) -> Dependences:
         s, axis, start = Space(operands, results), self.axis % results[0].rank, 0
-        own = s.loops(s.results[0])
+        shapes = [shape_at(operands, o) for o in range(len(operands))]
+        own = s.loops(known(m, *(x[k] for x in shapes)) if k != axis else m
+                      for k, m in enumerate(s.results[0]))  # fmt: skip
         for o in range(len(operands)):
             n, read, written = shape_at(operands, o)[axis], list(own), list(own)
             read[axis] = written[axis] = s.loop(f"part{o}", n)

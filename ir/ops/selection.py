@@ -123,7 +123,7 @@ class Compress(Op):
         if self.axis is None:
             return everything(operands, results, "elements are chosen by the condition")
         return along(operands, results, [self.axis % results[0].rank],
-                     "slices are chosen by the condition")  # fmt: skip
+                     "slices are chosen by the condition", sized=False)  # fmt: skip
 
     def reference(self, x: Array, condition: Array) -> Array:
         size = x.size if self.axis is None else x.shape[self.axis]
@@ -218,7 +218,7 @@ class TopK(Op):
         return made, made.with_dtype(DType.i64)
 
     def dependence(self, operands: Operands, results: Results) -> Dependences:
-        return along(operands, results, [self.axis % results[0].rank])
+        return along(operands, results, [self.axis % results[0].rank], sized=False)
 
     def reference(self, x: Array, k: Array) -> Any:
         count, n = int(k.reshape(())), x.shape[self.axis]

@@ -13,7 +13,7 @@ from ..dependence import ANY, Dependences
 from ..errors import FeedError, UnsupportedError, VerifyError
 from ..numerics import ARITHMETIC, MOVES
 from ..op import Abstract, Array, Inferred, Op, Operands, Results, register
-from ..relate import Space, everything, ints_at, reduced, reshaped, shape_at
+from ..relate import Space, everything, ints_at, known, reduced, reshaped, shape_at
 from ..traits import Moves, Trait
 from ..types import Dim, DType, Shape, TensorType, broadcast
 from .adjoint import in_type_of, ints, inverse, rank_of, shaped, size_of, sum_to
@@ -302,7 +302,8 @@ class Transpose(Op):
 
     def dependence(self, operands: Operands, results: Results) -> Dependences:
         s = Space(operands, results)
-        own, order = s.loops(s.results[0]), self.order(results[0].rank)
+        shape, order = shape_at(operands, 0), self.order(results[0].rank)
+        own = s.loops(known(m, shape[i]) for i, m in zip(order, s.results[0]))
         s.relate(0, 0, [own[i] for i in inverse(order)], own)
         return s.made()
 

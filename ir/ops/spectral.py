@@ -78,7 +78,7 @@ class DFT(Op):
         at = ints_at(operands, 2) if is_given(operands, 2) else (-2,)
         if not at:
             return everything(operands, results, "the axis is computed")
-        return along(operands, results, [at[0] % rank, rank - 1])
+        return along(operands, results, [at[0] % rank, rank - 1], sized=False)
 
     def reference(
         self, x: Array, dft_length: Array | None = None, axis: Array | None = None

@@ -7,18 +7,17 @@ has the same (unknown) width.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from typing import Any
 
-from ...ir import Graph, Node, Op, Value
+from ...ir import Abstract, Graph, Node, Value
+from ...ir.affine import Affine
+from ...ir.analysis.dependence import dependence_of
 from ...ir.analysis.pointwise import operand_kinds
+from ...ir.dependence import Place, Relation
+from ...ir.op import has_body
 from ...ir.ops.convolution import ConvTranspose
 from ...ir.ops.joining import Concat
-from ...ir.ops.shape import Transpose
 from ...ir.ops.windows import Windowed
-
-_TERM = re.compile(r"\w+\[([^\]]*)\]")
 
 Token = Any  # int, str, or an interned tuple
 Tokens = tuple[Token, ...]
@@ -60,7 +59,7 @@ class Extents:
         shape = node.type.shape
         if shape is None:
             return None
-        guess = self._guess(node, len(shape))
+        guess = self._guess(node, len(shape)) if None in shape else None
         out: list[Token] = []
         for i, d in enumerate(shape):
             known = d if d is not None else guess[i] if guess is not None else None
@@ -73,8 +72,6 @@ class Extents:
         kinds = operand_kinds(type(op))
         if kinds is not None:
             return self._broadcast([t for t, k in zip(operands, kinds) if k == "full"], rank)
-        if isinstance(op, Transpose) and first is not None:
-            return [first[i] for i in op.order(len(first))]
         if isinstance(op, Concat):
             along = op.axis % rank
             joined = self._intern("concat", *(t[along] if t else None for t in operands))
@@ -82,24 +79,24 @@ class Extents:
                 [joined if i == along else t for i, t in enumerate(first)]  # fmt: skip
         if isinstance(op, Windowed) and first is not None and len(first) == rank:
             return self._windows(node, op, first, rank)
-        if op.name == "attention" and first is not None:
-            return [*first[:2], first[2] if rank == 4 else None, None][:rank]
-        if op.name in ("softmax", "log_softmax", "layer_normalization", "dropout"):
-            return None if first is None else list(first)
-        return self._by_axes(op, operands, rank)
+        return None if has_body(op) else self._by_loops(node, operands, rank)
 
-    def _by_axes(self, op: Op, operands: list[Tokens | None], rank: int) -> list[Token] | None:
-        """Read off the op's axis signature: axes of one letter are equal."""
-        left, _, right = op.axes.partition("->")
-        if any(getattr(op, t, False) for t in ("transA", "transB")):
-            return None
-        known: dict[str, Token] = {}
-        for term, tokens in zip(_TERM.findall(left), operands):
-            for letter, token in zip(_spread(term, tokens), tokens or ()):
-                if known.setdefault(letter, token) != token:
-                    known[letter] = None
-        wanted = _TERM.findall(right)
-        return [known.get(a) for a in _spread(wanted[0], [None] * rank)] if wanted else None
+    def _by_loops(self, node: Node, operands: list[Tokens | None], rank: int) -> list[Token] | None:
+        """Sizes of the loops that alone count an axis, the same one in all relations."""
+        values = self.graph.operands(node)
+        types = [node.types[0].with_shape(map(_symbol, node.type.shape or ()))]
+        known = [None if v is None else
+                 Abstract(v.type.with_shape(None if t is None else map(_symbol, t)),
+                          v.abstract.value, v.abstract.dims)
+                 for v, t in zip(values, operands)]  # fmt: skip
+        found: list[set[Token]] = [set() for _ in range(rank)]
+        for d in dependence_of(node.op, known, types):
+            if not isinstance(d, Relation):
+                return None
+            for axis, place in enumerate(d.written):
+                found[axis].add(_token(d, place))
+        sure = [tokens - {None} for tokens in found]
+        return [tokens.pop() if len(tokens) == 1 else None for tokens in sure]
 
     def _broadcast(self, operands: list[Tokens | None], rank: int) -> list[Token] | None:
         if any(t is None for t in operands):
@@ -140,13 +137,17 @@ class Extents:
         return out
 
 
-def _spread(term: str, tokens: Sequence[Token] | None) -> list[str]:
-    """The letters of a signature's term, one an axis, `...` counted from the right."""
-    if tokens is None:
-        return []
-    letters = [a.strip() for a in term.split(",")] if term else []
-    if "..." not in letters:
-        return letters if len(letters) == len(tokens) else []
-    at = letters.index("...")
-    free = len(tokens) - len(letters) + 1
-    return [*letters[:at], *(f"...{free - i}" for i in range(free)), *letters[at + 1 :]]
+def _symbol(token: Token) -> Any:
+    """A token as a dimension; symbols of the model and computed sizes stay apart."""
+    return f"t_{token[1]}" if isinstance(token, tuple) else \
+        f"s_{token}" if isinstance(token, str) else token  # fmt: skip
+
+
+def _token(d: Relation, place: Place) -> Token:
+    """The size of the loop that alone counts an axis."""
+    if not isinstance(place, Affine) or place.start or [s for _, s in place.terms] != [1]:
+        return 1 if place == Affine() else ("part",)
+    size = d.loops[place.terms[0][0]].size
+    if not isinstance(size, str):
+        return size
+    return ("#", int(size[2:])) if size.startswith("t_") else size[2:]

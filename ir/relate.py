@@ -29,11 +29,13 @@ class Space:
         self._found: list[tuple[int, int, Map, Map, str]] = []
 
     def loop(self, name: str, size: Dim, how: str = "") -> Affine:
-        """A new loop's index; of a size of 1 it is 0."""
-        if size == 1:
-            return ZERO
+        """A new loop's index."""
         self._loops.append(Loop(name, size, how))
         return axis(len(self._loops) - 1)
+
+    def digit(self, name: str, size: Dim, how: str = "") -> Affine:
+        """The index of a loop that is part of an axis; of a size of 1 it is 0."""
+        return ZERO if size == 1 else self.loop(name, size, how)
 
     def loops(self, shape: Iterable[Dim], how: str = "", name: str = "i") -> list[Affine]:
         """A new loop for each axis."""
@@ -60,10 +62,10 @@ class Space:
         read: list[Place] = []
         for k, (n, m, place) in enumerate(zip(shape, self.results[result][-len(shape) :],
                                               written[-len(shape) :])):  # fmt: skip
-            if n == 1:
-                read.append(ZERO)
+            if n == m and n is not None:
+                read.append(place)
             else:
-                read.append(place if n == m and n is not None else self.loop(f"all{k}", n, ANY))
+                read.append(ZERO if n == 1 else self.loop(f"all{k}", n, ANY))
         self.relate(operand, result, read if shape else (), written, reason)
 
     def rest(self, reason: str, result: int | None = None) -> None:

@@ -264,7 +264,7 @@ class Deriver:
         for k, (n, label) in enumerate(zip(shape, places)):
             a, own = label.axis, label.key in shown
             how = "" if own else ANY if a.whole else a.how or "sum"
-            if a.name == "1" or (n == 1 and not a.window):
+            if a.name == "1" or (n == 1 and not a.window and self.sizes[label.key] != 1):
                 out.append(ZERO)
             elif a.window:
                 out.append(self._window(k, label, shape, places))
@@ -278,6 +278,8 @@ class Deriver:
 
     def _index(self, label: Label, how: str, of: int = -1) -> Affine:
         a, size, count = label.axis, self.sizes[label.key], self._blocks(label.axis)
+        if count > 1 and size == 1:
+            return self._loop(a.by, -1, count, "")
         inner = self._loop(a.name if of < 0 else f"all_{a.name}", label.at, size, how, of)
         if count == 1:
             return inner
@@ -303,10 +305,13 @@ class Deriver:
         if tap is None:
             raise _Unsized("the size of a padded axis is not known")
         how = "" if self._is_own((a.window, label.at)) else ANY if a.whole else a.how or "sum"
-        inner = self._loop(a.window, label.at, kernel[here], how)
+        inner = self._part(a.window, label.at, kernel[here], how)
         # A window's places are the result's own, or added up where windows overlap in it.
-        outer = self._loop(a.name, label.at, loops[here], "" if self._is_own(label.key) else "sum")
+        outer = self._part(a.name, label.at, loops[here], "" if self._is_own(label.key) else "sum")
         return outer.scaled(tap.stride, -tap.begin) + inner.scaled(tap.dilation)
+
+    def _part(self, name: str, at: int, size: Dim, how: str) -> Affine:
+        return ZERO if size == 1 else self._loop(name, at, size, how)
 
     def _is_own(self, key: tuple[str, int]) -> bool:
         """Whether a result has this axis (not as a window)."""

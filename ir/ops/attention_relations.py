@@ -34,7 +34,7 @@ class AttentionRelations:
         self.space = s = Space(operands, results)
         total = n.past + n.s if isinstance(n.s, int) else n.s if not n.past else None
         self.b, self.l = s.loop("b", n.b), s.loop("l", n.length)
-        self.g, self.r = s.loop("g", n.g), s.loop("r", n.h // n.g)
+        self.g, self.r = s.loop("g", n.g), s.digit("r", n.h // n.g)
         self.h = self.g.scaled(n.h // n.g) + self.r
         self.e, self.t, self.total = s.loop("e", n.e), s.loop("t", total), total
         self.key = s.loop("key", n.s)

@@ -6,6 +6,7 @@ refused by inference (VerifyError), another when it is run (FeedError).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -100,30 +101,23 @@ class Quantization(Op):
 
     def dependence(self, operands: Operands, results: Results) -> Dependences:
         s, shape = Space(operands, results), shape_at(operands, 0)
-        own = s.loops(shape)
+        own, scale, block = s.loops(shape), shape_at(operands, 1), ZERO
+        if self.block_size and scale not in ((), (1,)):
+            at = self.axis % len(shape)
+            block = s.loop("block", scale[at])
+            own[at] = block.scaled(self.block_size) + s.digit("inside", self.block_size)
         for o in (1, 2):
             if is_given(operands, o):
-                own = self._related(s, o, shape_at(operands, o), own)
+                s.relate(o, 0, self._spread_from(shape_at(operands, o), own, block), own)
         s.relate(0, 0, own, own)
         return s.made()
 
-    def _related(self, s: Space, o: int, given: Shape, own: list[Affine]) -> list[Affine]:
-        """Relates scales or zero points; returns the loops of x, those of blocks cut in two."""
+    def _spread_from(self, given: Shape, own: Sequence[Affine], block: Affine) -> Sequence[Affine]:
+        """Which scale (or zero point) is read for the element of x at `own`."""
         if given in ((), (1,)):
-            s.relate(o, 0, (ZERO,) * len(given), own)
-            return own
-        axis = self.axis % len(own)
-        if not self.block_size:
-            s.relate(o, 0, (own[axis],), own)
-            return own
-        if len(own[axis].terms) < 2:
-            block = s.loop("block", given[axis])
-            place = block.scaled(self.block_size) + s.loop("inside", self.block_size)
-            own = [*own[:axis], place, *own[axis + 1 :]]
-        blocks = dict(own[axis].terms)
-        block = Affine(0, tuple((k, 1) for k, step in blocks.items() if step == self.block_size))
-        s.relate(o, 0, (*own[:axis], block, *own[axis + 1 :]), own)
-        return own
+            return (ZERO,) * len(given)
+        at = self.axis % len(own)
+        return (*own[:at], block, *own[at + 1 :]) if self.block_size else (own[at],)
 
     def spread(self, v: Array, shape: tuple[int, ...]) -> Array:
         """Scales or zero points as they broadcast to x's shape."""

@@ -204,7 +204,7 @@ class Resize(Op):
             at = np.where((u < 0) | (u > n - 1), -1, at)
         if at.ndim == 1:
             return Table(tuple(at.tolist()), own)
-        tap = s.loop(f"k{k}", len(at), "sum")
+        tap = s.digit(f"k{k}", len(at), "sum")
         return Table(tuple(at.reshape(-1).tolist()), tap.scaled(m) + own)
 
     def reference(

@@ -327,7 +327,7 @@ class Col2Im(Op):
         n, c = s.loops(s.results[0][:2])
         row, column, places = c, ZERO, []
         for i, (g, k, (dilation, stride, begin, _)) in enumerate(zip(grid, patch, axes)):
-            p, q = s.loop(f"p{i}", g, "sum"), s.loop(f"k{i}", k, "sum")
+            p, q = s.digit(f"p{i}", g, "sum"), s.digit(f"k{i}", k, "sum")
             row, column = row.scaled(k) + q, column.scaled(g) + p
             places.append(p.scaled(stride, -begin) + q.scaled(dilation))
         s.relate(0, 0, (n, row, column), (n, c, *places))

@@ -93,7 +93,7 @@ class ScaledAttention(Op):
         if not isinstance(h, int) or not isinstance(g, int):
             return everything(operands, results, "the number of heads is not known")
         batch, at, group = s.loop("b", b), s.loop("l", length), s.loop("g", g)
-        head = group.scaled(h // g) + s.loop("r", h // g)
+        head = group.scaled(h // g) + s.digit("r", h // g)
         e = s.loop("e", s.results[0][3])
         inner, keys = s.loop("d", d, ANY), s.loop("keys", t, ANY)
         out = (batch, at, head, e)

@@ -417,7 +417,7 @@ class DepthToSpace(Op):
             return everything(operands, results, "the number of channels is not known")
         n, h, w = (s.loop(k, d) for k, d in zip("nhw", (d for i, d in enumerate(
             shape_at(operands, 0)) if i != 1)))  # fmt: skip
-        c, i, j = s.loop("c", count), s.loop("i", size), s.loop("j", size)
+        c, i, j = s.digit("c", count), s.digit("i", size), s.digit("j", size)
         block = i.scaled(size) + j
         channel = block.scaled(count) + c if self.mode == "DCR" else c.scaled(size * size) + block
         s.relate(0, 0, (n, channel, h, w), (n, c, h.scaled(size) + i, w.scaled(size) + j))
@@ -467,7 +467,7 @@ class SpaceToDepth(Op):
     def dependence(self, operands: Operands, results: Results) -> Dependences:
         s, size = Space(operands, results), self.blocksize
         n, c, h, w = s.loops((*shape_at(operands, 0)[:2], *s.results[0][2:]))
-        i, j, count = s.loop("i", size), s.loop("j", size), shape_at(operands, 0)[1]
+        i, j, count = s.digit("i", size), s.digit("j", size), shape_at(operands, 0)[1]
         if not isinstance(count, int):
             return everything(operands, results, "the number of channels is not known")
         channel = (i.scaled(size) + j).scaled(count) + c
@@ -565,7 +565,7 @@ class Tile(Op):
                 place = again = s.loop(f"i{k}", n)
             elif isinstance(n, int) and isinstance(m, int) and n:
                 place = s.loop(f"i{k}", n)
-                again = s.loop(f"r{k}", m // n).scaled(n) + place
+                again = s.digit(f"r{k}", m // n).scaled(n) + place
             else:
                 place, again = s.loop(f"all{k}", n, ANY), s.loop(f"i{k}", m)
             read.append(place)

@@ -19,7 +19,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...ir import Array, Node, Op, Value
+from ...ir import Array, Graph, Node, Op, Value
+from ...ir.analysis.dependence import dependence
+from ...ir.dependence import Relation, own_axes
 from ...ir.ops.convolution import Conv, ConvTranspose
 from ...ir.ops.linear import Gemm, MatMul
 from ..pattern import Pattern, PatternBuilder
@@ -68,6 +70,10 @@ class Layer(NamedTuple):
     x: Value
     weight: Value
     bias: Value | None
+    axis: int
+    """The axis of the result that counts output channels."""
+    outputs: Array
+    """The output channel of every element of the weight, of a shape that broadcasts to it."""
 
     @property
     def array(self) -> Array:
@@ -75,33 +81,12 @@ class Layer(NamedTuple):
         return self.weight.array
 
     @property
-    def axis(self) -> int:
-        """The axis of the result that counts output channels."""
-        return 1 if isinstance(self.op, Conv | ConvTranspose | Gemm) else self.node.type.rank - 1
-
-    @property
     def channels(self) -> int:
-        shape, op = self.array.shape, self.op
-        if isinstance(op, Conv):
-            return shape[0]
-        if isinstance(op, ConvTranspose):
-            return shape[1] * op.group
-        if isinstance(op, Gemm):
-            return shape[0] if op.transB else shape[1]
-        return shape[-1]
+        return int(self.outputs.max(initial=-1)) + 1
 
     def scaled(self, s: Array) -> Array:
         """The weight times s for each output channel, in float64."""
-        w, op = self.array.astype(np.float64), self.op
-        if isinstance(op, Conv):
-            return w * s.reshape(-1, *(1,) * (w.ndim - 1))
-        if isinstance(op, ConvTranspose):
-            grouped = w.reshape(op.group, -1, *w.shape[1:])
-            factor = s.reshape(op.group, 1, -1, *(1,) * (w.ndim - 2))
-            return (grouped * factor).reshape(w.shape)
-        if isinstance(op, Gemm):
-            return w * (s[:, None] if op.transB else s)
-        return w * s
+        return self.array.astype(np.float64) * s[self.outputs]
 
     def fold(self, b: RewriteBuilder, change: Affine) -> Value | None:
         """The layer with scale and shift in it; None where a number would overflow."""
@@ -135,6 +120,15 @@ class Layer(NamedTuple):
         return total if change.shift is None else total + change.shift
 
 
+def output_channels(graph: Graph, node: Node) -> tuple[int, Array] | None:
+    """The axis of the result that counts a layer's output channels, and which of them each element
+    of its weight makes."""
+    found = dependence(graph, node)
+    axes = own_axes(found, 1)
+    weight = next((d for d in found if isinstance(d, Relation) and d.operand == 1), None)
+    return (axes[0], weight.index_of(axes[0])) if len(axes) == 1 and weight is not None else None
+
+
 def layer_of(m: Match, node: Node) -> Layer | str:
     """The layer at a node, or why it cannot be folded into."""
     operands = [*m.graph.operands(node), None, None]
@@ -144,9 +138,12 @@ def layer_of(m: Match, node: Node) -> Layer | str:
         return "the weight is not constant"
     if not weight.type.dtype.is_float:
         return "the weight is not floating point"
-    layer = Layer(node, node.op, x, weight, bias)
     if isinstance(node.op, MatMul) and (weight.array.ndim != 2 or node.type.rank < 2):
         return f"the weight has rank {weight.array.ndim}, not 2"
+    found = output_channels(m.graph, node)
+    if found is None:
+        return "its output channels are not known"
+    layer = Layer(node, node.op, x, weight, bias, *found)
     if bias is None:
         return layer
     if bias.array is None:

@@ -78,12 +78,12 @@ def conv(group: int, inputs: int, outputs: int, **attributes: Any) -> list[Any]:
     return list(dependence(b.graph, y.node))
 
 
-@pytest.mark.parametrize("group", [1, 2, 4])
-def test_a_weight_has_the_output_channels(group: int) -> None:
-    found = conv(group, 4, 8)
+@pytest.mark.parametrize(("group", "outputs"), [(1, 8), (2, 8), (4, 8), (4, 4), (1, 1)])
+def test_a_weight_has_the_output_channels(group: int, outputs: int) -> None:
+    found = conv(group, 4, outputs)
     assert own_axes(found, 1) == (1,)
-    assert found[1].index_of(1).reshape(-1).tolist() == list(range(8))
-    assert found[1].index_of(1).shape == (8, 1, 1, 1)
+    assert found[1].index_of(1).reshape(-1).tolist() == list(range(outputs))
+    assert found[1].index_of(1).shape == (outputs, 1, 1, 1)
 
 
 def test_a_transposed_convolution_counts_them_over_two_axes() -> None:

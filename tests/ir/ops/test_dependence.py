@@ -189,7 +189,7 @@ WHOLE = {
                   "sum_square")
     },
     "all of it is one parameter": {
-        "dynamic_quantize_linear": "x", "lookup": "table", "lstm": "p",
+        "dynamic_quantize_linear": "x", "lookup": "table",
         "one_hot": "values",
         "negative_log_likelihood_loss": "weight", "softmax_cross_entropy_loss": "weights",
     },

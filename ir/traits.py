@@ -28,6 +28,8 @@ class Trait(enum.Flag):
 
     COMMUTATIVE = enum.auto()
     """f(a, b) = f(b, a), bit for bit (but for the sign of a zero, where numerics leave it free)."""
+    ASSOCIATIVE = enum.auto()
+    """f(f(a, b), c) = f(a, f(b, c)); of floats, sums and products to within rounding."""
     IDEMPOTENT = enum.auto()
     """f(f(x)) = f(x)."""
     INVOLUTION = enum.auto()

@@ -33,7 +33,7 @@ class Bitwise(Binary):
 class BitwiseAnd(Bitwise):
     """a & b"""
 
-    traits = Trait.COMMUTATIVE
+    traits = Trait.ASSOCIATIVE | Trait.COMMUTATIVE
     ufunc = np.bitwise_and
 
 
@@ -42,7 +42,7 @@ class BitwiseAnd(Bitwise):
 class BitwiseOr(Bitwise):
     """a | b"""
 
-    traits = Trait.COMMUTATIVE
+    traits = Trait.ASSOCIATIVE | Trait.COMMUTATIVE
     ufunc = np.bitwise_or
 
 
@@ -51,7 +51,7 @@ class BitwiseOr(Bitwise):
 class BitwiseXor(Bitwise):
     """a ^ b"""
 
-    traits = Trait.COMMUTATIVE
+    traits = Trait.ASSOCIATIVE | Trait.COMMUTATIVE
     ufunc = np.bitwise_xor
 
 

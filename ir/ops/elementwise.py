@@ -87,7 +87,7 @@ def _symbolic(f: Callable[[int, int], int | None], p: Dim, q: Dim) -> Dim:
 class Add(Binary):
     """a + b"""
 
-    traits = Trait.COMMUTATIVE
+    traits = Trait.ASSOCIATIVE | Trait.COMMUTATIVE
     ufunc = np.add
 
     def of_ints(self, a: int, b: int) -> int | None:
@@ -116,7 +116,7 @@ class Sub(Binary):
 class Mul(Binary):
     """a * b"""
 
-    traits = Trait.COMMUTATIVE
+    traits = Trait.ASSOCIATIVE | Trait.COMMUTATIVE
     ufunc = np.multiply
 
     def of_ints(self, a: int, b: int) -> int | None:
@@ -275,7 +275,7 @@ def shared_extreme(b: Builder, g: Value, xs: Any, y: Value) -> list[Value]:
 class Max(Variadic):
     """The largest of the operands; NaN wins"""
 
-    traits = Trait.COMMUTATIVE
+    traits = Trait.ASSOCIATIVE | Trait.COMMUTATIVE
     ufunc = np.maximum
 
     def parts(self, b: Builder, g: Value, xs: Any, y: Value) -> list[Value]:
@@ -287,7 +287,7 @@ class Max(Variadic):
 class Min(Variadic):
     """The smallest of the operands; NaN wins"""
 
-    traits = Trait.COMMUTATIVE
+    traits = Trait.ASSOCIATIVE | Trait.COMMUTATIVE
     ufunc = np.minimum
 
     def parts(self, b: Builder, g: Value, xs: Any, y: Value) -> list[Value]:
@@ -409,7 +409,7 @@ class Logical(Comparison):
 class And(Logical):
     """a and b"""
 
-    traits = Trait.COMMUTATIVE
+    traits = Trait.ASSOCIATIVE | Trait.COMMUTATIVE
     ufunc = np.logical_and
 
 
@@ -418,7 +418,7 @@ class And(Logical):
 class Or(Logical):
     """a or b"""
 
-    traits = Trait.COMMUTATIVE
+    traits = Trait.ASSOCIATIVE | Trait.COMMUTATIVE
     ufunc = np.logical_or
 
 
@@ -427,7 +427,7 @@ class Or(Logical):
 class Xor(Logical):
     """a != b"""
 
-    traits = Trait.COMMUTATIVE
+    traits = Trait.ASSOCIATIVE | Trait.COMMUTATIVE
     ufunc = np.logical_xor
 
 

@@ -115,8 +115,8 @@ class Accumulators(Products):
         operands = [v for v in self.graph.operands(node) if v is not None]
         if not isinstance(node.op, Add) or len(operands) != 2:
             return False
-        names = [v.node.op.name for v in operands if v.array is None]
-        return len(names) == 1 and names[0] in ("mat_mul", "gemm")
+        computed = [v.node.op for v in operands if v.array is None]
+        return len(computed) == 1 and isinstance(computed[0], MatMul | Gemm)
 
     def _bias_addition(self, node: Node, operands: list[Value]) -> Sum | None:
         """mat_mul(x, w) + constant vector: the constant is the accumulator's bias."""

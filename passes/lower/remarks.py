@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...ir import DType, Graph, Node, Value
+from ...ir import DType, Graph, Node, Trait, Value
 from ...ir.op import Op, has_body
 from ...ir.ops.fusion import Fusion
 from ...ir.ops.quantization import DequantizeLinear, Quantization, QuantizeLinear
@@ -18,7 +18,7 @@ def nothing_to_do(graph: Graph) -> Outcome:
         return outcome
     if any(graph.of(QuantizeLinear)):
         outcome.note("nothing to lower: what is quantized is never dequantized")
-    elif any(v.type.dtype is DType.i32 and n.op.name.endswith("_integer")
+    elif any(v.type.dtype is DType.i32 and Trait.INTEGER_PRODUCT in n.op.traits
              for n in graph.nodes() for v in n.results):  # fmt: skip
         outcome.note("nothing to lower: the layers are on integers already")
     else:

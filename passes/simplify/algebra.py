@@ -180,7 +180,7 @@ class Twice(Algebra):
     """
 
     def pattern(self, p: PatternBuilder, x: Any, c: Any, d: Any) -> Pattern:
-        ops = ("add", "mul", "min", "max", "bitwise_and", "bitwise_or", "bitwise_xor")
+        ops = ops_with(Trait.ASSOCIATIVE | Trait.COMMUTATIVE)
         return p.any_of(*(
             p.op(o)(p.op(o)(x, p.const(c), uses=1, into="inner"), p.const(d)) for o in ops
         ))  # fmt: skip

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....ir import Abstract, DType, Op, UnsupportedError
+from ....ir import Abstract, DType, Op, Trait, UnsupportedError
 from ....ir.ops.fusion import Fusion
+from ....ir.ops.integer import Lookup, Requantize
 from ..tensors import torch_dtype
 
 
@@ -94,7 +95,11 @@ def check(step: Step) -> None:
         return
     if isinstance(op, Fusion):
         raise UnsupportedError("is a fused group", hint="run the pass inline-fusions before")
-    whole = "integer" in op.name or op.name.startswith(("qlinear", "requantize", "lookup"))
+    whole = (
+        (op.weighted is not None and op.weighted.integer)
+        or Trait.INTEGER_PRODUCT in op.traits
+        or isinstance(op, Requantize | Lookup)
+    )
     raise UnsupportedError(
         "computes on integers and has no gradient" if whole else "has no form in PyTorch yet",
         hint="take the graph before lower-integer" if whole else "docs/torch.md lists what has",

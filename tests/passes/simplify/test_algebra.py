@@ -139,6 +139,8 @@ F = np.float32
     (lambda b, x: b.div(x, F(2.0**-130)), "div-to-mul", 0),  # its inverse overflows
     (lambda b, x: b.add(b.add(x, F(1)), F(2)), "twice", 0),
     (lambda b, x: b.max(b.max(x, np.arange(3, dtype=F)), np.eye(1, 3, dtype=F)), "twice", 1),
+    (lambda b, x: b.or_(b.or_(b.less(x, F(1)), np.array([True, False, False])), b.constant(False)),
+     "twice", 1),
     (lambda b, x: b.relu(b.exp(x)), "known-positive", 1),
     (lambda b, x: b.abs(b.cosh(x)), "known-positive", 1),
     (lambda b, x: b.abs(b.sqrt(x)), "known-positive", 0),  # sqrt(-0) is -0

@@ -22,7 +22,7 @@ from .errors import (
 )
 from .graph import Graph
 from .interpret import interpret
-from .node import Node, Operands, Use, Value
+from .node import NamedOperands, Node, Use, Value
 from .op import (
     Abstract,
     Array,
@@ -42,10 +42,10 @@ from .verify import verify
 
 __all__ = [
     "DEFAULT_LIMITS", "Abstract", "Array", "Builder", "CompileError", "Cost", "DType", "Dim",
-    "FeedError", "Graph", "LimitError", "Limits", "ModelError", "Node", "NotDifferentiableError",
-    "Op", "Operands", "ParseError", "PassError", "RankUnknown", "Shape", "StorageError",
-    "TautError", "TensorType", "TrainingError", "Trait", "UnsupportedError", "Use", "Value",
-    "VerifyError", "all_ops", "assert_equal", "difference", "differentiate", "equal", "interpret",
-    "load_container", "load_text", "op_class", "op_for_onnx", "ops_with", "parse", "print_graph",
-    "register", "save_container", "save_text", "verify",
+    "FeedError", "Graph", "LimitError", "Limits", "ModelError", "NamedOperands", "Node",
+    "NotDifferentiableError", "Op", "ParseError", "PassError", "RankUnknown", "Shape",
+    "StorageError", "TautError", "TensorType", "TrainingError", "Trait", "UnsupportedError", "Use",
+    "Value", "VerifyError", "all_ops", "assert_equal", "difference", "differentiate", "equal",
+    "interpret", "load_container", "load_text", "op_class", "op_for_onnx", "ops_with", "parse",
+    "print_graph", "register", "save_container", "save_text", "verify",
 ]  # fmt: skip

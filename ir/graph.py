@@ -18,7 +18,7 @@ import numpy as np
 
 from .conditions import Condition, condition
 from .errors import LimitError, TautError, VerifyError
-from .node import Like, Node, Operands, Order, Use, Value, as_value
+from .node import Like, NamedOperands, Node, Order, Use, Value, as_value
 from .op import Abstract, Op
 from .ops.structure import Constant, Input, Return
 from .types import DType, Shape, TensorType
@@ -116,9 +116,9 @@ class Graph:
                 found[position] = Value(producer, data["result"])
         return [found.get(i) for i in range(max(found, default=-1) + 1)]
 
-    def operands_of(self, node: Node) -> Operands:
+    def operands_of(self, node: Node) -> NamedOperands:
         """Operands by their declared names."""
-        return Operands(node.op, self.operands(node))
+        return NamedOperands(node.op, self.operands(node))
 
     def operand(self, node: Node, position: int) -> Value | None:
         operands = self.operands(node)

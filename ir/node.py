@@ -73,7 +73,7 @@ def as_value(x: Like) -> Value:
     return x if isinstance(x, Value) else Value(x, 0)
 
 
-class Operands:
+class NamedOperands:
     """A node's operands by their declared names: `c.weight` is a Value.
 
         c = graph.operands_of(node)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import networkx as nx
 import numpy as np
@@ -28,6 +28,7 @@ from ..rewrite import erase_dead
 from .accumulators import Accumulators, image_size
 from .match import ACTIVATIONS, REALS, grid_of_node, integers_of
 from .prepare import prepare
+from .products import fused, residual_of
 from .remarks import explain_rest, nothing_to_do
 from .scales import (
     INDEX_SHIFT,
@@ -184,8 +185,8 @@ class Lowering:
             assert value is not None
             part = f"{name}.{i}" if steps else value.node.name
             operands[i] = self._integers(value, steps, grid, place, part)
-        if isinstance(node.op, Pad) and getattr(node.op, "mode", "") == "constant":
-            fill = operands[2] if len(operands) > 2 else None
+        if isinstance(node.op, Pad) and node.op.mode == "constant":
+            fill = self.graph.operands_of(node).get("value")
             real = np.zeros((), np.float32) if fill is None else fill.array
             if real is None:
                 raise Refusal("it pads with a value that is computed")
@@ -207,10 +208,10 @@ class Lowering:
         """Interpolation may be made on integers where nothing but rounding comes before it: a
         function, or the end of a grid, does not commute with a mean of two numbers. Raises Refusal.
         """
-        op: Any = node.op
-        if getattr(op, "coordinate_transformation_mode", "") == "tf_crop_and_resize":
+        op = node.op
+        if isinstance(op, Resize) and op.coordinate_transformation_mode == "tf_crop_and_resize":
             raise Refusal("it extrapolates")
-        if not isinstance(node.op, Resize | Upsample) or op.mode == "nearest":
+        if not isinstance(op, Resize | Upsample) or op.mode == "nearest":
             return
         source = integers_of(self.graph, self.graph.operand(node, 0))
         if steps or source is None or source.grid.scales:
@@ -294,8 +295,8 @@ class Lowering:
         if node.type.dtype is not DType.f32:
             to = Cast(to=node.type.dtype)
             made = self.graph.add(to, made, name=f"{node.name}.narrowed", before=node)[0]
-        residual = self.graph.operand(node, 3)
-        if residual is not None and isinstance(node.op, SUMMED):
+        residual = residual_of(self.graph, node)
+        if residual is not None:
             made = self._add("add", node, made, residual)
         if step is not None:
             kind = node.type.dtype.numpy
@@ -317,7 +318,7 @@ class Lowering:
         """
         if not isinstance(node.op, Conv):
             return self.accumulators.of(node[0]).terms[0], None
-        if getattr(node.op, "residual_last", False) and self.graph.operand(node, 3) is not None:
+        if fused(node.op).residual_last and residual_of(self.graph, node) is not None:
             raise Refusal("its residual comes after the activation")
         step = self.accumulators.activation(node)
         return self.accumulators.convolved(node), step

@@ -168,8 +168,8 @@ def move_integers(graph: Graph, node: Node) -> bool:
         return False
     for i, f in zip(role.reads, found):
         operands[i] = f.value
-    if isinstance(node.op, Pad) and getattr(node.op, "mode", "") == "constant":
-        fill = operands[2] if len(operands) > 2 else None
+    if isinstance(node.op, Pad) and node.op.mode == "constant":
+        fill = graph.operands_of(node).get("value")
         real = np.zeros((), np.float32) if fill is None else fill.array
         if real is None or grid.dequantize(grid.quantize(real.reshape(()))) != real.reshape(()):
             return False

@@ -4,16 +4,37 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...ir import Graph, Node, Value
+from ...ir import Graph, Node, Op, Value
 from ...ir.op import Array
+from ...ir.ops.convolution import Conv
 from ...ir.ops.elementwise import Add, Mul
-from ...ir.ops.fused_convolution import SLOPED
+from ...ir.ops.fused_convolution import SLOPED, FusedConv
 from ...ir.ops.integer import ConvInteger, MatMulInteger
+from ...ir.ops.linear import Gemm
 from ...ir.ops.quantization import DequantizeLinear
 from ..quantize.functions import Step, fused_step
 from .match import Integers, WeightIntegers, integers_of, weight_of
 from .scales import Refusal
 from .terms import LARGEST, Sum, Term, bounded, farthest, operand_term
+
+
+def fused(op: Op) -> FusedConv:
+    """A convolution's settings as those of a fused one, of which a plain one has the defaults."""
+    if isinstance(op, FusedConv):
+        return op
+    given = {a.name: getattr(op, a.name) for a in Conv.attributes} if isinstance(op, Conv) else {}
+    return FusedConv(**given)
+
+
+def gemm(op: Op) -> Gemm:
+    """A matrix product's settings as those of a gemm, of which a plain one has the defaults."""
+    return op if isinstance(op, Gemm) else Gemm()
+
+
+def residual_of(graph: Graph, node: Node) -> Value | None:
+    """What a fused convolution adds."""
+    fused = isinstance(node.op, FusedConv)
+    return graph.operands_of(node).get("residual") if fused else None
 
 
 class Products:
@@ -30,11 +51,10 @@ class Products:
         """A convolution with its residual and activation, or with a factor and a shift of channels
         that follow it; `name` is then that of the result.
         """
-        operands = [*self.graph.operands(node), None, None][:4]
-        residual, activation = operands[3], getattr(node.op, "activation", "")
-        if getattr(node.op, "residual_last", False) and residual is not None:
+        op, residual = fused(node.op), residual_of(self.graph, node)
+        if op.residual_last and residual is not None:
             raise Refusal("its residual comes after the activation")
-        if factor is not None and (residual is not None or activation):
+        if factor is not None and (residual is not None or op.activation):
             raise Refusal("what is added to it or its activation is scaled by channel")
         terms = [self.convolved(node, factor, shift, name)]
         if residual is not None:
@@ -47,20 +67,21 @@ class Products:
 
     def activation(self, node: Node) -> Step | None:
         """The activation of a fused convolution. Raises Refusal for one that differs by channel."""
-        if getattr(node.op, "activation", "") == SLOPED:
+        op = fused(node.op)
+        if op.activation == SLOPED:
             raise Refusal("its activation has a slope for each channel")
-        return fused_step(getattr(node.op, "activation", ""), getattr(node.op, "params", ()))
+        return fused_step(op.activation, op.params)
 
     def convolved(
         self, node: Node, factor: Array | None = None, shift: Array | None = None, name: str = ""
     ) -> Term:
         """The accumulator of a convolution, without what follows."""
-        operands = [*self.graph.operands(node), None][:3]
-        x, w = self._input(operands[0]), self._weight(operands[1], 0)
+        read = self.graph.operands_of(node)
+        x, w = self._input(read.x), self._weight(read.weight, 0)
         op = ConvInteger(**{a.name: getattr(node.op, a.name) for a in ConvInteger.attributes})
         outputs = w.array.shape[0]
         scale = np.broadcast_to(w.scale * self._input_step(node, x, w), (outputs,))
-        bias = self._bias(operands[2], scale, outputs)
+        bias = self._bias(read.get("bias"), scale, outputs)
         if factor is not None and shift is not None:
             w, scale, real = scaled(w, scale, bias, factor, shift)
             bias = self._rounded(real)
@@ -71,7 +92,7 @@ class Products:
         if not x.grid.scales:
             return x.grid.step
         outputs, per_group = w.array.shape[:2]
-        group = int(getattr(node.op, "group", 1))
+        group = fused(node.op).group
         if per_group != 1 or group != len(x.grid.scales):
             raise Refusal("its input has scales by channel, which it mixes")
         return np.repeat(x.grid.step, outputs // group)
@@ -79,14 +100,15 @@ class Products:
     def _matrix(self, node: Node, extra: Array | None, name: str = "") -> Term:
         """A matrix product, with an `extra` bias that a later addition, of this name, brings."""
         operands = [*self.graph.operands(node), None][:3]
-        if getattr(node.op, "transA", False):
+        op = gemm(node.op)
+        if op.transA:
             raise Refusal("its first operand is transposed")
         if node.type.shape is None:
             raise Refusal("its rank is not known")
         weight = weight_of(self.graph, operands[1])
         if weight is None or weight.array.ndim != 2:
             return self._matrices(node, operands, extra)
-        transposed = bool(getattr(node.op, "transB", False))
+        transposed = op.transB
         x, w = self._input(operands[0]), self._weight(operands[1], 0 if transposed else 1)
         columns = w.array.shape[0 if transposed else 1]
         if x.grid.scales:
@@ -104,17 +126,17 @@ class Products:
 
     def _factors(self, node: Node) -> tuple[float, float]:
         """alpha and beta of a gemm, 1 elsewhere."""
-        alpha, beta = (float(getattr(node.op, k, 1.0)) for k in ("alpha", "beta"))
-        if not alpha > 0:
+        op = gemm(node.op)
+        if not op.alpha > 0:
             raise Refusal("alpha is not positive")
-        return alpha, beta
+        return op.alpha, op.beta
 
     def _matrices(self, node: Node, operands: list[Value | None], extra: Array | None) -> Term:
         """A product of two tensors that are both computed, as in attention."""
         if integers_of(self.graph, operands[1], constants=True) is None:
             raise Refusal(missing_weight(self.graph, operands[1]))
         found = [self._matrix_operand(v) for v in operands[:2]]
-        if getattr(node.op, "transB", False) or operands[2] is not None or extra is not None:
+        if gemm(node.op).transB or operands[2] is not None or extra is not None:
             raise Refusal("its second operand is computed, and transposed or with a bias")
         a, b = found
         shape = a.value.type.shape

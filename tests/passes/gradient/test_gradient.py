@@ -102,6 +102,16 @@ def test_statistics_and_scalars_are_not_parameters() -> None:
     assert list(trainable(mlp())) == ["one.weight", "one.bias", "two.weight"]
 
 
+def test_what_is_set_is_no_parameter() -> None:
+    """Exponents, the two values of one_hot, and bounds, of any size."""
+    b = Builder()
+    x, i = b.input("x", "f32", (3, 2)), b.input("i", "i64", (3,))
+    hot = b.one_hot(i, np.int64(2), b.constant(np.float32([0, 1]), "values"))
+    power = b.pow(b.mul(x, b.constant(np.float32([2, 3]), "w")),
+                  b.constant(np.float32([2, 3]), "exponents"))  # fmt: skip
+    assert list(trainable(b.outputs(y=b.add(hot, power)))) == ["w"]
+
+
 def test_masks_are_not_parameters() -> None:
     b = Builder()
     x = b.input("x", "f32", (3, 3))

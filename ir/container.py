@@ -20,23 +20,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
+from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save as save_tensors
 
 from .conditions import stored
 from .errors import LimitError, ModelError, StorageError, TautError
 from .files import companion, companion_path, digest_of, read_bounded, write_atomic
 from .graph import Graph
+from .packing import narrow, pack, unpack
 from .parser import parse
 from .printer import constants, print_graph
-from .types import DEFAULT_LIMITS, DType, Limits
+from .types import DEFAULT_LIMITS, DType, Limits, TensorType
 from .verify import verify
 
 FORMAT = 1
 _TEXT, _TENSORS, _META = "graph.ir", "tensors.safetensors", "metadata.json"
 _BESIDE = ".safetensors"
 _TENSORS_LINE = re.compile(rb"// tensors: ([0-9a-f]{16})\r?\n")
+_NAMES = {
+    DType.f64: "F64", DType.f32: "F32", DType.f16: "F16", DType.bf16: "BF16",
+    DType.f8e4m3fn: "F8_E4M3", DType.f8e5m2: "F8_E5M2",
+    DType.i64: "I64", DType.i32: "I32", DType.i16: "I16", DType.i8: "I8",
+    DType.u64: "U64", DType.u32: "U32", DType.u16: "U16", DType.u8: "U8", DType.bool: "BOOL",
+}  # fmt: skip
+_PACKED = re.compile(r"(\w+)\[((?:\d{1,19},?)*)\]")
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # equal graphs give equal files
 
 
@@ -166,29 +173,49 @@ def _unpack(data: bytes, path: Path) -> Mapping[str, np.ndarray[Any, Any]]:
 
 
 def pack_tensors(tensors: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
-    """Safetensors bytes; types that safetensors lacks (bf16, 4 and 2 bits) travel as bytes."""
-    native = {f"{DType.of(v).value}:{k}": _native(v) for k, v in tensors.items()}
+    """Safetensors bytes. A key starts with the element type. Elements of 4 and 2 bits are packed
+    into bytes, with the whole type in the key; other types that safetensors has not had from early
+    on travel as bytes of the same shape.
+    """
+    stored = dict(_stored(k, v) for k, v in tensors.items())
     # NumPy makes scalars vectors here: they get their shape back.
-    return save_tensors({k: np.ascontiguousarray(v).reshape(v.shape) for k, v in native.items()})
+    return save_tensors({k: np.ascontiguousarray(v).reshape(v.shape) for k, v in stored.items()})
 
 
 def unpack_tensors(data: bytes) -> dict[str, np.ndarray[Any, Any]]:
     """The inverse of `pack_tensors`. Raises ModelError."""
     try:
-        loaded = load_tensors(data)
         out = {}
-        for key, array in loaded.items():
+        for key, entry in deserialize(data):
             kind, _, name = key.partition(":")
-            dtype = DType(kind).numpy
-            out[name] = array if array.dtype == dtype else array.view(dtype)
+            out[name] = _loaded(kind, entry)
             out[name].flags.writeable = False
         return out
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"the tensors cannot be read ({error})") from error
 
 
-def _native(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return array.view(np.uint8) if array.dtype.kind == "V" or array.dtype.num > 24 else array
+def _stored(name: str, array: np.ndarray[Any, Any]) -> tuple[str, np.ndarray[Any, Any]]:
+    dtype = DType.of(array)
+    if dtype.bits < 8:
+        return f"{TensorType.of(array)}:{name}", np.frombuffer(pack(array), np.uint8)
+    return f"{dtype.value}:{name}", array if dtype in _NAMES else array.view(np.uint8)
+
+
+def _loaded(kind: str, entry: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+    packed = _PACKED.fullmatch(kind)
+    if packed:
+        shape = tuple(int(d) for d in packed[2].split(",") if d)
+        return unpack(bytes(entry["data"]), TensorType(DType(packed[1]), shape))
+    dtype = DType(kind)
+    native = entry["dtype"] == _NAMES.get(dtype)
+    if not native and entry["dtype"] != "U8":
+        raise ValueError(f"{kind} is stored as {entry['dtype']}")
+    array = np.frombuffer(entry["data"], dtype.numpy if native else np.uint8)
+    array = array.reshape(entry["shape"])
+    if dtype.bits < 8:
+        return narrow(array, dtype)  # a byte each: an older file
+    return array if native else array.view(dtype.numpy)
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes, how: int) -> None:

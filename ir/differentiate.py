@@ -104,7 +104,8 @@ class _Reverse:
         relaxed = {v.type.dtype for v in read if v is not None and not v.type.dtype.is_float}
         self.active |= {
             v for v in _results(node)
-            if v.type.dtype.is_float or node.op.straight_through or v.type.dtype in relaxed
+            if v.type.dtype.is_float or v.type.dtype.is_minifloat or node.op.straight_through
+            or v.type.dtype in relaxed
         }  # fmt: skip
 
     def _backward(self, node: Node) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from .conditions import Condition, condition
 from .errors import LimitError, TautError, VerifyError
 from .node import Like, NamedOperands, Node, Order, Use, Value, as_value
+from .numerics import MOVES, STRUCTURE
 from .op import Abstract, Op
 from .ops.structure import Constant, Input, Return
 from .types import DType, Shape, TensorType
@@ -499,9 +500,11 @@ def infer(op: Op, operands: Sequence[Abstract | None], name: str) -> tuple[Abstr
     """
     try:
         _check_operands(op, operands)
+        _check_minifloats(op, operands)
         inferred = op.infer(*operands)
         results = inferred if isinstance(inferred, tuple) else (inferred,)
         out = tuple(r if isinstance(r, Abstract) else Abstract(r) for r in results)
+        _check_minifloats(op, out)
         if len(out) == 1 and out[0].value is None and out[0].dims is None:
             made = out[0].type
             if made.dtype.is_integer and made.shape is not None and len(made.shape) <= 1:
@@ -517,6 +520,16 @@ def infer(op: Op, operands: Sequence[Abstract | None], name: str) -> tuple[Abstr
     except (IndexError, KeyError, ValueError, TypeError, OverflowError, AttributeError) as error:
         what = f"{type(error).__name__}: {error}"
         raise VerifyError(f"types cannot be inferred ({what})", node=name, op=op.name) from error
+
+
+def _check_minifloats(op: Op, values: Iterable[Abstract | None]) -> None:
+    """Floats of 8 and 4 bits are stored, moved and converted, never calculated in."""
+    if op.minifloats:
+        return
+    for x in values:
+        if x is not None and x.dtype.is_minifloat and op.numerics not in (MOVES, STRUCTURE):
+            raise VerifyError(f"takes no {x.type}: floats of that size are only stored",
+                              hint="cast to f32 before it, or dequantize")  # fmt: skip
 
 
 def _fit(dims: Shape, dtype: DType) -> bool:

@@ -150,6 +150,8 @@ class Op:
     """Whether a gradient passes an integer result as if it had not been rounded."""
     numerics: ClassVar[Numerics | None] = None
     """What is promised of NaN, infinities, ties and overflow (`numerics`)."""
+    minifloats: ClassVar[bool] = False
+    """Whether it takes floats of 8 and 4 bits, as what only moves elements does in any case."""
     settings: ClassVar[tuple[str, ...]] = ()
     """Operands that are set rather than trained (statistics, bounds, scales of quantization)."""
     traits: ClassVar[Trait] = NONE

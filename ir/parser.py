@@ -16,6 +16,7 @@ import numpy as np
 from .errors import LimitError, ParseError, TautError
 from .graph import Graph, Value
 from .op import Attribute, Op, op_class
+from .packing import narrow, packed_bytes, unpack
 from .types import DEFAULT_LIMITS, DType, Limits, TensorType
 
 _TOKEN = re.compile(
@@ -385,12 +386,22 @@ class _Parser:
             if dtype.is_float:
                 value = float(token)
                 return np.float64("nan") if math.isnan(value) else value
+            if dtype.is_minifloat:
+                return self.minifloat(float(token), dtype)
             number, (low, high) = int(token), dtype.bounds
             if low <= number <= high:
                 return number
         except (ValueError, KeyError):
             pass
         raise self.error(f"{token[:40]!a} is no {dtype.value}")
+
+    def minifloat(self, value: float, dtype: DType) -> Any:
+        """A number that the type holds: these are so few that none is rounded silently."""
+        made = dtype.numpy.type(value)
+        held = float(np.float32(made))
+        if held == value or (math.isnan(held) and math.isnan(value)):
+            return made
+        raise self.error(f"{value} is no {dtype.value}, which has {held} near it")
 
     def _find_resources(self) -> None:
         """Index the base64 of the resources section, which the last lines hold."""
@@ -414,10 +425,12 @@ class _Parser:
                 data = base64.b64decode(self.text[a:b], validate=True)
             except binascii.Error as error:
                 raise self.error(f"resource @{key!a} is not base64") from error
-            if len(data) != type.nbytes:
+            if type.dtype.bits < 8 and len(data) == type.nbytes:  # a byte each: an older text
+                return narrow(np.frombuffer(data, np.uint8), type.dtype).reshape(type.static_shape)
+            if len(data) != packed_bytes(type):
                 raise self.error(f"resource @{key!a} has {len(data)} bytes, {type} needs "
-                                 f"{type.nbytes}")  # fmt: skip
-            return np.frombuffer(data, type.dtype.numpy).reshape(type.static_shape)
+                                 f"{packed_bytes(type)}")  # fmt: skip
+            return unpack(data, type)
         array = self.given.get(key)
         if array is None:
             raise self.error(f"resource @{key!a} is nowhere: not in the text nor beside it")

@@ -24,6 +24,7 @@ import numpy as np
 from .errors import LimitError, VerifyError
 from .graph import Graph, Node, Value
 from .ops.structure import Constant, Input
+from .packing import pack
 from .types import DType, TensorType
 
 INLINE_ELEMENTS = 16
@@ -62,11 +63,8 @@ def constants(graph: Graph) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
 
 
 def encode(array: np.ndarray[Any, Any]) -> str:
-    """An array's bytes, little endian and row major, as base64."""
-    data = np.ascontiguousarray(array)
-    if data.dtype.byteorder == ">":
-        data = data.astype(data.dtype.newbyteorder("<"))
-    return base64.b64encode(data.tobytes()).decode()
+    """An array's bytes as base64: little endian, row major, small elements packed."""
+    return base64.b64encode(pack(array)).decode()
 
 
 def quote(name: str) -> str:
@@ -137,8 +135,8 @@ def inline_elements(array: np.ndarray[Any, Any], limit: int = INLINE_ELEMENTS) -
         return None
     dtype = DType.of(array)
     flat = array.reshape(-1)
-    if dtype.is_float:
-        nan = np.isnan(flat.astype(np.float64))
+    if dtype.is_float or dtype.is_minifloat:
+        nan = np.isnan(flat.astype(np.float32 if dtype.is_minifloat else np.float64))
         canonical = np.full(1, np.nan, dtype.numpy).tobytes()
         if any(v.tobytes() != canonical for v in flat[nan]):
             return None

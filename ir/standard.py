@@ -23,7 +23,13 @@ DTYPES: dict[int, DType] = {
     P.INT64: DType.i64, P.INT32: DType.i32, P.INT16: DType.i16, P.INT8: DType.i8,
     P.UINT64: DType.u64, P.UINT32: DType.u32, P.UINT16: DType.u16, P.UINT8: DType.u8,
     P.INT4: DType.i4, P.UINT4: DType.u4, P.BOOL: DType.bool,
-    **({P.INT2: DType.i2, P.UINT2: DType.u2} if hasattr(P, "INT2") else {}),
+    P.FLOAT8E4M3FN: DType.f8e4m3fn, P.FLOAT8E5M2: DType.f8e5m2,
+    P.FLOAT8E4M3FNUZ: DType.f8e4m3fnuz, P.FLOAT8E5M2FNUZ: DType.f8e5m2fnuz,
+    P.FLOAT4E2M1: DType.f4e2m1fn,
+    # The oldest onnx package that serves lacks these.
+    **{getattr(P, name): dtype for name, dtype in (
+        ("INT2", DType.i2), ("UINT2", DType.u2), ("FLOAT8E8M0", DType.f8e8m0fnu),
+    ) if hasattr(P, name)},
 }  # fmt: skip
 ONNX_TYPES = {d: code for code, d in DTYPES.items()}
 
@@ -45,6 +51,14 @@ def schema(op: str, version: int, domain: str = "") -> Any:
         return onnx.defs.get_schema(op, version, domain)
     except onnx.defs.SchemaError:
         return None
+
+
+def takes(place: Any, dtype: DType, found: Any) -> bool:
+    """Whether an operand or a result of a schema (`found.inputs[i]`) may have this element type."""
+    kind = f"tensor({P.DataType.Name(ONNX_TYPES[dtype]).lower()})"
+    allowed = [c.allowed_type_strs for c in found.type_constraints
+               if c.type_param_str == place.type_str]  # fmt: skip
+    return any(kind in a for a in allowed) if allowed else place.type_str == kind
 
 
 @functools.lru_cache(maxsize=4096)

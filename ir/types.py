@@ -20,11 +20,19 @@ type_names = {
     "i4": ml_dtypes.int4, "i2": ml_dtypes.int2,
     "u64": np.uint64, "u32": np.uint32, "u16": np.uint16, "u8": np.uint8,
     "u4": ml_dtypes.uint4, "u2": ml_dtypes.uint2, "bool": np.bool_,
+    "f8e4m3fn": ml_dtypes.float8_e4m3fn, "f8e5m2": ml_dtypes.float8_e5m2,
+    "f8e4m3fnuz": ml_dtypes.float8_e4m3fnuz, "f8e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
+    "f8e8m0fnu": ml_dtypes.float8_e8m0fnu, "f4e2m1fn": ml_dtypes.float4_e2m1fn,
 }  # fmt: skip
 
 
 class DType(enum.Enum):
-    """An element type; `DType.f32.numpy` is its NumPy dtype (ml_dtypes for bf16 and sub-bytes)."""
+    """An element type; `DType.f32.numpy` is its NumPy dtype (ml_dtypes where NumPy has none).
+
+    The floats of 8 and 4 bits have MLIR's names: exponent and mantissa bits, then `fn` for no
+    infinities, `uz` for no negative zero and `u` for no sign. Tensors are stored in them and
+    converted to and from them; ops calculate in the others (`is_float`).
+    """
 
     f64 = "f64"
     f32 = "f32"
@@ -43,6 +51,12 @@ class DType(enum.Enum):
     u4 = "u4"
     u2 = "u2"
     bool = "bool"
+    f8e4m3fn = "f8e4m3fn"
+    f8e5m2 = "f8e5m2"
+    f8e4m3fnuz = "f8e4m3fnuz"
+    f8e5m2fnuz = "f8e5m2fnuz"
+    f8e8m0fnu = "f8e8m0fnu"
+    f4e2m1fn = "f4e2m1fn"
 
     @property
     def numpy(self) -> np.dtype[Any]:
@@ -51,12 +65,18 @@ class DType(enum.Enum):
     @property
     def bits(self) -> int:
         """Bits an element takes when stored densely; bool counts as 8."""
-        digits = self.value.lstrip("bfiu")
-        return int(digits) if digits.isdigit() else 8
+        digits = re.match(r"[bfiu]+(\d+)", self.value)
+        return int(digits[1]) if digits else 8
 
     @property
     def is_float(self) -> bool:
-        return self.value[0] == "f" or self is DType.bf16
+        """A float type that ops calculate in: f64, f32, f16 or bf16."""
+        return self in _FLOATS
+
+    @property
+    def is_minifloat(self) -> bool:
+        """A float type of 8 or 4 bits, which is only stored and converted."""
+        return self in _MINIFLOATS
 
     @property
     def is_signed(self) -> bool:
@@ -87,6 +107,8 @@ class DType(enum.Enum):
         return self.value
 
 
+_FLOATS = (DType.f64, DType.f32, DType.f16, DType.bf16)
+_MINIFLOATS = tuple(d for d in DType if d.value[0] == "f" and d not in _FLOATS)
 _NUMPY = {d: np.dtype(type_names[d.value]) for d in DType}
 _FROM_NUMPY = {n: d for d, n in _NUMPY.items()}
 

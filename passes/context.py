@@ -12,6 +12,7 @@ import numpy as np
 from ..ir import DEFAULT_LIMITS, DType, FeedError, Graph, Limits
 from ..ir.interpret import Watch, bind_feeds
 from ..ir.op import Array
+from ..ir.ops.common import cast
 from .analysis import Analyses
 
 KEEP_BYTES = 256 << 20
@@ -176,6 +177,9 @@ def random_feeds(
 def random_array(dtype: DType, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
     if dtype.is_float:
         return rng.standard_normal(shape).astype(dtype.numpy)
+    if dtype.is_minifloat:
+        made = rng.standard_normal(shape)
+        return cast(np.exp2(made) if dtype is DType.f8e8m0fnu else made, dtype)
     if dtype is DType.bool:
         return rng.integers(0, 2, shape).astype(bool)
     low, high = dtype.bounds

@@ -42,7 +42,8 @@ from ...ir.files import companion, companion_path, replacing, write_atomic
 from ...ir.op import Attribute, op_class
 from ...ir.ops.quantization import QuantizeLinear
 from ...ir.ops.structure import Constant, Input
-from ...ir.standard import ONNX_TYPES, attribute_proto, schema, schema_defaults
+from ...ir.packing import pack
+from ...ir.standard import ONNX_TYPES, attribute_proto, schema, schema_defaults, takes
 from ...ir.types import TensorType
 from .expand import body_of
 
@@ -252,6 +253,8 @@ class _Writer:
         if len(operands) > found.max_input:
             raise UnsupportedError(f"ONNX's {kind} takes {found.max_input} operands at most",
                                    node=node.name, op=op.name, hint=_NO_INTEGERS)  # fmt: skip
+        if op is node.op:
+            self._check_types(node, kind, found)
         proto = helper.make_node(kind, operands, results, name=self.graph_name(node, results))
         back = {ours: theirs for theirs, ours in op.renamed}
         defaults = schema_defaults(kind, self.opset, "")
@@ -265,6 +268,19 @@ class _Writer:
                                            node=node.name, op=op.name)  # fmt: skip
                 proto.attribute.append(attribute_proto(name, value))
         self.nodes.append(proto)
+
+    def _check_types(self, node: Node, kind: str, found: Any) -> None:
+        """ONNX has its newer element types in a few ops only, which its checker does not look at.
+        Raises UnsupportedError."""
+        given = [None if v is None else v.type.dtype for v in self.graph.operands(node)]
+        made = [t.dtype for t in node.types]
+        for dtypes, places in ((given, found.inputs), (made, found.outputs)):
+            for i, dtype in enumerate(dtypes):
+                if dtype in _SINCE and not takes(places[min(i, len(places) - 1)], dtype, found):
+                    raise UnsupportedError(
+                        f"opset {self.opset} has no {kind} of {dtype.value}",
+                        node=node.name, op=node.op.name, hint=_later(kind, dtype, self.opset),
+                    )  # fmt: skip
 
     def graph_name(self, node: Node, results: list[str]) -> str:
         """The ONNX node's own name (not a value's): the node's, unless it is one of several."""
@@ -413,9 +429,25 @@ _EXPANSIONS: dict[str, Expansion] = {
 # ---- types, tensors, files -----------------------------------------------------------------------
 
 
+_SINCE = {
+    DType.f8e4m3fn: 19, DType.f8e5m2: 19, DType.f8e4m3fnuz: 19, DType.f8e5m2fnuz: 19,
+    DType.i4: 21, DType.u4: 21, DType.f4e2m1fn: 23, DType.f8e8m0fnu: 24, DType.i2: 25, DType.u2: 25,
+}  # fmt: skip
+"""The opset in which ONNX's newer element types came."""
+
+
+def _later(kind: str, dtype: DType, opset: int) -> str:
+    """What to do where an op has not this element type in this opset."""
+    for version in range(opset + 1, onnx.defs.onnx_opset_version() + 1):
+        found = schema(kind, version, "")
+        places = [] if found is None else [*found.inputs, *found.outputs]
+        if any(takes(place, dtype, found) for place in places):
+            return f"export with opset {version}"
+    return "cast to another element type before it"
+
+
 def _onnx_type(type: TensorType, opset: int, node: Node) -> int:
-    code = ONNX_TYPES.get(type.dtype)
-    needed = {DType.i2: 25, DType.u2: 25, DType.i4: 21, DType.u4: 21}.get(type.dtype, 1)
+    code, needed = ONNX_TYPES.get(type.dtype), _SINCE.get(type.dtype, 1)
     if code is None or opset < needed:
         raise UnsupportedError(
             f"opset {opset} has no element type {type.dtype.value}",
@@ -424,24 +456,9 @@ def _onnx_type(type: TensorType, opset: int, node: Node) -> int:
     return code
 
 
-def _raw(array: Array) -> bytes:
-    """Little endian, row major; 4-bit elements two a byte, 2-bit ones four, the first lowest."""
-    bits = DType.of(array).bits
-    if bits >= 8:
-        flat = np.ascontiguousarray(array)
-        big = flat.dtype.byteorder == ">" or not np.little_endian
-        return (flat.byteswap() if big else flat).tobytes()
-    codes = array.reshape(-1).astype(np.int8).view(np.uint8) & (1 << bits) - 1
-    per = 8 // bits
-    padded = np.zeros(-(-codes.size // per) * per, np.uint8)
-    padded[: codes.size] = codes
-    parts = padded.reshape(-1, per) << np.arange(0, 8, bits, dtype=np.uint8)
-    return np.bitwise_or.reduce(parts, axis=1).astype(np.uint8).tobytes()
-
-
 def _tensor(name: str, array: Array) -> TensorProto:
     return TensorProto(
-        name=name, dims=array.shape, data_type=ONNX_TYPES[DType.of(array)], raw_data=_raw(array)
+        name=name, dims=array.shape, data_type=ONNX_TYPES[DType.of(array)], raw_data=pack(array)
     )
 
 
@@ -450,7 +467,7 @@ def _write_external(model: ModelProto, arrays: dict[str, Array], path: Path) -> 
     with companion(path, _BESIDE) as beside:
         for name, array in arrays.items():
             beside.file.write(bytes(-beside.file.tell() % _ALIGN))
-            raw = _raw(array)
+            raw = pack(array)
             tensor = model.graph.initializer.add(
                 name=name, dims=array.shape, data_type=ONNX_TYPES[DType.of(array)],
                 data_location=TensorProto.EXTERNAL,

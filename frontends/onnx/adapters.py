@@ -327,7 +327,7 @@ def divided(emit: Emit, call: Call) -> None:
     x, scale = call.required(0), call.required(1)
     ours = QuantizeLinear.divides_in(x.type.dtype)
     theirs = dtype_of(given) if given else (scale.type.dtype if call.version >= 23 else ours)
-    if theirs is ours:
+    if theirs is ours or (not given and theirs.is_minifloat):  # nothing is calculated in those
         return
     if not theirs.is_float:
         raise ModelError(f"a division in {theirs.value} is none of floats")

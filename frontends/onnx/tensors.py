@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from ...ir import (
     UnsupportedError,
 )
 from ...ir.errors import show_name
+from ...ir.packing import packed_bytes, unpack
 from ...ir.standard import dtype_of
 from .external import read_external
 
@@ -66,9 +66,9 @@ class TensorReader:
             if given:
                 raise ModelError(f"a tensor has external data and {given[0]}")
             entries = {text(e.key, "a key"): text(e.value, "a value") for e in tensor.external_data}
-            array = _from_bytes(read_external(entries, self.folder, packed_bytes(type)), type)
+            array = unpack(read_external(entries, self.folder, packed_bytes(type)), type)
         elif "raw_data" in given:
-            array = _from_bytes(tensor.raw_data, type)
+            array = unpack(tensor.raw_data, type)
         else:
             array = _from_numbers(tensor, type)
         array.flags.writeable = False
@@ -89,11 +89,6 @@ def tensor_type(tensor: TensorProto) -> TensorType:
     return TensorType(dtype_of(tensor.data_type), dims)
 
 
-def packed_bytes(type: TensorType) -> int:
-    """Bytes of a tensor as ONNX stores it: 4-bit elements two a byte, 2-bit ones four."""
-    return -(-type.size * type.dtype.bits // 8)
-
-
 def refuse_sparse(tensors: Any) -> None:
     """Raise UnsupportedError if there are sparse initializers."""
     for tensor in tensors:
@@ -106,28 +101,6 @@ def refuse_sparse(tensors: Any) -> None:
 
 def _is_given(tensor: TensorProto, field: str) -> bool:
     return tensor.HasField("raw_data") if field == "raw_data" else bool(getattr(tensor, field))
-
-
-def _from_bytes(data: bytes, type: TensorType) -> Array:
-    if len(data) != packed_bytes(type):
-        raise ModelError(f"a tensor of type {type} has {len(data)} bytes, not {packed_bytes(type)}")
-    dtype, shape = type.dtype, type.static_shape
-    if dtype.bits < 8:
-        return _unpack(np.frombuffer(data, np.uint8), type)
-    if dtype is DType.bool:
-        return (np.frombuffer(data, np.uint8) != 0).reshape(shape)
-    array = np.frombuffer(data, dtype.numpy).reshape(shape)
-    return array.byteswap() if sys.byteorder == "big" else array
-
-
-def _unpack(data: Array, type: TensorType) -> Array:
-    """Elements of 4 or 2 bits, the first in the lowest bits of a byte."""
-    bits = type.dtype.bits
-    parts = np.stack([data >> k & (1 << bits) - 1 for k in range(0, 8, bits)], axis=-1)
-    codes = parts.reshape(-1)[: type.size].astype(np.int8)
-    if type.dtype.is_signed:
-        codes = np.where(codes >= 1 << (bits - 1), codes - (1 << bits), codes).astype(np.int8)
-    return codes.astype(type.dtype.numpy).reshape(type.static_shape)
 
 
 def _from_numbers(tensor: TensorProto, type: TensorType) -> Array:
@@ -152,7 +125,8 @@ def _from_numbers(tensor: TensorProto, type: TensorType) -> Array:
     if values.size and (int(values.min()) < low or int(values.max()) > high):
         raise ModelError(f"a tensor of type {type} holds a number outside {low} to {high}")
     if packed:
-        return _unpack(values.astype(np.uint8), type)
-    if dtype in (DType.f16, DType.bf16):
-        return values.astype(np.uint16).view(dtype.numpy).reshape(type.static_shape)
+        return unpack(values.astype(np.uint8).tobytes(), type)
+    if dtype in (DType.f16, DType.bf16) or dtype.is_minifloat:
+        codes = values.astype(f"u{dtype.bits // 8}")
+        return codes.view(dtype.numpy).reshape(type.static_shape)
     return values.astype(dtype.numpy).reshape(type.static_shape)

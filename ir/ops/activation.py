@@ -55,7 +55,7 @@ class Relu(Unary):
     numbers = True
 
     def reference(self, x: Array) -> Array:
-        return np.maximum(x, np.zeros((), x.dtype))
+        return np.maximum(x, np.zeros((), x.dtype)).astype(x.dtype, copy=False)
 
     def derivative(self, b: Builder, g: Value, x: Value, y: Value) -> Value | None:
         return where(b, b.greater(x, b.number(0, x)), g)
@@ -83,7 +83,8 @@ class Clip(Op):
 
     def reference(self, x: Array, low: Array | None = None, high: Array | None = None) -> Array:
         made = x if low is None else np.maximum(x, low.reshape(()))
-        return made if high is None else np.minimum(made, high.reshape(()))
+        made = made if high is None else np.minimum(made, high.reshape(()))
+        return made.astype(x.dtype, copy=False)  # NumPy compares i4 and the like as i8
 
     def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
         (x, low, high), (g,) = operands, gradients

@@ -10,10 +10,11 @@ from ..dependence import Dependences
 from ..errors import VerifyError
 from ..numerics import LOGIC, MOVES
 from ..op import Abstract, Array, Inferred, Op, Operands, Results, register
+from ..packing import narrow
 from ..relate import pointwise
 from ..traits import Trait
 from ..types import DType
-from .common import check_choice, check_integer
+from .common import cast, check_choice, check_integer
 from .elementwise import Binary
 
 
@@ -69,7 +70,7 @@ class BitwiseNot(Op):
         return x.type
 
     def reference(self, x: Array) -> Array:
-        return np.bitwise_not(x)
+        return cast(np.bitwise_not(x), DType.of(x))  # NumPy makes i8 of i4 and the like
 
 
 @register
@@ -118,4 +119,6 @@ class BitCast(Op):
     def reference(self, x: Array) -> Array:
         if self.to is DType.bool:
             return x.view(np.uint8) != 0
-        return np.ascontiguousarray(x).reshape(x.shape).view(self.to.numpy)
+        bits = np.ascontiguousarray(x).reshape(x.shape)
+        small = self.to.bits < 8
+        return narrow(bits.view(np.uint8), self.to) if small else bits.view(self.to.numpy)

@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import VerifyError
 from ..op import Abstract, Array
 from ..types import Dim, DType, Shape, TensorType, broadcast
+from .minifloat import to_minifloat
 
 SMALL_FLOATS = (DType.f16, DType.bf16)
 
@@ -110,12 +111,18 @@ def unknown(rank: int) -> Shape:
 
 
 def wide(x: Array) -> Array:
-    """f16 and bf16 as f32, in which their arithmetic is done; others as they are."""
-    return x.astype(np.float32) if DType.of(x) in SMALL_FLOATS else x
+    """Floats of 16 bits and fewer as f32, in which their arithmetic is done; others as they are."""
+    dtype = DType.of(x)
+    return x.astype(np.float32) if dtype in SMALL_FLOATS or dtype.is_minifloat else x
 
 
-def cast(x: Array, to: DType) -> Array:
-    """`x` as `to`. Floats go to integers through i64, which makes overflow wrap."""
+def cast(x: Array, to: DType, saturate: bool = True, round_mode: str = "up") -> Array:
+    """`x` as `to`. Floats go to integers through i64, which makes overflow wrap. `saturate` and
+    `round_mode` concern floats of 8 and 4 bits (`to_minifloat`)."""
+    if DType.of(x).is_minifloat:
+        x = wide(x)  # exact
+    if to.is_minifloat:
+        return to_minifloat(_double(x), to, saturate, round_mode)
     if to is DType.bool:
         return x.astype(np.float32) != 0 if x.dtype.kind == "V" else x != 0
     if to.is_integer and DType.of(x).is_float:
@@ -124,6 +131,15 @@ def cast(x: Array, to: DType) -> Array:
         low, high = to.bounds
         x = (x.astype(np.int64) - low) % (high - low + 1) + low
     return x.astype(to.numpy)
+
+
+def _double(x: Array) -> Array:
+    """x as f64 for another rounding: of wide integers all low bits that are lost count as one."""
+    if not DType.of(x).is_integer or DType.of(x).bits < 64:
+        return x.astype(np.float64)
+    low = x & 0xFFFF
+    sticky = (x - low) | np.where(low != 0, 0x8000, 0).astype(x.dtype)
+    return np.where((x > -(1 << 48)) & (x < 1 << 48), x, sticky).astype(np.float64)
 
 
 def _whole(x: Array, unsigned: bool) -> Array:

@@ -41,6 +41,7 @@ class ControlFlow(Op):
     """Base of the ops whose bodies are programs in their own right, which passes optimise too."""
 
     numerics = STRUCTURE.but(nan="as its bodies")
+    minifloats = True
 
     @property
     def bodies(self) -> dict[str, Graph]:

@@ -26,6 +26,7 @@ class Fusion(Op):
     """
 
     numerics = STRUCTURE.but(nan="as its body")
+    minifloats = True
     onnx = None
     body: Graph
 

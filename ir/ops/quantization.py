@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
+from typing import cast as typed
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from ..relate import Space, everything, is_given, shape_at
 from ..traits import CONVOLUTION, MATRIX
 from ..types import DType, Shape, TensorType
 from .adjoint import in_type_of, ints, known_shape, places, put, rank_of, shaped, where
-from .common import check_axis, check_float, check_scalar, check_vector, differs, wide
+from .common import cast, check_axis, check_float, check_scalar, check_vector, differs, wide
 from .convolution import Convolution, along_channels, convolve
 from .integer import (
     check_matrix_zero_point,
@@ -32,13 +33,14 @@ from .integer import (
     wrap32,
 )
 from .linear import matmul_cost, matmul_shape, product_dependence
+from .minifloat import bounds_of
 
 if TYPE_CHECKING:
     from ..build import Builder
     from ..graph import Value
 
 STORED = (DType.i8, DType.u8, DType.i16, DType.u16, DType.i4, DType.u4, DType.i2, DType.u2)
-
+STORED_FLOATS = (DType.f8e4m3fn, DType.f8e5m2, DType.f8e4m3fnuz, DType.f8e5m2fnuz, DType.f4e2m1fn)
 
 NOT_FINITE = "a value to be quantized is not finite"
 UNFIT_SCALE = "a quantization scale is not a finite positive number"
@@ -57,6 +59,10 @@ def check_quantization(
 
 def check_scale(scale: Abstract, zero_point: Abstract | None = None) -> None:
     check_float(scale, "the scale")
+    _check_values(scale, zero_point)
+
+
+def _check_values(scale: Abstract, zero_point: Abstract | None) -> None:
     if scale.value is not None:
         zero = None if zero_point is None else zero_point.value
         check_quantization(scale.value, zero)
@@ -74,7 +80,10 @@ class Quantization(Op):
 
     def check_layout(self, x: Abstract, scale: Abstract, zero_point: Abstract | None) -> None:
         """Raises VerifyError where the scale does not fit x."""
-        check_scale(scale, zero_point)
+        if scale.dtype is DType.f8e8m0fnu:  # the scales of microscaling formats
+            _check_values(scale, zero_point)
+        else:
+            check_scale(scale, zero_point)
         if self.block_size < 0:
             raise VerifyError(f"block_size is {self.block_size}, which is negative")
         if zero_point is not None and not scale.type.with_dtype(zero_point.dtype).accepts(
@@ -157,13 +166,16 @@ class QuantizeLinear(Quantization):
     """clamp(rhe(x / scale) + zero_point, lo, hi); NaN gives the zero point
 
     The result has the zero point's element type, else `output_dtype`, else u8. The division is in
-    single precision (double for f64). `saturate` concerns ONNX's float types.
+    single precision (double for f64). To a float of 8 or 4 bits x / scale + zero_point is cast as
+    `cast` does, by `saturate`; NaN stays NaN there.
     """
 
     numerics = QUANTIZATION.but(
+        nan="the zero point; to a float of 8 bits: NaN",
         overflow="saturates; a scale that is not finite and positive is refused",
     )
     straight_through = True
+    minifloats = True
     output_dtype: DType | None = None
     saturate: bool = True
 
@@ -174,7 +186,7 @@ class QuantizeLinear(Quantization):
 
     def result_dtype(self, zero_point: DType | None) -> DType:
         dtype = zero_point or self.output_dtype or DType.u8
-        if self.output_dtype not in (None, dtype) or dtype not in STORED:
+        if self.output_dtype not in (None, dtype) or dtype not in STORED + STORED_FLOATS:
             other = f", output_dtype {self.output_dtype.value}" if self.output_dtype else ""
             raise VerifyError(f"cannot quantize to {dtype.value}{other}")
         return dtype
@@ -190,9 +202,14 @@ class QuantizeLinear(Quantization):
         check_quantization(scale, zero_point, FeedError)
         dtype = self.result_dtype(None if zero_point is None else DType.of(zero_point))
         kind = self.divides_in(DType.of(x)).numpy
-        steps = np.rint(x.astype(kind) / self.spread(scale, x.shape).astype(kind))
+        steps = x.astype(kind) / self.spread(wide(scale), x.shape).astype(kind)
         zero = None if zero_point is None else self.spread(zero_point, x.shape)
-        return saturated(steps, zero, dtype)
+        if not dtype.is_minifloat:
+            return saturated(np.rint(steps), zero, dtype)
+        if zero is not None:
+            shift = zero.astype(kind)
+            steps = np.where(shift == 0, steps, steps + shift)  # -0 keeps its sign
+        return cast(steps, dtype, self.saturate)
 
     def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
         """Straight through the rounding (Y. Bengio and others, 2013): 1 / scale within the range,
@@ -205,8 +222,9 @@ class QuantizeLinear(Quantization):
         steps = b.div(real, factor)
         shift = b.number(0, g) if zero is None else \
             self.spread_value(b, b.cast(zero, to=g.type.dtype), x)  # fmt: skip
-        low, high = (b.number(v, g) for v in y.type.dtype.bounds)
-        place = b.round(b.add(steps, shift))
+        low, high = (b.number(v, g) for v in bounds_of(y.type.dtype))
+        place = b.add(steps, shift)
+        place = place if y.type.dtype.is_minifloat else b.round(place)
         inside = b.and_(b.greater_or_equal(place, low), b.less_or_equal(place, high))
         each = where(b, inside, b.div(g, factor))
         dx = in_type_of(b, each, x) if x.type.dtype.is_float else None
@@ -228,35 +246,46 @@ def saturated(steps: Array, zero: Array | None, dtype: DType) -> Array:
 @register
 @dataclass(frozen=True)
 class DequantizeLinear(Quantization):
-    """(x - zero_point) * scale, in the scale's element type or `output_dtype`"""
+    """(x - zero_point) * scale, in the scale's element type or `output_dtype`, which a scale of
+    type f8e8m0fnu needs
+    """
 
     numerics = STRUCTURE.but(
+        nan="of a float of 8 bits: stays NaN",
         overflow="to infinity; a scale that is not finite and positive is refused",
     )
+    minifloats = True
     output_dtype: DType | None = None
 
     def infer(self, x: Abstract, scale: Abstract, zero_point: Abstract | None = None) -> Inferred:
-        if x.dtype not in (*STORED, DType.i32):
+        if x.dtype not in (*STORED, *STORED_FLOATS, DType.i32):
             raise VerifyError(f"the operand is {x.type}, which is not a quantized type")
         if zero_point is not None and zero_point.dtype is not x.dtype:
             raise VerifyError(f"{x.type} and its zero point {zero_point.type} differ in type")
         if self.output_dtype is not None and not self.output_dtype.is_float:
             raise VerifyError(f"cannot dequantize to {self.output_dtype.value}")
         self.check_layout(x, scale, zero_point)
+        if self.output_dtype is None and not scale.dtype.is_float:
+            raise VerifyError(f"the scale is {scale.type}, in which there is no result",
+                              hint="give output_dtype")  # fmt: skip
         return x.type.with_dtype(self.output_dtype or scale.dtype)
 
     def reference(self, x: Array, scale: Array, zero_point: Array | None = None) -> Array:
         check_quantization(scale, zero_point, FeedError)
-        steps = x.astype(np.int64)
+        exact = np.float32 if DType.of(x).is_minifloat else np.int64
+        steps = x.astype(exact)
         if zero_point is not None:
-            steps = steps - self.spread(zero_point, x.shape).astype(np.int64)
-        factor = wide(self.spread(scale, x.shape))
+            steps = steps - self.spread(zero_point, x.shape).astype(exact)
+        factor = self.spread(wide(scale), x.shape)
         made = self.output_dtype.numpy if self.output_dtype else scale.dtype
         return (steps.astype(factor.dtype) * factor).astype(made)
 
     def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
         (x, scale, zero), (g,) = operands, gradients
-        g = in_type_of(b, g, scale)
+        if scale.type.dtype.is_float:
+            g = in_type_of(b, g, scale)
+        else:
+            scale = in_type_of(b, scale, g)
         dx = b.mul(g, self.spread_value(b, scale, x))
         if not b.wants(scale):
             return (dx,)
@@ -373,7 +402,7 @@ class QLinearConv(Convolution):
         for s in (x_scale, w_scale, y_scale):
             check_quantization(s, None, FeedError)
         window = self.conv_window(x.shape, w.shape)
-        out = cast(tuple[int, ...], self.window_dims(x.shape[2:], window.kernel))
+        out = typed(tuple[int, ...], self.window_dims(x.shape[2:], window.kernel))
         weight = shifted(w, w_zero_point, (-1,) + (1,) * (w.ndim - 1))
         y = convolve(shifted(x, x_zero_point), weight, window, out, self.group)
         acc = wrap32(y if bias is None else y + along_channels(bias, x.ndim))

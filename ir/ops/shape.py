@@ -28,6 +28,7 @@ from .common import (
     length,
     unknown,
 )
+from .minifloat import ROUND_MODES
 
 if TYPE_CHECKING:
     from ..build import Builder
@@ -65,25 +66,30 @@ class Identity(Same):
 @dataclass(frozen=True)
 class Cast(Same):
     """x in another element type: floats to integers toward zero and by their low bits, where what
-    is beyond i64, an infinity or NaN counts as -2^63; to bool as x != 0. `saturate` and
-    `round_mode` concern 8-bit floats only.
+    is beyond i64, an infinity or NaN counts as -2^63; to bool as x != 0. To a float of 8 or 4 bits
+    what is too large becomes the largest number, or without `saturate` infinity, or NaN where the
+    type has none. `round_mode` concerns f8e8m0fnu, which holds powers of two: the next one "up" or
+    "down", or the "nearest", of 2^-127 to 2^127 (ends stand for what is outside, else NaN).
     """
 
     numerics = ARITHMETIC.but(
         nan="to an integer: -2^63, which wraps to 0 in narrower ones; to bool: true",
         infinity="to an integer: -2^63, as NaN",
-        overflow="to a float: to infinity; floats beyond i64: -2^63; integers wrap",
+        overflow="to a float: to infinity (of 8 and 4 bits: as saturate says); floats beyond i64: "
+        "-2^63; integers wrap",
     )
     axes = "x[...] -> y[...]"
+    minifloats = True
     to: DType
     saturate: bool = True
     round_mode: str = "up"
 
     def infer(self, x: Abstract) -> Inferred:
+        check_choice(self.round_mode, ROUND_MODES, "round_mode")
         return x.type.with_dtype(self.to)
 
     def reference(self, x: Array) -> Array:
-        return cast(x, self.to)
+        return cast(x, self.to, self.saturate, self.round_mode)
 
     def dims(self, x: Abstract, *rest: Abstract | None) -> Shape | None:
         # Sizes stay far below 2^31, so that only wide types keep them.
@@ -101,14 +107,16 @@ class CastLike(Same):
 
     numerics = ARITHMETIC.but(nan="as cast", infinity="as cast", overflow="as cast")
     axes = "x[...] like[-] -> y[...]"
+    minifloats = True
     saturate: bool = True
     round_mode: str = "up"
 
     def infer(self, x: Abstract, like: Abstract) -> Inferred:
+        check_choice(self.round_mode, ROUND_MODES, "round_mode")
         return x.type.with_dtype(like.dtype)
 
     def reference(self, x: Array, like: Array) -> Array:
-        return cast(x, DType.of(like))
+        return cast(x, DType.of(like), self.saturate, self.round_mode)
 
     def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
         (x, _), (g,) = operands, gradients

@@ -359,13 +359,14 @@ class RemoveIdentity(Algebra):
 
 
 class CastNothing(Algebra):
-    """cast(x) -> x where x has the type already"""
+    """cast(x) -> x where x has the type already (f8e5m2 saturates: its infinities change)"""
 
     def pattern(self, p: PatternBuilder, x: Any, like: Any) -> Pattern:
         return p.any_of(p.cast(x), p.cast_like(x, like))
 
     def applies(self, m: Match) -> bool:
-        return m.x.type.dtype is m.root.type.dtype
+        dtype = m.x.type.dtype
+        return dtype is m.root.type.dtype and not (dtype is DType.f8e5m2 and m.op.saturate)
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
         return m.x
@@ -400,8 +401,12 @@ _MANTISSA = {DType.f64: 53, DType.f32: 24, DType.f16: 11, DType.bf16: 8}
 
 def lossless(a: DType, b: DType) -> bool:
     """Whether every value of type `a` is one of type `b`."""
-    if a is b or a is DType.bool:
+    if a is b or (a is DType.bool and b is not DType.f8e8m0fnu):  # which has no 0
         return True
+    if a.is_minifloat:
+        return b.is_float and (a, b) != (DType.f8e8m0fnu, DType.f16)
+    if b.is_minifloat:
+        return False
     if b is DType.bool or (a.is_float and not b.is_float):
         return False
     if a.is_float:

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from taut.ir import DEFAULT_LIMITS, FeedError, Graph, Limits, TensorType
+from taut.ir import DEFAULT_LIMITS, DType, FeedError, Graph, Limits, TensorType
 from taut.ir.graph import Node
 from taut.ir.op import Array
+from taut.ir.ops.common import cast
 
 from .arrays import SUFFIXES, read_arrays
 from .sources import load_dataset
@@ -88,6 +89,9 @@ def random_array(type: TensorType, random: np.random.Generator) -> Array:
     shape, dtype = type.static_shape, type.dtype
     if dtype.is_float:
         return random.standard_normal(shape, np.float32).astype(dtype.numpy)
+    if dtype.is_minifloat:
+        made = random.standard_normal(shape, np.float32)
+        return cast(np.exp2(made) if dtype is DType.f8e8m0fnu else made, dtype)
     if not dtype.is_integer:
         return random.random(shape) < 0.5
     low, high = dtype.bounds if dtype.bits <= 8 else (0, 9)

@@ -171,7 +171,19 @@ _ATTRIBUTES: dict[str, st.SearchStrategy[Any]] = {
     "float": st.sampled_from([0.5, 1.0, 0.1, 2.0]),
     "bool": st.booleans(),
     "str": st.sampled_from(["none", "constant", "linear", "nearest"]),
-    "dtype": st.sampled_from([DType.f32, DType.i64, DType.bool, DType.u8, DType.f16, DType.i32]),
+    "dtype": st.sampled_from(
+        [
+            DType.f32,
+            DType.i64,
+            DType.bool,
+            DType.u8,
+            DType.f16,
+            DType.i32,
+            DType.f8e4m3fn,
+            DType.f8e5m2,
+            DType.i4,
+        ]
+    ),
     "ints": st.lists(st.integers(-1, 3), max_size=4).map(tuple),
     "floats": st.lists(st.sampled_from([0.5, 1.0]), max_size=3).map(tuple),
     "strs": st.just(()),
@@ -328,11 +340,12 @@ def _expand(pool: Pool, cls: type[Op]) -> Made | None:
 
 def _quantize(pool: Pool, cls: type[Op]) -> Made | None:
     dequantize = cls is DequantizeLinear
-    wanted = (DType.u8, DType.i8) if dequantize else (DType.f32,)
+    stored = (DType.u8, DType.i8, DType.f8e4m3fn)
+    wanted = stored if dequantize else (DType.f32,)
     x = pool.any(lambda v: v.type.dtype in wanted)
     if x is None:
         return None
-    kind = x.type.dtype if dequantize else pool.draw(st.sampled_from([DType.u8, DType.i8]))
+    kind = x.type.dtype if dequantize else pool.draw(st.sampled_from(stored))
     scale = pool.b.constant(np.float32(pool.draw(st.sampled_from([0.1, 1.0, 0.03]))), "scale")
     return cls(), [x, scale, pool.constant(kind)]
 

@@ -9,13 +9,15 @@ from hypothesis import strategies as st
 
 from taut.ir import DType, Graph, TensorType
 from taut.ir.op import Array
+from taut.ir.ops.common import cast
 
 AWKWARD = ("nan", "inf", "denormal", "negative_zero", "extreme")
 """Kinds of values that break what holds for ordinary numbers."""
 
 FLOATS = (DType.f32, DType.f64, DType.f16, DType.bf16)
 INTEGERS = (DType.i32, DType.i64, DType.i8, DType.u8, DType.i16, DType.u16, DType.u32, DType.u64)
-DTYPES = (*FLOATS[:1], *INTEGERS[:4], DType.bool, *FLOATS[1:], *INTEGERS[4:])
+SMALL = tuple(d for d in DType if d.is_minifloat or (d.is_integer and d.bits < 8))
+DTYPES = (*FLOATS[:1], *INTEGERS[:4], DType.bool, *FLOATS[1:], *INTEGERS[4:], *SMALL)
 
 
 def shapes(
@@ -102,7 +104,7 @@ def _plain(
         return _integers(type, seed, random, low, high, extremes)
     ramp = (np.arange(type.size, dtype=np.float64).reshape(shape) % 3 - 1) * scale
     values = ramp if seed == 0 else random.standard_normal(shape) * scale
-    return np.asarray(values.astype(dtype.numpy))
+    return np.asarray(cast(np.exp2(values) if dtype is DType.f8e8m0fnu else values, dtype))
 
 
 def _integers(

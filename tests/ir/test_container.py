@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import pickle
+import re
 import zipfile
 from pathlib import Path
 
@@ -13,6 +15,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import deserialize
+from safetensors.numpy import save
 from taut.ir import (
     Builder,
     Graph,
@@ -25,11 +29,12 @@ from taut.ir import (
     equal,
     load_container,
     load_text,
+    parse,
     print_graph,
     save_container,
     save_text,
 )
-from taut.ir.container import pack_tensors
+from taut.ir.container import pack_tensors, unpack_tensors
 from taut.ir.printer import constants
 
 
@@ -212,3 +217,78 @@ def test_what_cannot_be_read_or_written(tmp_path: Path) -> None:
     with pytest.raises(StorageError):
         save_container(model(), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+# ---- element types that NumPy has not ----------------------------------------------------------
+
+
+def entries(data: bytes) -> dict[str, tuple[str, list[int], int]]:
+    """(safetensors' name of the type, shape, bytes) of each tensor."""
+    return {k: (v["dtype"], v["shape"], len(v["data"])) for k, v in deserialize(data)}
+
+
+def test_small_elements_are_packed_and_eight_bit_floats_have_their_names() -> None:
+    tensors = {
+        "four": np.arange(-8, 7).astype(ml_dtypes.int4).reshape(3, 5),
+        "float": np.arange(6).astype(ml_dtypes.float4_e2m1fn).reshape(2, 3),
+        "two": np.arange(9).astype(np.uint8).astype(ml_dtypes.uint2),
+        "e4": np.arange(4).astype(ml_dtypes.float8_e4m3fn).reshape(2, 2),
+        "e5": np.arange(4).astype(ml_dtypes.float8_e5m2),
+        "e8": np.arange(1, 5).astype(ml_dtypes.float8_e8m0fnu),
+        "half": np.array(3, ml_dtypes.bfloat16),
+        "empty": np.zeros((0, 3), ml_dtypes.int4),
+    }
+    data = pack_tensors(tensors)
+    assert entries(data) == {
+        "i4[3,5]:four": ("U8", [8], 8), "f4e2m1fn[2,3]:float": ("U8", [3], 3),
+        "u2[9]:two": ("U8", [3], 3), "i4[0,3]:empty": ("U8", [0], 0),
+        "f8e4m3fn:e4": ("F8_E4M3", [2, 2], 4), "f8e5m2:e5": ("F8_E5M2", [4], 4),
+        "f8e8m0fnu:e8": ("U8", [4], 4), "bf16:half": ("BF16", [], 2),
+    }  # fmt: skip
+    again = unpack_tensors(data)
+    assert again.keys() == tensors.keys()
+    for k, v in tensors.items():
+        made = again[k]
+        assert (made.dtype, made.shape, made.tobytes()) == (v.dtype, v.shape, v.tobytes()), k
+        assert not made.flags.writeable
+
+
+def test_older_files_are_read_and_bits_above_an_element_are_dropped() -> None:
+    """They had a byte for each small element, and all odd types as bytes."""
+    data = save({
+        "i4:four": np.array([[7, 0x0F], [0xF8, 0x31]], np.uint8),
+        "f4e2m1fn:float": np.array([0xF1], np.uint8),
+        "bf16:half": np.array([[1, 2, 3]], ml_dtypes.bfloat16).view(np.uint8),
+    })  # fmt: skip
+    made = unpack_tensors(data)
+    np.testing.assert_array_equal(made["four"].astype(int), [[7, -1], [-8, 1]])
+    assert made["four"].view(np.uint8).max() < 16
+    assert made["float"].tolist() == [0.5]
+    assert made["half"].astype(float).tolist() == [[1, 2, 3]]
+    b = Builder()
+    y = b.constant(np.arange(20).astype(ml_dtypes.int4), "w")
+    text = print_graph(b.outputs(y=y))
+    packed = re.search(r'"([^"]+)"', text.split("resources")[1])
+    assert packed is not None and len(base64.b64decode(packed[1])) == 10
+    plain = base64.b64encode(np.arange(20, dtype=np.uint8).tobytes()).decode()
+    assert equal(parse(text.replace(packed[1], plain)), b.graph, names=True)
+
+
+@pytest.mark.parametrize("key, array", [
+    ("i4[3]:x", np.zeros(3, np.uint8)), ("i4[99999999999999999999]:x", np.zeros(1, np.uint8)),
+    ("i4[3]:x", np.zeros(2, np.float32)), ("f8e4m3fn:x", np.zeros(2, np.int8)),
+    ("f9[3]:x", np.zeros(2, np.uint8)), ("f32:x", np.zeros(2, np.float64)),
+    ("i4[9999999999999999999]:x", np.zeros(1, np.uint8)), ("i4[-1]:x", np.zeros(1, np.uint8)),
+])  # fmt: skip
+def test_a_key_that_does_not_fit_its_tensor_is_refused(key: str, array: np.ndarray) -> None:
+    with pytest.raises(TautError):
+        unpack_tensors(save({key: array}))
+
+
+def test_a_number_that_a_small_float_has_not_is_no_constant() -> None:
+    text = "graph @g() -> (%y: f8e4m3fn[1]) {{\n  %y = constant [{}] : {}[1]\n  return %y\n}}\n"
+    for token, kind in (("0.3", "f8e4m3fn"), ("500", "f8e4m3fn"), ("inf", "f8e4m3fn"),
+                        ("nan", "f4e2m1fn"), ("7", "f4e2m1fn"), ("0", "f8e8m0fnu"),
+                        ("3.0", "f8e8m0fnu"), ("-1.0", "f8e8m0fnu")):  # fmt: skip
+        with pytest.raises(ParseError, match=f"is no {kind}, which has .* near it"):
+            parse(text.format(token, kind).replace("f8e4m3fn[1])", f"{kind}[1])"))

@@ -56,7 +56,9 @@ def test_constants_of_every_type_keep_their_bits(dtype: DType) -> None:
     random = np.random.default_rng(3)
     for size in (0, 1, 7, 40):
         raw = random.integers(0, 256, size * dtype.numpy.itemsize).astype(np.uint8)
-        if dtype.bits < 8 or dtype is DType.bool:
+        if dtype.is_minifloat:
+            array = (raw & ((1 << dtype.bits) - 1)).view(dtype.numpy)
+        elif dtype.bits < 8 or dtype is DType.bool:
             low, high = (0, 1) if dtype is DType.bool else dtype.bounds
             array = random.integers(low, high + 1, size).astype(dtype.numpy)
         else:

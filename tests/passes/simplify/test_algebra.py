@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from taut.ir import DEFAULT_LIMITS, Builder, DType, Graph, Value, interpret, parse, verify
+from taut.ir.ops.common import cast
 from taut.passes import Context, Exact, PassManager, Pipeline
 from taut.passes.instrument import error_between, tolerable
 from taut.passes.simplify.algebra import lossless
@@ -100,7 +101,7 @@ def test_lossless_means_every_value_comes_back() -> None:
             every = np.arange(1 << a.bits, dtype=f"u{a.bits // 8}").view(a.numpy) \
                 if a is not DType.bool else np.array([False, True])  # fmt: skip
             with np.errstate(all="ignore"):
-                back = every.astype(b.numpy).astype(a.numpy)
+                back = cast(cast(every, b, False), a, False)
                 same = (back == every) | (every != every)
             wide = np.issubdtype(b.numpy, np.floating) or b.numpy == ml_dtypes.bfloat16
             if lossless(a, b):
@@ -225,3 +226,18 @@ graph @main(%x: f32[?,?,?,?]) -> (%y: f32[?,?,?,?]) {
     want = interpret(graph, {"x": x})["y"]
     made = PassManager("simplify").run(graph).graph
     np.testing.assert_array_equal(interpret(made, {"x": x})["y"], want)
+
+
+def test_an_infinity_of_f8e5m2_saturates_in_a_cast_to_itself() -> None:
+    x = np.array([np.inf, -np.inf, 1, np.nan], DType.f8e5m2.numpy)
+    for saturate, twice in ((True, False), (True, True), (False, False), (False, True)):
+        b = Builder()
+        given = b.input("x", DType.f8e5m2, (4,))
+        inner = b.cast(given, to=DType.f32) if twice else given
+        graph = b.outputs(y=b.cast(inner, to=DType.f8e5m2, saturate=saturate))
+        want = interpret(graph, {"x": x})["y"].astype(np.float32)
+        np.testing.assert_array_equal(want[0], 57344 if saturate else np.inf)
+        graph = PassManager("simplify,dce").run(graph, Context()).graph
+        graph = PassManager("simplify,dce").run(graph, Context()).graph
+        np.testing.assert_array_equal(interpret(graph, {"x": x})["y"].astype(np.float32), want)
+        assert [n.op.name for n in graph.nodes()].count("cast") == int(saturate)

@@ -31,7 +31,7 @@ from .dependence import Dependences
 from .errors import NotDifferentiableError, UnsupportedError, VerifyError
 from .numerics import Numerics
 from .relate import everything
-from .signature import Signature, check, derived, read_signature
+from .signature import Signature, check, derived, layer_axes, read_signature
 from .traits import NONE, REALS, Interval, Monotone, Moves, Trait, WeightedLayer
 from .types import DType, Limits, Shape, TensorType
 
@@ -289,10 +289,20 @@ def register(cls: T) -> T:
     cls.signature = read_signature(cls.axes) if cls.axes else None
     if cls.signature is not None:
         check(cls.signature, cls)
+    if cls.weighted is not None:
+        cls.weighted = _placed(cls, cls.weighted)
     _REGISTRY[cls.name] = cls
     if cls.onnx is not None:
         _BY_ONNX[cls.onnx] = cls
     return cls
+
+
+def _placed(cls: type[Op], layer: WeightedLayer) -> WeightedLayer:
+    """A weighted layer with its axes, which the axis signature tells."""
+    if cls.signature is None:
+        raise ValueError(f"{cls.__name__}: a weighted layer needs an axis signature")
+    axes = layer_axes(cls.signature, layer.data, layer.weight)
+    return dataclasses.replace(layer, **axes._asdict())
 
 
 def op_class(name: str) -> type[Op]:

@@ -159,6 +159,42 @@ def check(signature: Signature, cls: type[Op]) -> None:
             raise ValueError(f"{cls.__name__}: no operand has the axis {a.name!r} of a result")
 
 
+class LayerAxes(NamedTuple):
+    """Where a weight's channels are: axes of the weight and of the result. They count from the end
+    unless a run of axes follows. `grouped` is the one that has channels of one group only.
+    """
+
+    outputs: int
+    inputs: int
+    channels: int
+    grouped: str
+    transposed: str
+
+
+def layer_axes(signature: Signature, data: str, weight: str) -> LayerAxes:
+    """What a signature says of a product of data with a weight: its output channels are an axis
+    that weight and result share, its input channels one that weight and data share. Raises
+    ValueError where there are no such axes.
+    """
+    terms = {t.name: t for t in signature.operands}
+    x, w, y = terms[data], terms[weight], signature.results[0]
+    plain = {t.name: {a.name: a for a in t.axes if not a.many} for t in (x, w, y)}
+    own = [a for k, a in plain[w.name].items() if k in plain[y.name] and k not in plain[x.name]]
+    summed = [a for k, a in plain[w.name].items() if k in plain[x.name] and k not in plain[y.name]]
+    if len(own) != 1 or len(summed) != 1:
+        raise ValueError(f"the axes of {weight} do not tell output from input channels")
+    (o,), (i,) = own, summed
+    channels = plain[y.name][o.name]
+    grouped = "outputs" if channels.by != o.by else "inputs" if plain[x.name][i.name].by != i.by \
+        else ""  # fmt: skip
+    return LayerAxes(_at(w, o), _at(w, i), _at(y, channels), grouped, w.turned)
+
+
+def _at(term: Term, axis: Axis) -> int:
+    k = term.axes.index(axis)
+    return k if any(a.many for a in term.axes[k:]) else k - len(term.axes)
+
+
 # ---- relations of a node -----------------------------------------------------------------------
 
 

@@ -121,11 +121,14 @@ class WeightedLayer:
     """A product of data with a weight: y = data * weight + bias, summed over the input channels.
 
     data, weight, bias   names of the operands; bias "" where there is none
+    integer              whether the weight is of small integers
+
+    The others follow from the op's axis signature when it is registered:
+
     outputs, inputs      axes of the weight that count output and input channels
     grouped              which of the two is of one group only ("outputs", "inputs" or "")
     channels             the axis of the result that counts output channels
     transposed           the attribute, if any, that swaps the weight's two axes
-    integer              whether the weight is of small integers
 
     Negative axes count from the end: a matrix product has further axes before.
     """
@@ -133,12 +136,12 @@ class WeightedLayer:
     data: str = "x"
     weight: str = "weight"
     bias: str = "bias"
+    integer: bool = False
     outputs: int = 0
     inputs: int = 1
     grouped: str = ""
     channels: int = 1
     transposed: str = ""
-    integer: bool = False
 
     def axes(self, op: object) -> tuple[int, int]:
         """(outputs, inputs) for an op with these attributes."""
@@ -153,10 +156,10 @@ class WeightedLayer:
                 f"{self.channels} of the result")  # fmt: skip
 
 
-MATRIX = WeightedLayer("a", "b", "", outputs=-1, inputs=-2, channels=-1)
+MATRIX = WeightedLayer("a", "b", "")
 """A matrix product without a bias."""
 
-CONVOLUTION = WeightedLayer(grouped="inputs")
+CONVOLUTION = WeightedLayer()
 
 
 def lines(cls: Any) -> Iterator[tuple[str, str]]:

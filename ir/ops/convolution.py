@@ -13,7 +13,7 @@ from ..errors import NotDifferentiableError, VerifyError
 from ..numerics import SUMS
 from ..op import Abstract, Array, Cost, Inferred, memory_bytes, register
 from ..signature import Tap
-from ..traits import CONVOLUTION, WeightedLayer
+from ..traits import CONVOLUTION
 from ..types import Dim, Shape, TensorType
 from .adjoint import ints, known_shape, rank_of, shaped
 from .common import check_float, check_same, check_vector, differs, in_wide
@@ -172,7 +172,7 @@ class ConvTranspose(Windowed):
     zeros, and the bias, at its end.
     """
 
-    weighted = WeightedLayer(outputs=1, inputs=0, grouped="outputs")
+    weighted = CONVOLUTION
     numerics = SUMS.but(spreads=("weight",))
     axes = "x[n,group*i,p...] weight[group*i,o,k...] bias[group*o] -> y[n,group*o,p...@k]"
     group: int = 1

@@ -134,7 +134,7 @@ class MatMul(Op):
 class Gemm(Op):
     """alpha * a' @ b' + beta * c, where transA and transB transpose; c broadcasts"""
 
-    weighted = replace(MATRIX, bias="c", transposed="transB")
+    weighted = replace(MATRIX, bias="c")
     numerics = SUMS
     axes = "a[m,k]~transA b[k,n]~transB c[m?,n?] -> y[m,n]"
     alpha: float = 1.0
@@ -207,7 +207,7 @@ class FusedMatMul(Op):
     residual broadcasts to the result. `activation` and `params` are as in FusedConv.
     """
 
-    weighted = replace(MATRIX, bias="bias", transposed="transB")
+    weighted = replace(MATRIX, bias="bias")
     numerics = SUMS
     onnx = None
     axes = "a[...,m,k]~transA b[...,k,n]~transB bias[n] residual[...,m?,n?] -> y[...,m,n]"

@@ -41,7 +41,7 @@ def ops(
         common.safe(f"{facts['name']}({', '.join(facts['operands'])})"),
         common.safe(f"ONNX: {facts['onnx'] or 'none'}"),
         common.safe(f"gradient: {facts['gradient']}"),
-        *([common.safe(facts["axes"])] if facts["axes"] else []),
+        common.safe(f"depends: {facts['dependence']}"),
     )
     print(f"\n{facts['doc']}\n")
     rows = [(a["name"], a["type"], a["default"]) for a in facts["attributes"]]
@@ -62,6 +62,16 @@ def gradient_of(cls: type[Op]) -> str:
     return "".join(["yes", *(f", not for {k} ({why})" for k, why in cls.held.items())])
 
 
+def dependence_of(cls: type[Op]) -> str:
+    """What an op says of its dependence: its axis signature; with a method, that it has one."""
+    from taut.ir import Op
+
+    own = cls.dependence is not Op.dependence
+    if cls.axes:
+        return cls.axes + (", and by attributes (see docs/dependence.md)" if own else "")
+    return "by operands and attributes (see docs/dependence.md)" if own else "nothing is said"
+
+
 def op_facts(cls: type[Op]) -> dict[str, Any]:
     """An op's declaration as plain data."""
     from taut.ir.traits import lines
@@ -80,7 +90,8 @@ def op_facts(cls: type[Op]) -> dict[str, Any]:
     return {
         "gradient": gradient_of(cls),
         "name": cls.name, "onnx": cls.onnx, "operands": operands, "results": list(cls.results),
-        "axes": cls.axes, "attributes": attributes, "summary": summary(doc), "doc": doc,
+        "axes": cls.axes, "dependence": dependence_of(cls), "attributes": attributes,
+        "summary": summary(doc), "doc": doc,
         "traits": dict(lines(cls)),
         "numerics": dict([] if cls.numerics is None else cls.numerics.lines()),
     }  # fmt: skip

@@ -12,7 +12,7 @@ from taut.ir import Abstract, Op, TensorType, op_class, parse, register
 from taut.ir.analysis.dependence import dependence
 from taut.ir.dependence import Relation, own_axes
 from taut.ir.op import _REGISTRY
-from taut.ir.signature import read_signature
+from taut.ir.signature import layer_axes, read_signature
 
 import taut
 
@@ -178,3 +178,14 @@ def test_an_op_that_says_nothing_reads_everything() -> None:
     assert isinstance(found, Relation)
     assert [found.kind(k) for k in range(2)] == ["everything"] * 2
     assert found.reason == "the op does not say"
+
+
+def test_where_a_weights_channels_are() -> None:
+    read = read_signature
+    plain = read("x[n,group*i,...@k] w[group*o,i,k...] -> y[n,group*o,...]")
+    assert layer_axes(plain, "x", "w") == (0, 1, 1, "inputs", "")
+    turned = read("x[n,group*i,p...] w[group*i,o,k...] -> y[n,group*o,p...@k]")
+    assert layer_axes(turned, "x", "w") == (1, 0, 1, "outputs", "")
+    assert layer_axes(read("x[...,k] w[n,k]~t -> y[...,n]"), "x", "w") == (-2, -1, -1, "", "t")
+    with pytest.raises(ValueError, match="do not tell"):
+        layer_axes(read("x[...] w[...] -> y[...]"), "x", "w")

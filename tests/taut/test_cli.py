@@ -191,6 +191,8 @@ def test_ops_and_passes_show_declarations(taut_: Shell):
     assert conv["operands"] == ["x", "weight", "bias?"] and conv["onnx"] == "Conv"
     assert "group" in taut_("ops", "conv")
     assert "output channels" in conv["traits"]["weighted"]
+    assert "weight[group*o,i,k...]" in taut_("ops", "conv")
+    assert "depends: by operands" in taut_("ops", "reshape")
     assert "idempotent" in taut_("ops", "relu")
     assert {p["name"] for p in taut_.json("passes")["passes"]} == {
         p.name for p in taut.passes.all_passes()

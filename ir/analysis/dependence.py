@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +48,36 @@ def dependence_of(
     if any(shape is None for shape in ranks):
         return unknown(operands, results, "a rank is not known")
     return op.dependence(operands, results)
+
+
+Token = Any  # of a size: a number, a symbol, None, or ("#", n) for one that is computed
+
+
+def dependence_over(
+    node: Node, operands: Sequence[Value | None], shapes: Sequence[Sequence[Token] | None],
+    results: Sequence[Sequence[Token]],
+) -> Dependences:  # fmt: skip
+    """A node's relations where more is known of sizes than types tell: `shapes` of the operands
+    and `results`, in tokens. Sizes of loops are such tokens as `symbol` writes them."""
+    types = [TensorType(t.dtype, tuple(map(symbol, s))) for t, s in zip(node.types, results)]
+    known = [None if v is None else
+             Abstract(v.type.with_shape(None if s is None else map(symbol, s)),
+                      v.abstract.value, v.abstract.dims)
+             for v, s in zip(operands, shapes)]  # fmt: skip
+    return dependence_of(node.op, known, types)
+
+
+def symbol(token: Token) -> Any:
+    """A token as a dimension; the model's symbols and computed sizes stay apart."""
+    return f"t_{token[1]}" if isinstance(token, tuple) else \
+        f"s_{token}" if isinstance(token, str) else token  # fmt: skip
+
+
+def token(size: Any) -> Token:
+    """What `symbol` was made of."""
+    if not isinstance(size, str):
+        return size
+    return ("#", int(size[2:])) if size.startswith("t_") else size[2:]
 
 
 def body_dependence(

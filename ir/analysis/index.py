@@ -1,14 +1,11 @@
 """Index algebra: where an element is read, as affine functions of a loop nest's axes.
 
-transpose   permutes the functions of a tensor's axes
-slice       start + step * f
-reshape     (f, g) of sizes (., b) -> b * f + g when axes are merged; the other way round a
-            function is divided into its multiples of b and a rest below b
+What an op reads follows from its relations (`moved`); here is what that needs: broadcasting, and a
+function taken apart into mixed-radix digits, its multiples of a radix and a rest below it.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -55,49 +52,7 @@ def broadcasted(index: Index, shape: Sequence[Size], to: Sequence[Size]) -> Inde
     return tuple(out)
 
 
-def reshaped(
-    index: Index, new: Sequence[Size], old: Sequence[Size], size: Callable[[int], Size]
-) -> Index:
-    """Where a tensor of shape `old` is read for element `index` of its reshape to `new`.
-
-    Both shapes are cut into runs of equal products; each is put together to one number and taken
-    apart again.
-    """
-    out: list[Affine] = [ZERO] * len(old)
-    js = [j for j in range(len(new)) if new[j] != 1]
-    ks = [k for k in range(len(old)) if old[k] != 1]
-    while js or ks:
-        if js and ks and new[js[0]] == old[ks[0]]:
-            out[ks.pop(0)] = index[js.pop(0)]
-            continue
-        if js and ks and new[js[-1]] == old[ks[-1]]:
-            out[ks.pop()] = index[js.pop()]
-            continue
-        run_j, run_k = _run([new[j] for j in js], [old[k] for k in ks])
-        line = ZERO
-        for j in js[:run_j]:
-            line = line.scaled(new[j]) + index[j]
-        parts = _apart(line, [old[k] for k in ks[:run_k]], size)
-        for k, part in zip(ks[:run_k], parts):
-            out[k] = part
-        js, ks = js[run_j:], ks[run_k:]
-    return tuple(out)
-
-
-def _run(new: list[Size], old: list[Size]) -> tuple[int, int]:
-    """How many leading sizes on each side have the same product."""
-    i = j = 1
-    while i <= len(new) and j <= len(old):
-        if not all(isinstance(n, int) and n > 0 for n in (*new[:i], *old[:j])):
-            break
-        a, b = math.prod(new[:i]), math.prod(old[:j])
-        if a == b:
-            return i, j
-        i, j = (i + 1, j) if a < b else (i, j + 1)
-    raise NotNest("a reshape over sizes that are not known")
-
-
-def _apart(line: Affine, sizes: list[int], size: Callable[[int], Size]) -> list[Affine]:
+def apart(line: Affine, sizes: Sequence[Size], size: Callable[[int], Size]) -> list[Affine]:
     """One function as digits of these radices, the last one fastest."""
     out: list[Affine] = []
     for b in reversed(sizes[1:]):

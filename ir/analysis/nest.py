@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..affine import ZERO, Affine, axis
+from ..dependence import Relation
 from ..graph import Graph, Node, Value
 from ..op import Op
 from ..ops.structure import Constant, Input
@@ -152,6 +153,7 @@ class Tracer:
     sizes: list[Size] = field(default_factory=list)
     inner: tuple[int, ...] | None = None
     made: dict[Any, Expr] = field(default_factory=dict)
+    relations: dict[Node, list[Relation]] = field(default_factory=dict)
 
     def shape(self, value: Value) -> tuple[Size, ...]:
         found = self.shape_of(value)

@@ -7,22 +7,24 @@ layer_norm   m = sum x / n;  c = x - m;  c * (1 / sqrt(sum c^2 / n + epsilon)) *
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from ..affine import ZERO, Affine
+from ..affine import ZERO
 from ..graph import Node, Value
-from ..op import all_ops
+from ..op import Op, all_ops
 from ..ops.elementwise import Add, Div, Max, Min, Mul, Sub
 from ..ops.unary import Abs, Exp, Log, Reciprocal, Sqrt
 from ..types import DType
-from .index import Index, NotNest, Refine, bounds, broadcasted, reshaped
+from .index import Index, NotNest, broadcasted
+from .moved import MOVED, moved
 from .nest import RULES, Expr, Tracer, rule
 from .pointwise import operand_kinds
 
 WIDE = (DType.f32, DType.f64)
+
+rule(*(c.name for c in MOVED))(moved)
 
 
 # ---- element-wise ------------------------------------------------------------------------------
@@ -44,11 +46,6 @@ POINTWISE = (
     *(c.name for c in all_ops() if operand_kinds(c) is not None and c.name not in OTHERS),
 )  # fmt: skip
 rule(*POINTWISE)(elementwise)
-
-
-@rule("identity")
-def _identity(t: Tracer, node: Node, index: Index, result: int) -> Expr:
-    return t.read(t.operands(node)[0], index)
 
 
 @rule("clip")
@@ -121,111 +118,6 @@ def _quantization(t: Tracer, node: Node, index: Index, result: int) -> Expr:
 
 def _one(t: Tracer, value: Value) -> bool:
     return all(n == 1 for n in t.shape(value))
-
-
-# ---- data movement -----------------------------------------------------------------------------
-
-
-@rule("transpose")
-def _transpose(t: Tracer, node: Node, index: Index, result: int) -> Expr:
-    op: Any = node.op
-    at: list[Affine] = [ZERO] * len(index)
-    for k, a in enumerate(op.order(len(index))):
-        at[a] = index[k]
-    return t.read(t.operands(node)[0], tuple(at))
-
-
-@rule("reshape", "flatten", "squeeze", "unsqueeze")
-def _reshape(t: Tracer, node: Node, index: Index, result: int) -> Expr:
-    x = t.operands(node)[0]
-    assert x is not None
-    return t.read(x, reshaped(index, t.shape(node[0]), t.shape(x), t.size))
-
-
-@rule("expand")
-def _expand(t: Tracer, node: Node, index: Index, result: int) -> Expr:
-    x = t.operands(node)[0]
-    assert x is not None
-    return t.read(x, broadcasted(index, t.shape(x), t.shape(node[0])))
-
-
-@rule("slice")
-def _slice(t: Tracer, node: Node, index: Index, result: int) -> Expr:
-    """start + step * i along each axis, with NumPy's clamping of the start."""
-    x, *rest = t.operands(node)
-    assert x is not None
-    given = [None if v is None else v.abstract.as_ints() for v in rest]
-    if any(v is not None and g is None for v, g in zip(rest, given)):
-        raise NotNest("a slice at places that are not known")
-    starts, _, axes, steps = [*given, None, None][:4]
-    assert starts is not None
-    shape, at = t.shape(x), list(index)
-    for i, start in enumerate(starts):
-        k = i if axes is None else axes[i] % len(shape)
-        step = 1 if steps is None else steps[i]
-        at[k] = index[k].scaled(step, _first(start, step, shape[k]))
-    return t.read(x, tuple(at))
-
-
-def _first(start: int, step: int, size: Any) -> int:
-    if isinstance(size, int):
-        start = start + size if start < 0 else start
-        return min(max(start, 0), size if step > 0 else size - 1)
-    if start < 0 or step < 0:
-        raise NotNest("a slice from the end of a size that is not known")
-    return start
-
-
-@rule("gather")
-def _gather(t: Tracer, node: Node, index: Index, result: int) -> Expr:
-    """Known indices in even steps."""
-    x, places = t.operands(node)
-    assert x is not None and places is not None
-    known, shape, op = places.array, t.shape(x), node.op
-    k = op.axis % len(shape)  # type: ignore[attr-defined]
-    n = shape[k]
-    if known is None or known.ndim > 1 or not known.size or not isinstance(n, int):
-        raise NotNest("a gather at places that are not known")
-    flat = [int(i) + n * (i < 0) for i in known.reshape(-1)]
-    step = flat[1] - flat[0] if len(flat) > 1 else 0
-    if any(b - a != step for a, b in pairwise(flat)) or not all(0 <= i < n for i in flat):
-        raise NotNest("a gather in uneven steps")
-    here = index[k].scaled(step, flat[0]) if known.ndim else Affine(flat[0])
-    return t.read(x, (*index[:k], here, *index[k + known.ndim :]))
-
-
-@rule("split")
-def _split(t: Tracer, node: Node, index: Index, result: int) -> Expr:
-    op: Any = node.op
-    k = op.axis % len(index)
-    sizes = [t.shape(node[i])[k] for i in range(result)]
-    if not all(isinstance(n, int) for n in sizes):
-        raise NotNest("a split into sizes that are not known")
-    at = index[k].scaled(1, sum(sizes))
-    return t.read(t.operands(node)[0], (*index[:k], at, *index[k + 1 :]))
-
-
-@rule("concat")
-def _concat(t: Tracer, node: Node, index: Index, result: int) -> Expr:
-    """The part that the index lies in; where it lies in two, the axis is to be cut between them."""
-    op: Any = node.op
-    k, start, n = op.axis % len(index), 0, 0
-    low, high = bounds(index[k], t.size)
-    for v in t.operands(node):
-        assert v is not None
-        n = t.shape(v)[k]
-        if not isinstance(n, int):
-            raise NotNest("a concatenation of sizes that are not known")
-        if start <= low and high < start + n:
-            at = index[k].scaled(1, -start)
-            return t.read(v, (*index[:k], at, *index[k + 1 :]))
-        if start <= low < start + n:
-            break
-        start += n
-    if len(index[k].terms) != 1 or index[k].terms[0][1] < 1:
-        raise NotNest("a concatenation seen through another view")
-    (a, step), = index[k].terms  # fmt: skip
-    raise Refine(a, at=-(-(start + n - low) // step))
 
 
 # ---- reductions --------------------------------------------------------------------------------
@@ -364,13 +256,6 @@ def _instance_normalization(t: Tracer, node: Node, index: Index, result: int) ->
     return t.apply(Add(), made, t.read(bias, (index[1],)))
 
 
-MOVES = frozenset((
-    "identity", "transpose", "reshape", "flatten", "squeeze", "unsqueeze", "expand", "slice",
-    "split", "gather", "concat",
-))  # fmt: skip
-"""Ops that only move elements."""
-
-
-def computes(op: str) -> bool:
-    """Whether the op of this name has a rule and does more than move elements."""
-    return op in RULES and op not in MOVES
+def computes(op: Op) -> bool:
+    """Whether an op has a rule and does more than move elements."""
+    return op.name in RULES and not isinstance(op, MOVED)

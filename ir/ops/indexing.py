@@ -239,6 +239,8 @@ class Gather(Op):
         if known is None or known.size > 1 << 20 or not isinstance(n, int):
             return None
         flat = [int(i) + n * (i < 0) for i in known.reshape(-1)]
+        if not all(0 <= i < n for i in flat):
+            return None  # refused when it runs
         step = flat[1] - flat[0] if len(flat) > 1 else 0
         if known.ndim <= 1 and flat and all(b - a == step for a, b in pairwise(flat)):
             return own[0].scaled(step, flat[0]) if known.ndim else Affine(flat[0])

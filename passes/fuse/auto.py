@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from ...ir import Builder, Graph, Node, Trait, Value
 from ...ir.analysis.index import NotNest
 from ...ir.analysis.nest import MAX_NODES, Nest, trace
-from ...ir.analysis.nest_rules import MOVES, computes
+from ...ir.analysis.nest_rules import MOVED, computes
 from ...ir.bodies import inline
 from ...ir.ops.elementwise import Mul
 from ...ir.ops.fusion import Fusion
@@ -95,7 +95,7 @@ class Finder:
 
     def joins(self, node: Node) -> bool:
         """Whether a node may be computed in a loop nest."""
-        if not computes(node.op.name) or not self.graph.nx.succ[node]:
+        if not computes(node.op) or not self.graph.nx.succ[node]:
             return False
         return not self._static(node) and not self._epilogue(node)
 
@@ -148,7 +148,7 @@ class Finder:
             v = todo.pop()
             if v.array is not None or isinstance(v.node.op, Input):
                 continue
-            if v.node.op.name in MOVES:
+            if isinstance(v.node.op, MOVED):
                 if self.graph.use_count(v) > 1 and len(v.node.results) == 1:
                     sources += self._moved_source(v)
                     continue

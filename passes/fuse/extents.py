@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...ir import Abstract, Graph, Node, Value
+from ...ir import Graph, Node, Value
 from ...ir.affine import Affine
-from ...ir.analysis.dependence import dependence_of
+from ...ir.analysis.dependence import dependence_over, token
 from ...ir.analysis.pointwise import operand_kinds
 from ...ir.dependence import Place, Relation
 from ...ir.op import has_body
@@ -83,17 +83,15 @@ class Extents:
 
     def _by_loops(self, node: Node, operands: list[Tokens | None], rank: int) -> list[Token] | None:
         """Sizes of the loops that alone count an axis, the same one in all relations."""
-        values = self.graph.operands(node)
-        types = [node.types[0].with_shape(map(_symbol, node.type.shape or ()))]
-        known = [None if v is None else
-                 Abstract(v.type.with_shape(None if t is None else map(_symbol, t)),
-                          v.abstract.value, v.abstract.dims)
-                 for v, t in zip(values, operands)]  # fmt: skip
+        results = [node.type.shape or (), *(t.shape for t in node.types[1:])]
+        if any(t is None for t in results):
+            return None
+        made = dependence_over(node, self.graph.operands(node), operands, results)
         found: list[set[Token]] = [set() for _ in range(rank)]
-        for d in dependence_of(node.op, known, types):
+        for d in made:
             if not isinstance(d, Relation):
                 return None
-            for axis, place in enumerate(d.written):
+            for axis, place in enumerate(d.written) if d.result == 0 else ():
                 found[axis].add(_token(d, place))
         sure = [tokens - {None} for tokens in found]
         return [tokens.pop() if len(tokens) == 1 else None for tokens in sure]
@@ -137,17 +135,8 @@ class Extents:
         return out
 
 
-def _symbol(token: Token) -> Any:
-    """A token as a dimension; symbols of the model and computed sizes stay apart."""
-    return f"t_{token[1]}" if isinstance(token, tuple) else \
-        f"s_{token}" if isinstance(token, str) else token  # fmt: skip
-
-
 def _token(d: Relation, place: Place) -> Token:
     """The size of the loop that alone counts an axis."""
     if not isinstance(place, Affine) or place.start or [s for _, s in place.terms] != [1]:
         return 1 if place == Affine() else ("part",)
-    size = d.loops[place.terms[0][0]].size
-    if not isinstance(size, str):
-        return size
-    return ("#", int(size[2:])) if size.startswith("t_") else size[2:]
+    return token(d.loops[place.terms[0][0]].size)

@@ -12,7 +12,7 @@ import numpy as np
 from ..dependence import Dependences
 from ..errors import FeedError, VerifyError
 from ..op import Abstract, Array, Cost, Inferred, Operands, Results, memory_bytes, register
-from ..relate import everything
+from ..relate import everything, shape_at
 from ..types import Dim, DType, Limits, TensorType, unify
 from .common import check_axis, check_scalar
 from .control import (
@@ -127,7 +127,18 @@ class Loop(ControlFlow):
         )
 
     def dependence(self, operands: Operands, results: Results) -> Dependences:
-        return everything(operands, results, "values go from iteration to iteration")
+        from ..analysis.iterated import Iteration, iterated
+
+        given = (*operands, None, None)
+        if given[1] is not None and not self.never_stops:
+            return everything(operands, results, "its body says when it ends")
+        carried = range(2, 2 + self.carried)
+        stacks = range(self.carried, len(results))
+        it = Iteration(self.body, self.settled(*operands), {i: i - 1 for i in carried},
+                       {r: (1 + r, 0) for r in stacks}, {}, 0)  # fmt: skip
+        found = iterated(it, (None, None, *operands[2:]), results)
+        ends = everything(given[:2], results, "it says how often the body runs")
+        return (*ends, *found)
 
     def execute(self, operands: Sequence[Array | None], call: Call, limits: Limits) -> Any:
         trip, cond, *values = (*operands, None, None)[: max(len(operands), 2)]
@@ -271,7 +282,18 @@ class Scan(ControlFlow):
         return tuple(made)
 
     def dependence(self, operands: Operands, results: Results) -> Dependences:
-        return everything(operands, results, "values go from iteration to iteration")
+        from ..analysis.iterated import Iteration, iterated
+
+        count, inputs = len(results) - self.states, range(self.num_scan_inputs)
+        axes = self._per(self.scan_input_axes, len(inputs), "scan input axes")
+        out = self._per(self.scan_output_axes, count, "scan output axes")
+        sliced = {self.states + k: axes[k] % len(shape_at(operands, self.states + k))
+                  for k in inputs}  # fmt: skip
+        stacked = {self.states + k: (self.states + k, out[k] % results[self.states + k].rank)
+                   for k in range(count)}  # fmt: skip
+        it = Iteration(self.body, self.settled(*operands), {i: i for i in range(self.states)},
+                       stacked, sliced, 0)  # fmt: skip
+        return iterated(it, operands, results)
 
     def execute(self, operands: Sequence[Array | None], call: Call, limits: Limits) -> Any:
         states, scanned, captures = self._split(present(operands))

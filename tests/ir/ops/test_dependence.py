@@ -169,6 +169,13 @@ def tried_part(part: Any) -> list[Array]:
         return []
 
 
+@pytest.mark.parametrize("name", ["scan", "loop", "if", "fusion"])
+def test_bodies_keep_axes_apart(name: str) -> None:
+    found = [d for sample in samples_of(name)
+             for d in related(sample, run(sample.op, sample.operands))]  # fmt: skip
+    assert any(d.pairs() for d in found if isinstance(d, Relation))
+
+
 # ---- how much is said ----------------------------------------------------------------------------
 
 WHOLE = {
@@ -194,7 +201,6 @@ WHOLE = {
         "negative_log_likelihood_loss": "weight", "softmax_cross_entropy_loss": "weights",
     },
     "its elements are places in the result": {"scatter_nd": "indices"},
-    "values go from iteration to iteration": {"loop": "values", "scan": "values"},
 }  # fmt: skip
 """Operands of which every sample says that all of a result depends on all of them, and why."""
 

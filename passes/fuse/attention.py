@@ -27,7 +27,7 @@ from ..rewrite import Failure, Match, Rewrite, RewriteBuilder, apply_rewrites
 from ..simplify.reshaping import same_shape
 from . import near_misses, seeds
 from .extents import Extents
-from .products import PRODUCTS
+from .products import PRODUCTS, settings
 from .scores import Mask, Turned, Unfit, Written, read_weights
 
 
@@ -51,14 +51,14 @@ class FuseAttention(Rewrite):
 
     def read(self, m: Match) -> tuple[Written, Turned]:
         """What is written, and the values. Raises Unfit."""
-        op = m.op
-        if getattr(op, "alpha", 1.0) != 1 or getattr(op, "activation", ""):
+        op = settings(m.op)
+        if op.alpha != 1 or op.activation:
             raise Unfit("the product with the values is scaled or has an end", m.root)
-        if getattr(op, "transA", False):
+        if op.transA:
             raise Unfit("the weights are turned", m.root)
         found = read_weights(self.extents, m.x)
         values = Turned.of(m.v)
-        if getattr(op, "transB", False):
+        if op.transB:
             values = values.swapped()
         rank = len(m.x.shape or ())
         if rank not in (3, 4) or any(t.rank != rank for t in (found.q, found.k, values)):

@@ -11,7 +11,7 @@ from ...ir import Array, Graph, Node, Op, Trait, Value, VerifyError, ops_with
 from ...ir.ops.activation import Clip, Gelu, PRelu
 from ...ir.ops.convolution import Conv, ConvTranspose
 from ...ir.ops.epilogue import activation_op
-from ...ir.ops.fused_convolution import SLOPED, FusedConv, FusedConvTranspose
+from ...ir.ops.fused_convolution import SLOPED, Ending, FusedConv, FusedConvTranspose
 from ..base import Outcome, Pass, Within, register_pass
 from ..context import Context
 from ..pattern import Pattern, PatternBuilder
@@ -27,6 +27,11 @@ CONVS = (Conv, FusedConv, ConvTranspose, FusedConvTranspose)
 def activations() -> tuple[type[Op], ...]:
     """The ops of one operand that fused layers can end in."""
     return ops_with(Trait.ACTIVATION)
+
+
+def ending(op: Op) -> str:
+    """The activation that a convolution ends in, "" for none."""
+    return op.activation if isinstance(op, Ending) else ""
 
 
 def fused(op: Any, **changes: Any) -> FusedConv | FusedConvTranspose:
@@ -81,7 +86,7 @@ class FuseActivation(Rewrite):
         return {"activation": SLOPED}, slope.reshape(-1)
 
     def check(self, m: Match) -> Failure | None:
-        if getattr(m.conv.op, "activation", ""):
+        if ending(m.conv.op):
             return m.fail("the convolution has an activation already", m.conv)
         found = self.change(m)
         if isinstance(found, str):
@@ -160,7 +165,7 @@ class FuseResidual(Rewrite):
         op = node.op
         if not isinstance(op, CONVS) or m.uses(node) != 1 or parts(m.graph, node)[3] is not None:
             return 0
-        return 1 if getattr(op, "activation", "") else 2
+        return 1 if ending(op) else 2
 
     def better(self, m: Match) -> bool:
         """Whether the other operand is a convolution too and comes later: the shortcut's one is
@@ -182,7 +187,7 @@ class FuseResidual(Rewrite):
         return m.ok
 
     def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
-        last = bool(getattr(m.conv.op, "activation", ""))
+        last = bool(ending(m.conv.op))
         op = fused(m.conv.op, residual_last=last)
         made = b.node(op, m.x, m.w, m.c, m.other, m.s)
         self.extents.adopt(made.node, m.conv)
@@ -197,7 +202,7 @@ class ReluBeforeConcat(Rewrite):
 
     def takes(self, m: Match, x: Value) -> bool:
         op = x.node.op
-        return isinstance(op, Conv) and not getattr(op, "activation", "") and m.uses(x) == 1
+        return isinstance(op, Conv) and not ending(op) and m.uses(x) == 1
 
     def applies(self, m: Match) -> bool:
         free = [self.takes(m, x) for x in m.xs]

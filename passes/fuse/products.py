@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...ir import Array, Graph, Node, Value
+from ...ir import Array, Graph, Node, Op, Value
 from ...ir.ops.linear import FusedMatMul, Gemm, MatMul
 from ..rewrite import RewriteBuilder
 from .affine import channel_vector
@@ -41,6 +41,14 @@ class Product(NamedTuple):
         return b.node(self.op, self.a, self.b, bias, self.residual)
 
 
+def settings(op: Op) -> FusedMatMul:
+    """A product's settings as those of a fused one, of which a plain one has the defaults. The beta
+    of a gemm is none of them."""
+    if isinstance(op, Gemm):
+        return FusedMatMul(alpha=op.alpha, transA=op.transA, transB=op.transB)
+    return op if isinstance(op, FusedMatMul) else FusedMatMul()
+
+
 def opened(graph: Graph, node: Node) -> Product | str:
     """The product at a node, or why it has no such form."""
     op = node.op
@@ -52,11 +60,8 @@ def opened(graph: Graph, node: Node) -> Product | str:
         return Product(node, op, a, b, c, residual)
     if a.shape is None or b.shape is None or min(len(a.shape), len(b.shape)) < 2:
         return "an operand has less than two axes, or a rank that is not known"
-    if isinstance(op, MatMul):
-        return Product(node, FusedMatMul(), a, b)
-    assert isinstance(op, Gemm)
-    base = Product(node, FusedMatMul(alpha=op.alpha, transA=op.transA, transB=op.transB), a, b)
-    if c is None or op.beta == 0:
+    base = Product(node, settings(op), a, b)
+    if not isinstance(op, Gemm) or c is None or op.beta == 0:
         return base
     return _with_c(base, c, op.beta)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -61,7 +60,8 @@ class QuantizeAttention(Pass):
 
 def refusal(graph: Graph, node: Node) -> str:
     """Why attention stays in float; "" if it need not."""
-    op: Any = node.op
+    op = node.op
+    assert isinstance(op, Attention)
     q, k, v, mask, *rest = [*graph.operands(node), *[None] * 4][:7]
     assert q is not None and k is not None and v is not None
     if node.type.dtype is not DType.f32 or op.softmax_precision not in (None, DType.f32):
@@ -86,7 +86,8 @@ def _unfit(mask: Value, k: Value) -> str:
 
 
 def _operands(node: Node, *values: Value) -> list[tuple[Value, int | None]]:
-    op: Any = node.op
+    op = node.op
+    assert isinstance(op, Attention)
     return list(zip(values, (op.q_num_heads, op.kv_num_heads, op.kv_num_heads)))
 
 
@@ -104,7 +105,8 @@ def _heads(x: Value, heads: int | None) -> tuple[int, int] | None:
 
 def replace(graph: Graph, node: Node) -> None:
     """Put `scaled_attention` in the place of a node that can have it."""
-    op: Any = node.op
+    op = node.op
+    assert isinstance(op, Attention)
     q, k, v, mask = [*graph.operands(node), None][:4]
     assert q is not None and k is not None and v is not None
     b = RewriteBuilder(graph, node)
@@ -119,7 +121,7 @@ def replace(graph: Graph, node: Node) -> None:
     )
     if len(q.shape or ()) == 3:
         _, e = _heads(v, op.kv_num_heads) or (0, 0)
-        made = b.reshape(made, np.array([0, 0, op.q_num_heads * e]))
+        made = b.reshape(made, np.array([0, 0, (op.q_num_heads or 1) * e]))
     else:
         made = b.transpose(made, perm=HEADS_LAST)
     graph.replace_all_uses(node[0], made)

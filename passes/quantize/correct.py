@@ -14,7 +14,6 @@ would otherwise fit noise.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 
@@ -107,10 +106,10 @@ def _run(
         lanes = [run_node(node, row, context.limits)[0] for row in inputs]
         return [[x] for x in _mended(node, lanes, mend)]
     # The shift is measured before the residual and the activation.
-    op: Any = node.op
+    op = node.op
     plain = op.replace(activation="", params=(), residual_last=False)
     with np.errstate(all="ignore"):
-        lanes = [np.asarray(plain.reference(*row[:3])) for row in inputs]
+        lanes = [np.asarray(plain.evaluate(row[:3], context.limits)) for row in inputs]
         lanes = _mended(node, lanes, mend)
         ends = [[*row[3:5], None, None][:2] for row in inputs]
         return [[np.asarray(op.finished(x, *end))] for x, end in zip(lanes, ends)]
@@ -175,7 +174,8 @@ def shifts(
 def expected_shift(node: Node, error: Array, mean: Array) -> Array:
     """sum_k error_k E[x_k] for each output channel; `mean` has one number per input channel."""
     if isinstance(node.op, Gemm | MatMul):
-        return mean @ (error.T if getattr(node.op, "transB", False) else error)
+        turned = isinstance(node.op, Gemm) and node.op.transB
+        return mean @ (error.T if turned else error)
     group = int(getattr(node.op, "group", 1))
     taps = error.sum(tuple(range(2, error.ndim))).reshape(group, -1, error.shape[1])
     return np.einsum("goi,gi->go", taps, mean.reshape(group, -1)).reshape(-1)

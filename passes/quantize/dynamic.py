@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,14 +11,14 @@ from ...ir import DType, Graph, Node, PassError, Value
 from ...ir.op import Array
 from ...ir.ops.dynamic import QuantizeRows, ScaledMatMul
 from ...ir.ops.elementwise import Add
-from ...ir.ops.linear import FusedMatMul, Gemm, MatMul
+from ...ir.ops.linear import FusedMatMul, Gemm
 from ...ir.ops.quantization import DequantizeLinear
 from ..base import Changes, Outcome, Pass, register_pass
 from ..context import Context
+from ..fuse.products import PRODUCTS, settings
 from ..rewrite import erase_dead
 from .weights import Estimate, quantize_weight
 
-PRODUCTS = (MatMul, Gemm, FusedMatMul)
 LARGEST = 2**31 - 1
 
 
@@ -149,7 +149,7 @@ def take_name(graph: Graph, made: Node, old: Node) -> None:
 def linear(graph: Graph, node: Node) -> Linear | str:
     """A product with what follows it, or why it cannot be quantized."""
     x, w, *rest = [*graph.operands(node), None, None][:4]
-    op: Any = node.op
+    op = settings(node.op)
     assert x is not None and w is not None
     if node.type.dtype is not DType.f32:
         return f"its element type is {node.type.dtype.value}"
@@ -159,17 +159,18 @@ def linear(graph: Graph, node: Node) -> Linear | str:
         return "its input is a constant"
     if w.array.ndim != 2 or x.type.shape is None or len(x.type.shape) < 2:
         return "its weight is no matrix"
-    if getattr(op, "transA", False):
+    if op.transA:
         return "its first operand is transposed"
-    weight = w.array.T if getattr(op, "transB", False) else w.array
-    weight = np.ascontiguousarray(weight * np.float32(getattr(op, "alpha", 1.0)))
+    weight = w.array.T if op.transB else w.array
+    weight = np.ascontiguousarray(weight * np.float32(op.alpha))
     if not np.isfinite(weight).all():
         return f"weight has {'NaN' if np.isnan(weight).any() else 'Inf'}"
     if not weight.size:
         return "its weight is empty"
     made = Linear(node, x, weight, None, None)
+    beta = node.op.beta if isinstance(node.op, Gemm) else 1.0
     for value in rest:
-        joined = _joined(made, value, float(getattr(op, "beta", 1.0)))
+        joined = _joined(made, value, beta)
         if isinstance(joined, str):
             return joined
         made = joined

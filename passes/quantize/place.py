@@ -156,12 +156,12 @@ def _product(node: Node, operands: list[Value | None]) -> Role | str:
     if isinstance(node.op, ConvTranspose):
         return "only transposed convolutions whose windows do not overlap have an integer form"
     if isinstance(node.op, Gemm):
-        if getattr(node.op, "transA", False) or not getattr(node.op, "alpha", 1.0) > 0:
+        if node.op.transA or not node.op.alpha > 0:
             return "its first operand is transposed or alpha is not positive"
         if (
             bias is not None
             and bias.array is not None
-            and bias.array.size != weight.array.shape[0 if getattr(node.op, "transB", False) else 1]
+            and bias.array.size != weight.array.shape[0 if node.op.transB else 1]
         ):
             return "its bias is no vector of columns"
     if isinstance(node.op, MatMul) and (weight.array.ndim != 2 or x.type.shape is None
@@ -207,8 +207,8 @@ def same_role(node: Node, operands: list[Value | None]) -> Role | str:
 
 def takes_bias(node: Node) -> bool:
     """Whether a product has a bias operand whose scale is the accumulator's."""
-    plain = getattr(node.op, "alpha", 1.0) == 1.0 and getattr(node.op, "beta", 1.0) == 1.0
-    return isinstance(node.op, Conv) or (isinstance(node.op, Gemm) and plain)
+    op = node.op
+    return isinstance(op, Conv) or (isinstance(op, Gemm) and op.alpha == op.beta == 1.0)
 
 
 def normalized_product(graph: Graph, node: Node) -> Node | None:

@@ -23,11 +23,12 @@ from ...ir import Array, Graph, Node, Op, Value
 from ...ir.analysis.dependence import dependence
 from ...ir.dependence import Relation, own_axes
 from ...ir.ops.convolution import Conv, ConvTranspose
+from ...ir.ops.elementwise import Div, Mul, Sub
 from ...ir.ops.linear import Gemm, MatMul
 from ..pattern import Pattern, PatternBuilder
 from ..rewrite import Failure, Match, Rewrite, RewriteBuilder
 
-LAYERS = ("conv", "conv_transpose", "gemm", "mat_mul")
+LAYERS = (Conv, ConvTranspose, Gemm, MatMul)
 
 
 class Affine(NamedTuple):
@@ -221,14 +222,14 @@ class FoldScale(FoldAfter):
         if s is None:
             return f"the factor {m.s.type} is not one number for each channel"
         with np.errstate(all="ignore"):
-            return Affine(1 / s if m.op.name == "div" else s)
+            return Affine(1 / s if isinstance(m.op, Div) else s)
 
 
 class FoldShift(FoldAfter):
     """layer(x; W, b) + t -> layer(x; W, b + t)"""
 
     def pattern(self, p: PatternBuilder, x: Any, w: Any, c: Any, t: Any) -> Pattern:
-        ops = ("conv", "conv_transpose", "gemm")  # a matrix product has no bias
+        ops = (Conv, ConvTranspose, Gemm)  # a matrix product has no bias
         layer = p.op(*ops)(x, w, p.optional(c), uses=1, into="layer")
         return p.any_of(p.add(layer, p.const(t)), p.sub(layer, p.const(t)))
 
@@ -236,7 +237,7 @@ class FoldShift(FoldAfter):
         t = channel_vector(m.t.array, layer.node.type.rank, layer.axis, layer.channels)
         if t is None:
             return f"the term {m.t.type} is not one number for each channel"
-        return Affine(None, -t if m.op.name == "sub" else t)
+        return Affine(None, -t if isinstance(m.op, Sub) else t)
 
 
 class ScaleBias(FoldAfter):
@@ -254,7 +255,7 @@ class ScaleBias(FoldAfter):
         if s is None or t is None:
             return "the factor or term is not one number for each column"
         with np.errstate(all="ignore"):
-            s = 1 / s if m.op.name == "div" else s
+            s = 1 / s if isinstance(m.op, Div) else s
             return Affine(s, t * s)
 
 
@@ -286,7 +287,7 @@ class FoldBefore(Rewrite):
         v = channel_vector(m.s.array, m.root.type.rank, 1, channels)
         if v is None:
             return f"the operand {m.s.type} is not one number for each channel"
-        return Affine(v) if op.name == "mul" else Affine(None, v)
+        return Affine(v) if isinstance(op, Mul) else Affine(None, v)
 
     def change(self, m: Match) -> tuple[Layer, Affine] | str:
         layer = layer_of(m, m.root)

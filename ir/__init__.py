@@ -31,6 +31,7 @@ from .op import (
     all_ops,
     op_class,
     op_for_onnx,
+    ops_where,
     ops_with,
     register,
 )
@@ -46,6 +47,6 @@ __all__ = [
     "NotDifferentiableError", "Op", "ParseError", "PassError", "RankUnknown", "Shape",
     "StorageError", "TautError", "TensorType", "TrainingError", "Trait", "UnsupportedError", "Use",
     "Value", "VerifyError", "all_ops", "assert_equal", "difference", "differentiate", "equal",
-    "interpret", "load_container", "load_text", "op_class", "op_for_onnx", "ops_with", "parse",
-    "print_graph", "register", "save_container", "save_text", "verify",
+    "interpret", "load_container", "load_text", "op_class", "op_for_onnx", "ops_where", "ops_with",
+    "parse", "print_graph", "register", "save_container", "save_text", "verify",
 ]  # fmt: skip

@@ -322,8 +322,29 @@ def all_ops() -> list[type[Op]]:
     return [_REGISTRY[k] for k in sorted(_REGISTRY)]
 
 
+def declared() -> int:
+    """How many ops there are: what is found among them once is right until this changes."""
+    return len(_REGISTRY)
+
+
+def ops_where(holds: Callable[[type[Op]], bool]) -> tuple[type[Op], ...]:
+    """The ops for which a function holds, by name: found once for each function, and again when
+    another op is declared."""
+    return _chosen(holds, declared())
+
+
+@functools.cache
+def _chosen(holds: Callable[[type[Op]], bool], count: int) -> tuple[type[Op], ...]:
+    return tuple(filter(holds, all_ops()))
+
+
 def ops_with(trait: Trait) -> tuple[type[Op], ...]:
     """The ops that have a trait (all of several), by name."""
+    return _having(trait, declared())
+
+
+@functools.cache
+def _having(trait: Trait, count: int) -> tuple[type[Op], ...]:
     return tuple(c for c in all_ops() if trait in c.traits)
 
 

@@ -19,9 +19,11 @@ import re
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, NamedTuple
+from weakref import WeakKeyDictionary
 
 from ..ir import Array, Builder, Graph, Node, Op, PassError, RankUnknown, TautError, Value
 from ..ir.graph import Like, as_value
+from ..ir.op import declared
 from ..ir.ops.structure import Constant, Input
 from .base import Outcome
 from .context import Context
@@ -164,6 +166,20 @@ class Rewrite:
         raise NotImplementedError
 
 
+_patterns: WeakKeyDictionary[type[Rewrite], tuple[int, Pattern]] = WeakKeyDictionary()
+
+
+def pattern_of(rule: Rewrite) -> Pattern:
+    """The rule's pattern: built once for a rule that has no settings, until an op is declared."""
+    known = _patterns.get(type(rule))
+    if known is not None and known[0] == declared() and not vars(rule):
+        return known[1]
+    made = build(rule.pattern)
+    if not vars(rule):
+        _patterns[type(rule)] = declared(), made
+    return made
+
+
 class _Rule(NamedTuple):
     rule: Rewrite
     pattern: Pattern
@@ -197,7 +213,7 @@ class _Driver:
         self.by_op: dict[type[Op], list[_Rule]] = {}
         self.reach = 1
         for rule in rules:
-            pattern = build(rule.pattern)
+            pattern = pattern_of(rule)
             names = frozenset(variables(pattern))
             context.rewrites.setdefault(f"{who}/{rule.name}", rule)
             self.reach = max(self.reach, depth(pattern))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...ir import Graph, Op, Value, all_ops
+from ...ir import Graph, Op, Value, ops_where
 from ...ir.ops.pooling import GlobalMaxPool
 from ...ir.traits import Direction
 from ..base import Outcome, Pass, Within, register_pass
@@ -25,8 +25,12 @@ from ..rewrite import Match, Rewrite, RewriteBuilder, apply_rewrites
 
 def functions(direction: Direction) -> list[type[Op]]:
     """The functions of one element that may go in this direction."""
-    unary = (c for c in all_ops() if len(c.operands) == 1 and c.monotone is not None)
-    return [c for c in unary if c.monotone is not None and c.monotone.direction is direction]
+    found = ops_where(_is_monotone)
+    return [c for c in found if c.monotone is not None and c.monotone.direction is direction]
+
+
+def _is_monotone(cls: type[Op]) -> bool:
+    return len(cls.operands) == 1 and cls.monotone is not None
 
 
 def goes(op: Op, direction: Direction) -> bool:

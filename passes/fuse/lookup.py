@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...ir import Array, DType, Graph, Op, Trait, Value, all_ops
+from ...ir import Array, DType, Graph, Op, Trait, Value, ops_where
 from ...ir.ops.indexing import Gather
 from ..base import Outcome, Pass, Within, register_pass
 from ..context import Context
@@ -67,7 +67,7 @@ class FunctionOfRows(Rewrite):
     """
 
     def pattern(self, p: PatternBuilder, x: Any) -> Pattern:
-        return p.op(*element_wise())(p.rest(x))
+        return p.op(*ops_where(is_element_wise))(p.rest(x))
 
     def applies(self, m: Match) -> bool:
         return self._tables(m) is not None
@@ -127,9 +127,9 @@ def _rows(graph: Graph, v: Value, index: Value, width: int) -> Array | None:
     return None
 
 
-def element_wise() -> list[type[Op]]:
-    """The ops that work on each element by itself."""
-    return [c for c in all_ops() if operand_kinds(c) is not None and Trait.RANDOM not in c.traits]
+def is_element_wise(cls: type[Op]) -> bool:
+    """Whether the op works on each element by itself."""
+    return operand_kinds(cls) is not None and Trait.RANDOM not in cls.traits
 
 
 @register_pass

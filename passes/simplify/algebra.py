@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ...ir import DType, Trait, Value, all_ops, ops_with
+from ...ir import DType, Op, Trait, Value, ops_where, ops_with
 from ...ir.ops.bits import BitwiseAnd
 from ...ir.ops.elementwise import Add, Div, Mul, Pow, Sub
 from ...ir.ops.shape import Cast
@@ -250,17 +250,16 @@ class AbsNeg(Algebra):
         return b.abs(m.x)
 
 
-def _is_positive(low: float) -> bool:
+def _is_positive(cls: type[Op]) -> bool:
     """Whether results are never below 0, nor -0, of which the absolute value is 0."""
-    return low >= 0 and math.copysign(1.0, low) > 0
+    return cls.within[0] >= 0 and math.copysign(1.0, cls.within[0]) > 0
 
 
 class KnownPositive(Algebra):
     """relu(f(x)) -> f(x);  |f(x)| -> f(x)  where f is never negative; floats (|-128| is -128)"""
 
     def pattern(self, p: PatternBuilder, x: Any) -> Pattern:
-        positive = (c for c in all_ops() if _is_positive(c.within[0]))
-        return p.op("relu", "abs")(p.op(*positive)(x, into="inner"))
+        return p.op("relu", "abs")(p.op(*ops_where(_is_positive))(x, into="inner"))
 
     def applies(self, m: Match) -> bool:
         return m.root.type.dtype.is_float

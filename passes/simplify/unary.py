@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...ir import Op, all_ops
+from ...ir import Op, ops_where
 from ...ir.analysis.pointwise import operand_kinds
 
 
@@ -11,6 +11,6 @@ def is_unary(cls: type[Op]) -> bool:
     return operand_kinds(cls) == ("full",)
 
 
-def unary() -> list[type[Op]]:
+def unary() -> tuple[type[Op], ...]:
     """The ops that do."""
-    return [c for c in all_ops() if is_unary(c)]
+    return ops_where(is_unary)

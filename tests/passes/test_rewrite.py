@@ -10,7 +10,8 @@ import pytest
 from taut.ir import Builder, Graph, PassError, Value, equal, verify
 from taut.ir.ops.elementwise import Add, Mul
 from taut.passes import Context, Match, Rewrite, apply_rewrites
-from taut.passes.pattern import Operands, build, solutions
+from taut.passes.pattern import Operands, Pattern, PatternBuilder, build, solutions
+from taut.passes.rewrite import RewriteBuilder
 
 
 def graph_of(*ops: str, n: int = 1) -> Graph:
@@ -270,3 +271,32 @@ def test_a_hub_does_not_make_it_quadratic() -> None:
     apply_rewrites(graph, [rule, one], Context())
     assert time.process_time() - start < 20
     assert isinstance(graph.outputs[0], Value) and len(graph) == 4000 + 3
+
+
+def test_a_pattern_is_built_once_for_a_rule_without_settings() -> None:
+    class Twice(Rewrite):
+        built = 0
+
+        def pattern(self, p: PatternBuilder, x: Any) -> Pattern:
+            type(self).built += 1
+            return p.neg(p.neg(x))
+
+        def rewrite(self, b: RewriteBuilder, m: Match) -> Value:
+            return m.x
+
+    class TwiceOf(Twice):
+        def __init__(self, op: str) -> None:
+            self.op = op
+
+        def pattern(self, p: PatternBuilder, x: Any) -> Pattern:
+            return p.op(self.op)(p.op(self.op)(x))
+
+    def left(*rules: Rewrite) -> list[str]:
+        b = Builder()
+        x = b.input("x", "f32", (2,))
+        graph = b.outputs(y=b.neg(b.neg(x)), z=b.abs(b.abs(x)))
+        apply_rewrites(graph, rules, Context())
+        return [n.op.name for n in graph.nodes() if n.op.name in ("neg", "abs")]
+
+    assert left(Twice()) == left(Twice()) == ["abs", "abs"] and Twice.built == 1
+    assert left(TwiceOf("abs")) == ["neg", "neg"] and left(TwiceOf("neg")) == ["abs", "abs"]

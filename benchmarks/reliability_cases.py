@@ -115,7 +115,7 @@ class Compiles(Case):
 
 
 class Tunes(Case):
-    """A program whose layers are measured in other schedules, which change no bit."""
+    """A program whose layers are measured in other tilings, which change no bit."""
 
     name = "tune"
 

@@ -91,26 +91,27 @@ class Layout:
         from taut.backends.schedule import arena, layout
 
         self.mode, self.slack = mode, layout.SLACK
-        self.plain, self.extent = arena.assign, arena.extent
+        self.plain, self.made = arena.assign, arena.Arena
         self.constants: list[Array] = []
-        self.buffers: list[Any] = []
+        self.places: dict[Any, int] = {}
         self.gaps: list[tuple[int, int]] = []  # offsets of pages that are taken away
         self.arena: Array = np.zeros(0, np.uint8)
 
-    def assign(self, buffers: Any) -> int:
+    def assign(self, buffers: Any, lifetimes: Any) -> Any:
         """As `arena.assign`; each buffer has pages of its own unless the mode is 'arena'."""
         found = list(buffers)
-        self.buffers += found
         if self.mode == "arena":
-            return self.plain(found)
+            return self.plain(found, lifetimes)
+        places: dict[Any, int] = {}
         at, self.gaps = PAGE, [(0, PAGE)]
         for buffer in found:
             size = -(-(buffer.size + self.slack) // LINE) * LINE
             whole = _pages(size)
-            buffer.offset = at if self.mode == "start" else at + whole - size
+            places[buffer] = at if self.mode == "start" else at + whole - size
             self.gaps.append((at + whole, PAGE))
             at += whole + PAGE
-        return at
+        self.places |= places
+        return self.made(at, places)
 
     def aligned(self, size: int, alignment: int = LINE) -> Array:
         """As `memory.aligned`, for the arena (which asks for pages) and for constants."""
@@ -150,8 +151,8 @@ class Layout:
             self.arena[:] = poison.bytes(self.arena.size)
             return []
         slack = []
-        for buffer in self.buffers:
-            start, end = buffer.offset, buffer.offset + buffer.size
+        for buffer, start in self.places.items():
+            end = start + buffer.size
             self.arena[start:end] = poison.bytes(buffer.size)
             behind = self.arena[end : end + self.slack]
             behind[:] = poison.bytes(behind.size)

@@ -26,20 +26,15 @@ KERNEL_TYPES = frozenset(
 """Element types that generated loops compute in."""
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Buffer:
-    """A run of bytes: in the arena, among the constants, or the caller's (input, output).
-
-    `first` and `last` are the phases between which an arena buffer is alive; `offset` is its place.
-    """
+    """A run of bytes: in the arena, among the constants, or the caller's (input, output). When it
+    is alive and where it is, the timetable of a program says."""
 
     space: str  # arena, constant, input, output, or fault (a word: see Lowering.fault)
     size: int
     index: int = 0
     data: np.ndarray | None = None
-    first: int = -1
-    last: int = -1
-    offset: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +55,11 @@ class Halo:
     before: tuple[int, ...]
     after: tuple[int, ...]
     fill: float = 0
+
+    def joined(self, other: Halo) -> Halo:
+        """As wide as both, filled as this one."""
+        before, after = map(max, self.before, other.before), map(max, self.after, other.after)
+        return Halo(tuple(before), tuple(after), self.fill)
 
     def covers(self, before: Sequence[int], after: Sequence[int], fill: float) -> bool:
         """Whether a kernel that pads this much with `fill` can read this border."""
@@ -156,19 +156,43 @@ def round_up(value: int, granule: int) -> int:
     return -(-value // granule) * granule
 
 
-def channels_last(
-    buffer: Buffer, dtype: DType, shape: tuple[int, ...], room: int, halo: Halo | None
-) -> Tensor:
-    """N, spatial axes with their halo, then `room` channels; sets the buffer's size."""
+def outside(space: str, index: int, dtype: DType, shape: tuple[int, ...]) -> Tensor:
+    """An array of the caller's: an input or an output."""
+    item = dtype.numpy.itemsize
+    buffer = Buffer(space, math.prod(shape) * item, index)
+    return Tensor(buffer, dtype, shape, row_major(shape, item))
+
+
+def rows_of(dtype: DType, shape: tuple[int, ...], granule: int = 1) -> Tensor:
+    """A new tensor in row-major order, its last axis padded to whole granules."""
+    item, last = dtype.numpy.itemsize, round_up(sum(shape[-1:]), granule)
+    padded = [*shape[:-1], last] if shape else []
+    buffer = Buffer("arena", math.prod(padded) * item)
+    return Tensor(buffer, dtype, shape, row_major(padded, item), room=last)
+
+
+def channels_last(dtype: DType, shape: tuple[int, ...], room: int, halo: Halo | None) -> Tensor:
+    """A new tensor: N, spatial axes with their halo, then `room` channels."""
     item, spatial = dtype.numpy.itemsize, shape[2:]
     before = halo.before if halo else (0,) * len(spatial)
     after = halo.after if halo else (0,) * len(spatial)
     full = [n + a + b for n, a, b in zip(spatial, before, after)]
     outer = row_major([shape[0], *full, room], item)
-    buffer.size = shape[0] * math.prod(full) * room * item
+    buffer = Buffer("arena", shape[0] * math.prod(full) * room * item)
     offset = sum(a * s for a, s in zip(before, outer[1:]))
     strides = (outer[0], item, *outer[1:-1])
     return Tensor(buffer, dtype, shape, strides, offset, halo, room)
+
+
+def image_of(
+    dtype: DType, shape: tuple[int, ...], halo: Halo | None, granule: int, wide: bool
+) -> Tensor:
+    """A new image with channels side by side. `wide`: its writer stores whole granules."""
+    # Pixels of few channels take four bytes, so that a row of them is one run of a convolution;
+    # else whole granules, so that every tensor of so many channels has the same strides and
+    # element-wise steps see one long row.
+    few = shape[1] <= 4 and not wide and dtype.numpy.itemsize == 1
+    return channels_last(dtype, shape, 4 if few else round_up(shape[1], granule), halo)
 
 
 def reshaped_strides(

@@ -15,6 +15,8 @@ from functools import cache
 
 import llvmlite.binding as llvm
 
+from ....ir.machine import Machine
+
 ENVIRONMENT = "TAUT_ISA"
 
 
@@ -48,6 +50,10 @@ class Isa:
     def vbmi(self) -> bool:
         """True when code for this table may use AVX-512's byte permutations."""
         return self.lanes == 16 and self == available()[0] and "avx512vbmi" in host_features()
+
+    def machine(self, threads: int) -> Machine:
+        """What schedules need to know of a processor with these instructions."""
+        return Machine(f"cpu {self.name}", lanes=self.lanes, threads=threads)
 
     @property
     def signed(self) -> bool:

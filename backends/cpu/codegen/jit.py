@@ -26,7 +26,7 @@ import llvmlite.binding as llvm
 from ....ir import CompileError
 from ... import shield
 from ...schedule.kernel import Kernel, exact
-from ..runtime import cache as disk
+from . import cache as disk
 from . import objects
 from .chunked import Chunked, Function
 from .isa import Isa, Target

@@ -25,9 +25,9 @@ from ...schedule.kernel import Kernel
 from ...schedule.reach import Reach, reaches
 from ..codegen.chunked import Chunked
 from ..codegen.isa import Isa
-from ..runtime.tuning import Case, Schedule, Schedules
 from .conv_record import BYTES, ConvRecord
 from .stairs import STAIRS
+from .tiling import Case, Tiling, Tilings
 
 
 def conv(
@@ -244,8 +244,8 @@ def prepare(
     tile: tuple[int, int] | None = None,
     activation: str = "clamp",
     other_scale: float | None = None,
-    schedules: Schedules | None = None,
-    schedule: Schedule | None = None,
+    tilings: Tilings | None = None,
+    tiling: Tiling | None = None,
     owners: Owners | None = None,
 ) -> list[Part]:
     """Choose tiles, pack weights and split the work of one layer.
@@ -256,7 +256,7 @@ def prepare(
     row, pixel   bytes between rows and pixels of the input buffer (not times the stride)
     size      output height and width
     other_scale   the record's, if residual; not given, the slower unbounded epilogue is chosen
-    schedule      how to cut the layer, or `schedules` where that is looked up; else by heuristics
+    tiling      how to cut the layer, or `tilings` where that is looked up; else by heuristics
     owners        where groups of a float layer are joined
     The result covers N rounded up to whole vectors; with groups N exactly, each of which needs a
     vector's channels at least (see `merge_groups`).
@@ -272,14 +272,14 @@ def prepare(
     if item == 1:
         bias = fold_signed(flat, bias, isa)
     pixels = size[0] * size[1]
-    if schedules is not None:
+    if tilings is not None:
         case = Case(
             (n, height, width, channels), item, pixel, size, images, groups, dilation, out,
             residual, activation, bounded and out == "u8",
         )  # fmt: skip
-        schedule = schedules.find(case, isa)
-    if schedule is not None:
-        tile = schedule.tile
+        tiling = tilings.find(case, isa)
+    if tiling is not None:
+        tile = tiling.tile
     parts = []
     for share in choose(n, pixels, groups, isa, tile, out == "float"):
         shape, rows = share.tile, share.rows
@@ -290,8 +290,8 @@ def prepare(
         chunk_tiles, chunk_panels = split(
             tiles, images, panels, threads, shape[0] * pixel, packed.size // panels
         )
-        if schedule is not None and shape == schedule.tile:
-            chunk_tiles, chunk_panels = min(tiles, schedule.tiles), min(panels, schedule.panels)
+        if tiling is not None and shape == tiling.tile:
+            chunk_tiles, chunk_panels = min(tiles, tiling.tiles), min(panels, tiling.panels)
         chunk_pixels = chunk_tiles * shape[0]
         pixel_chunks, panel_chunks = -(-pixels // chunk_pixels), -(-panels // chunk_panels)
         fields = {

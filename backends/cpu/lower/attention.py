@@ -18,9 +18,10 @@ from ..kernels.attention_record import BLOCK, SINCE, SPOT, AttentionRecord
 from ..kernels.scaled_attention import KeysRecord, keys_kernel
 from . import generic
 from .generic import Leaf
-from .lowering import Lowering, lowers
+from .lowering import Lowering
 from .matmul import turned
 from .products import Columns, dense_rows, offsets, packed
+from .registry import lowers
 
 WIDEST = 512  # columns of a head's values: their sums are in the kernel's frame
 TILES = 8  # chunks a thread, at least, where there is work enough

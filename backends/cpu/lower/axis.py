@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from ....ir import Array, DType, Node
-from ...schedule.layout import Tensor
+from ...schedule.layout import KERNEL_TYPES, Tensor
 from ...schedule.steps import Step, Word
 from ..nests.axis import arg_kernel, interpolate_kernel, product_kernel
 from ..nests.loops import KEPT
 from . import generic
-from .lowering import Lowering, lowers
+from .lowering import Lowering
+from .registry import lowers
 from .shape import take
 
 FLOATS = (DType.f32, DType.f64)
@@ -54,7 +55,7 @@ def arg_extreme(low: Lowering, node: Node) -> bool:
     op: Any = node.op
     value = low.graph.operand(node, 0)
     assert value is not None
-    if value.type.dtype not in generic.SUPPORTED or value.type.size == 0:
+    if value.type.dtype not in KERNEL_TYPES or value.type.size == 0:
         return False
     x = low.tensor(value)
     axis = op.axis % len(x.shape)
@@ -92,7 +93,7 @@ def resize(low: Lowering, node: Node) -> bool:
     fixed = [low.array(v) for v in values[1:]]
     if any(v is not None and a is None for v, a in zip(values[1:], fixed)):
         return False
-    if kind not in generic.SUPPORTED or op.coordinate_transformation_mode == "tf_crop_and_resize":
+    if kind not in KERNEL_TYPES or op.coordinate_transformation_mode == "tf_crop_and_resize":
         return False
     if (op.mode != "nearest" and kind not in FLOATS) or x_value.type.size == 0:
         return False
@@ -115,7 +116,7 @@ def resize(low: Lowering, node: Node) -> bool:
     moved.sort(key=lambda k: shape[k] / x.shape[k])
     for k in moved[:-1]:
         middle = tuple(shape[i] if i == k else n for i, n in enumerate(x.shape))
-        made = low.new(kind, middle, spatial=node[0] in low.spatial)
+        made = low.new(kind, middle, spatial=low.is_spatial(node[0]))
         _interpolate(low, op, x, made, k, factors[k], node)
         x = made
     _interpolate(low, op, x, low.result(node[0], exact=True), moved[-1], factors[moved[-1]], node)

@@ -19,7 +19,6 @@ from ...schedule.steps import Step, record_words
 from ..kernels import arrange
 from .lowering import Lowering
 
-LARGEST = 1 << 30  # elements: places are int32
 GRAIN = 1 << 14  # words a chunk
 
 

@@ -6,15 +6,16 @@ from: weights in the kernels' order, bias with zero points folded in, and an epi
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from ....ir import Array, DType, Node, Value
+from ....ir import Array, Node, Value
+from ...schedule.groups import float_fits, merged
 from ...schedule.layout import Ref, Tensor, round_up
 from ...schedule.steps import Step, Word, record_words
+from ...schedule.windows import Geometry, node_geometry
 from ..kernels import conv as gemm
 from ..kernels import depthwise, shuffle
 from ..kernels.conv import Owners
@@ -23,12 +24,12 @@ from ..kernels.depthwise import DepthwiseRecord
 from ..kernels.grid import LANES, share
 from ..kernels.shuffle import ShuffleRecord
 from . import generic
-from .computed import LARGEST, Computed, arrays, placed
+from .computed import Computed, arrays, placed
 from .endings import Ending, ending_of
 from .generic import Leaf
-from .groups import affordable, merged
-from .images import Geometry, image, lift, node_geometry
-from .lowering import GRANULE, Lowering, lowers
+from .images import image, lift
+from .lowering import GRANULE, Lowering
+from .registry import lowers
 
 
 @dataclass
@@ -103,7 +104,7 @@ def emit_layer(low: Lowering, layer: Layer, source: Tensor, target: Tensor, g: G
         size=(target.shape[2], target.shape[3]), images=target.shape[0],
         dilation=(g.dilations[0], g.dilations[1]),
         groups=groups, out=layer.out, residual=layer.order, threads=low.threads,
-        activation=layer.activation, other_scale=layer.other_scale, schedules=low.schedules,
+        activation=layer.activation, other_scale=layer.other_scale, tilings=low.setting.tilings,
         owners=layer.owners,
     )  # fmt: skip
     for part in parts:
@@ -315,18 +316,18 @@ def finish_of(low: Lowering, node: Node) -> Finish | None:
 @lowers("conv", "fused_conv")
 def float_conv(low: Lowering, node: Node) -> bool:
     """Convolutions of one or two spatial axes in f32."""
-    group = low.groups.get(node)
+    group = low.groups.by_last.get(node)
     result = node[0]
     deal = 0
     if group is not None:
         node, deal = group.first, group.deal
     x, weight, bias = [*low.graph.operands(node), None][:3]
     assert x is not None and weight is not None
-    finish = finish_of(low, node) if float_fits(low, node) else None
+    finish = finish_of(low, node) if float_fits(low.facts, node, low.isa.lanes) else None
     if finish is None:
         return False
     w, b, computed = arrays(low, weight, bias, (node.name,))
-    g = node_geometry(low, node)
+    g = node_geometry(low.facts, node)
     assert g is not None
     op: Any = node.op
     source = image(low, x, g, 0.0)
@@ -343,17 +344,6 @@ def float_conv(low: Lowering, node: Node) -> bool:
         emit_layer(low, layer, lift(source), lift(target), g.lifted())
     finish.by_map(low, target)
     return True
-
-
-def float_fits(low: Lowering, node: Node) -> bool:
-    """Whether the float tile kernels can run this convolution."""
-    x, weight = low.graph.operands(node)[:2]
-    assert x is not None and weight is not None
-    if node.type.dtype is not DType.f32 or x.type.rank not in (3, 4):
-        return False
-    shape = low.shape(weight)
-    fits = affordable(low, shape, node.op.group)  # type: ignore[attr-defined]
-    return fits and node.type.size > 0 and 0 < math.prod(shape) < LARGEST
 
 
 def neighbour(low: Lowering, value: Value) -> Tensor:

@@ -10,6 +10,7 @@ import numpy as np
 from ....ir import Array, DType
 from ....ir.ops.epilogue import activation_op
 from ...schedule.layout import Tensor
+from ...schedule.templates import TEMPLATES
 from ..codegen.emit_math import ACTIVATIONS
 from . import generic
 from .generic import Leaf
@@ -46,8 +47,6 @@ class Ending:
 def ending_of(op: Any, slope: Array | None = None) -> Ending | None:
     """The ending of an op with `activation` and `params` (and prelu's known `slope`); None where
     there is no kernel for it."""
-    from .elementwise import TEMPLATES
-
     name = getattr(op, "activation", "")  # a plain convolution has none
     match name:
         case "":

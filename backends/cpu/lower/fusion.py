@@ -16,16 +16,17 @@ from ....ir.bodies import specialize
 from ....ir.op import Abstract
 from ....ir.ops.fusion import Fusion
 from ....ir.ops.structure import Constant, Input
-from ...schedule.layout import Buffer, Ref, Tensor, round_up
+from ...schedule.formulas import template_of
+from ...schedule.layout import KERNEL_TYPES, Buffer, Ref, Tensor, round_up
+from ...schedule.loops import Loops, View, extent, loops_of
+from ...schedule.sizes import live_nodes
 from ...schedule.steps import Step, Word
-from ..nests.formulas import template_of
 from ..nests.fusion import nest_kernel
 from ..nests.stages import Writer
-from ..nests.structure import Loops, View, extent, loops_of
 from . import generic
 from .checks import refusal, scale_checks, unfit
-from .generic import SUPPORTED
-from .lowering import Lowering, live_nodes, lowers
+from .lowering import Lowering
+from .registry import lowers
 
 ONE_CHUNK = 1024  # elements that are not worth sharing out
 
@@ -86,9 +87,7 @@ def _scratch(
         at += round_up(count * slot.dtype.numpy.itemsize, 64)
     if not at:
         return None, 0, offsets
-    buffer = low.buffer()
-    buffer.size = at * chunks
-    return buffer, at, offsets
+    return low.scratch(at * chunks), at, offsets
 
 
 def _sizes(nest: Nest, loops: Loops) -> list[Word]:
@@ -145,7 +144,7 @@ def require(nests: Sequence[Nest]) -> None:
     """Raise NotNest unless every op of these has a formula for its types."""
     for nest in nests:
         for e in expressions([s.expr for s in nest.stores]):
-            if e.dtype not in SUPPORTED:
+            if e.dtype not in KERNEL_TYPES:
                 raise NotNest(f"{e.dtype.value} is not computed in loops")
             if isinstance(e, Apply) and template_of(e) is None:
                 raise NotNest(f"{e.op.name} of {e.dtype.value} has no formula")

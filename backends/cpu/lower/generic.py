@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...schedule.kernel import Kernel, exact
-from ...schedule.layout import KERNEL_TYPES, Tensor
+from ...schedule.layout import Tensor
 from ...schedule.steps import Step, Word
 from ..nests.loops import OPERAND, OUTER, map_kernel
 
@@ -102,6 +102,3 @@ def fits(out: Tensor, leaves: Sequence[Leaf]) -> bool:
     strides = [out.strides, *(x.tensor.broadcast(out.shape).strides for x in leaves
                               if not x.pointer)]  # fmt: skip
     return len(collapse(out.shape, strides)[0]) <= OUTER + 1
-
-
-SUPPORTED = KERNEL_TYPES

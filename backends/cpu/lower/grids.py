@@ -26,11 +26,11 @@ def pixels_of(low: Lowering, value: Value, result: Value) -> Tensor:
     of its last axis. A value that lies otherwise is copied.
     """
     t = low.tensor(value)
-    spatial = result in low.spatial and len(t.shape) in (3, 4)
+    spatial = low.is_spatial(result) and len(t.shape) in (3, 4)
     if t.buffer.space == "arena":
         if spatial and t.channels_last:
             return lift(t)
-        if not spatial and value not in low.spatial and len(t.shape) >= 1:
+        if not spatial and not low.is_spatial(value) and len(t.shape) >= 1:
             made = row_of_pixels(t)
             if made is not None:
                 return made
@@ -53,7 +53,7 @@ def row_of_pixels(t: Tensor) -> Tensor | None:
 
 def target_of(low: Lowering, value: Value) -> Tensor:
     """A new result as the grid kernels write it."""
-    spatial = value in low.spatial and value.type.rank in (3, 4)
+    spatial = low.is_spatial(value) and value.type.rank in (3, 4)
     made = low.result(value, exact=False, granule=GRANULE, rows=not spatial)
     if spatial:
         return lift(made)

@@ -3,46 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
 
-from ....ir import DType, Node, Value
+from ....ir import DType, Value
 from ...schedule.layout import Halo, Tensor
+from ...schedule.windows import Geometry
 from . import generic
 from .generic import Leaf
 from .lowering import Lowering
-
-
-class Geometry(NamedTuple):
-    """A sliding window over the spatial axes; `after` is what the windows really reach."""
-
-    kernel: tuple[int, ...]
-    strides: tuple[int, ...]
-    dilations: tuple[int, ...]
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-    out: tuple[int, ...]
-
-    def lifted(self) -> Geometry:
-        """With two spatial axes: a first one of size 1 is added to a single one."""
-        if len(self.kernel) == 2:
-            return self
-        ones, zeros = (1,), (0,)
-        return Geometry(
-            ones + self.kernel, ones + self.strides, ones + self.dilations, zeros + self.before,
-            zeros + self.after, ones + self.out,
-        )  # fmt: skip
-
-
-def geometry(op: Any, sizes: Sequence[int], kernel: Sequence[int], out: Sequence[int]) -> Geometry:
-    """The window of an op with ONNX's window attributes over an input of these spatial sizes."""
-    w = op.window(tuple(sizes), tuple(kernel))
-    after = tuple(
-        max((o - 1) * s + span - n - b, 0)
-        for o, s, span, n, b in zip(out, w.strides, w.extent, sizes, w.begin)
-    )
-    return Geometry(w.kernel, w.strides, w.dilations, w.begin, after, tuple(out))
 
 
 def lift(t: Tensor) -> Tensor:
@@ -94,23 +63,3 @@ def serves(t: Tensor, before: Sequence[int], after: Sequence[int], fill: float) 
         return False
     halo = t.halo or Halo((0,) * len(before), (0,) * len(after), fill)
     return halo.covers(before, after, fill)
-
-
-def node_geometry(low: Lowering, node: Node) -> Geometry | None:
-    """The window of a convolution or pooling, or None for other ops."""
-    name: str = node.op.name
-    op: Any = node.op
-    reads = low.graph.operands(node)
-    if not reads or reads[0] is None or node[0].type.rank < 3:
-        return None
-    sizes, out = low.shape(reads[0])[2:], low.shape(node[0])[2:]
-    if name in ("conv", "fused_conv", "conv_integer"):
-        assert reads[1] is not None
-        return geometry(op, sizes, low.shape(reads[1])[2:], out)
-    if name == "conv_weight_gradient":
-        assert reads[1] is not None
-        return geometry(op, sizes, op.kernel_shape, low.shape(reads[1])[2:])
-    if name in ("max_pool", "average_pool", "sum_pool_integer"):
-        kernel = getattr(op, "kernel_shape", ())
-        return geometry(op, sizes, kernel, out) if kernel else None
-    return None

@@ -11,13 +11,14 @@ from ...schedule.steps import Step, Word
 from ..nests.loops import gather_kernel
 from ..nests.scatter import ADDED, scatter_elements_kernel, scatter_nd_kernel
 from . import generic
-from .lowering import Lowering, lowers
+from .lowering import Lowering
+from .registry import lowers
 
 COLUMNS = 64  # of a scatter's rows, the fewest that are worth a chunk
 SMALL = 1 << 14  # elements that one thread scatters
 
 
-@lowers("gather")
+@lowers("gather", priority=1)  # `shape` has one for known indices
 def gather(low: Lowering, node: Node) -> bool:
     """Rows of x, wherever the indices come from."""
     x, at = low.graph.operands(node)[:2]

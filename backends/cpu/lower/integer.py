@@ -9,21 +9,23 @@ from typing import Any
 import numpy as np
 
 from ....ir import Array, Builder, DType, Node, Value
-from ...schedule.layout import Tensor
+from ...schedule.groups import Group, Rescale, shifted_weights
+from ...schedule.layout import Tensor, round_up
+from ...schedule.windows import Geometry, node_geometry
 from ..kernels import maps, pool
 from ..kernels.maps import MapRecord
 from ..kernels.pool import PoolRecord
 from ..kernels.stairs import staircase
-from . import generic, groups
+from . import generic
 from .conv import Layer, emit_dealt, emit_layer, float_conv, merge_groups, reordered
 from .fusion import emit_body
 from .generic import Leaf
 from .grids import emit_map, grid_words, names_of, pixels_of, target_of
-from .groups import Group, Rescale
-from .images import Geometry, image, lift, node_geometry
-from .lowering import GRANULE, GROUP, Lowering, lowers
+from .images import image, lift
+from .lowering import GRANULE, Lowering
 from .matmul_integer import matrix_layer
 from .reduce import pool_words, scale_words
+from .registry import GROUP, lowers
 
 KINDS = {DType.u8: "u8", DType.i16: "s16", DType.i32: "s32"}
 
@@ -31,7 +33,7 @@ KINDS = {DType.u8: "u8", DType.i16: "s16", DType.i32: "s32"}
 @lowers(GROUP)
 def grouped(low: Lowering, node: Node) -> bool:
     """The last node of a group."""
-    group = low.groups[node]
+    group = low.groups.by_last[node]
     if group.first.op.name in ("conv", "fused_conv"):
         return float_conv(low, node) or _apart(low, group)
     if group.first.op.name in ("conv_integer", "mat_mul_integer"):
@@ -49,7 +51,7 @@ def _gemm(low: Lowering, group: Group) -> None:
     node = group.first
     x, _, x_zero, _, bias = [*low.graph.operands(node), None, None, None][:5]
     assert x is not None
-    weights = groups.shifted_weights(low, node)
+    weights = shifted_weights(low.facts, node)
     assert weights is not None
     zero, start = low.array(x_zero), low.array(bias)
     fill = 0 if zero is None else int(zero.reshape(-1)[0])
@@ -75,7 +77,7 @@ def _gemm(low: Lowering, group: Group) -> None:
         return
     if group.rescale is not None and group.rescale.other is not None:
         layer.residual = pixels_of(low, group.rescale.other, group.last[0])
-    g = node_geometry(low, node)
+    g = node_geometry(low.facts, node)
     assert g is not None
     source = image(low, x, g, fill, unsigned=True)
     target = low.result(group.last[0], exact=False, granule=GRANULE)
@@ -89,7 +91,12 @@ def _gemm(low: Lowering, group: Group) -> None:
 
 
 def _by_places(
-    low: Lowering, layer: Layer, source: Tensor, target: Tensor, g: Geometry, blocks: list[Array]
+    low: Lowering,
+    layer: Layer,
+    source: Tensor,
+    target: Tensor,
+    g: Geometry,
+    blocks: tuple[Array, ...],
 ) -> None:
     """A convolution and its depth_to_space: one layer for each place in the block."""
     b = math.isqrt(len(blocks))
@@ -177,12 +184,12 @@ def requantize(low: Lowering, node: Node) -> bool:
 def _on_grid(low: Lowering, node: Node, xs: list[Value | None], ms: list[Array | None]) -> bool:
     op: Any = node.op
     shape = node.type.static_shape
-    spatial = node[0] in low.spatial and len(shape) in (3, 4)
+    spatial = low.is_spatial(node[0]) and len(shape) in (3, 4)
     axis = 1 if spatial else len(shape) - 1
     kinds, wide = [], 0
     for x, m in zip(xs, ms):
         assert x is not None and m is not None
-        if x.type.dtype not in KINDS or low.shape(x) != shape or x in low.known or not shape:
+        if x.type.dtype not in KINDS or low.shape(x) != shape or x in low.facts.known or not shape:
             return False
         if m.size > 1 and op.axis % len(shape) != axis:
             return False
@@ -202,7 +209,7 @@ def _on_grid(low: Lowering, node: Node, xs: list[Value | None], ms: list[Array |
         values[f"{name}_zero"] = zero
         factor = m.reshape(-1).astype(np.int64)
         scale = np.ldexp(factor.astype(np.float64), -op.shift) if fast else factor
-        table = groups.padded(scale, shape[axis]) if per_channel else scale
+        table = padded(scale, shape[axis]) if per_channel else scale
         values[f"{name}_scale"] = low.constant(table)
     lo, hi = op.bounds
     values |= {"zero": op.zero_point, "lo": lo, "hi": hi, "shift": op.shift}
@@ -269,12 +276,12 @@ def _product(low: Lowering, group: Group) -> bool:
     zeros, shape = (op.a_zero_point, op.b_zero_point), node.type.static_shape
     if low.shape(a) != shape:
         a, b, zeros = b, a, zeros[::-1]
-    spatial = group.last[0] in low.spatial and len(shape) in (3, 4)
+    spatial = low.is_spatial(group.last[0]) and len(shape) in (3, 4)
     same = low.shape(b) == shape
     by_channel = spatial and low.shape(b) == (*shape[:2], *(1,) * (len(shape) - 2))
     byte = a.type.dtype is DType.u8 and b.type.dtype is DType.u8
-    if low.shape(a) != shape or not byte or not (same or by_channel) or b in low.known \
-            or a in low.known:  # fmt: skip
+    if low.shape(a) != shape or not byte or not (same or by_channel) or b in low.facts.known \
+            or a in low.facts.known:  # fmt: skip
         return _apart(low, group)
     first, second = (pixels_of(low, v, group.last[0]) for v in (a, b))
     target = target_of(low, group.last[0])
@@ -298,9 +305,7 @@ def _product(low: Lowering, group: Group) -> bool:
 
 def _apart(low: Lowering, group: Group) -> bool:
     """Lower a group's nodes one by one after all."""
-    for node in group.nodes:
-        low.absorbed.pop(node, None)
-        low.groups.pop(node, None)
+    low.groups = low.groups.without(group)
     for node in group.nodes[:-1]:
         low.lower(node)
     low.lower(group.last)
@@ -311,7 +316,7 @@ def _apart(low: Lowering, group: Group) -> bool:
 
 
 def _pool_geometry(low: Lowering, node: Node) -> Geometry | None:
-    g = node_geometry(low, node)
+    g = node_geometry(low.facts, node)
     value = low.graph.operand(node, 0)
     assert value is not None
     if g is None and value.type.rank in (3, 4):
@@ -372,3 +377,10 @@ def sum_pool(low: Lowering, node: Node) -> bool:
 
     emit_body(low, sums, [seen], low.result(node[0], exact=True), node.op.name, (node.name,))
     return True
+
+
+def padded(values: Array, channels: int) -> Array:
+    """One value for each of at least `channels` channels, padded to whole vectors."""
+    made = np.zeros(round_up(channels, 16), values.dtype)
+    made[:channels] = values if values.size > 1 else values.reshape(-1)[0]
+    return made

@@ -12,7 +12,8 @@ from ...schedule.steps import Step, Word
 from ..nests.loops import within_kernel
 from . import generic
 from .fusion import emit_body
-from .lowering import Lowering, lowers
+from .lowering import Lowering
+from .registry import lowers
 
 INTEGERS = (DType.i32, DType.i64)
 

@@ -1,63 +1,69 @@
-"""From a graph with known sizes to steps: which kernels run, on which views of which buffers.
+"""From a schedule to steps: which kernels run, on which views of which buffers.
 
-Handlers, one for each op (registered with `@lowers`), emit steps; an op without a handler, or whose
-handlers all decline, becomes a step in Python that runs the op's reference. What spans several ops
-is found beforehand: values known without running, convolutions with what follows them
-(`groups.py`), layouts, halos, and values that can be made in their place inside a concatenation.
+Handlers, one for each op (see `registry`), emit steps; an op without a handler, or whose handlers
+all decline, becomes a step in Python that runs the op's reference. What spans several ops is
+decided beforehand and does not change here: values known without running, groups of ops, layouts,
+halos, and values that are made in their place inside a concatenation (`schedule`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ....ir import DEFAULT_LIMITS, Array, DType, Graph, LimitError, Limits, Node, TensorType, Value
+from ....ir import DEFAULT_LIMITS, Array, DType, Graph, Limits, Node, Value
 from ....ir.interpret import run_node
-from ....ir.op import has_body
-from ....ir.ops.structure import Input
+from ...schedule.facts import Facts
+from ...schedule.groups import Groups
 from ...schedule.layout import (
     Buffer,
     Constants,
     Halo,
     Ref,
     Tensor,
-    channels_last,
+    image_of,
+    outside,
     round_up,
     row_major,
+    rows_of,
 )
+from ...schedule.schedule import Schedule
 from ...schedule.steps import AnyStep, PythonStep, Step, Word, record_words
 from ..codegen.isa import Isa
 from ..kernels import frame
-from ..runtime.tuning import Schedules
+from ..kernels.tiling import Tilings
 from . import generic
+from .bodies import Bodies, Compile
 from .generic import Leaf
+from .registry import handlers
 
-if TYPE_CHECKING:
-    from ..runtime.program import Program
-    from .control import Bodies
-    from .groups import Group
-
-Handler = Callable[["Lowering", Node], bool]
-HANDLERS: dict[str, list[Handler]] = {}
 GRANULE = 16  # channels of a pixel are a multiple of this: kernels work on whole vectors
-GROUP = "(group)"  # handlers of a group's last node, whatever its op
-FOLD_LIMIT = 64 << 20  # bytes of a result computed while planning
 
 
-def lowers(*ops: str) -> Callable[[Handler], Handler]:
-    """Register a handler for ops by name; later ones are tried first. It returns False to decline
-    before it has emitted anything."""
+@dataclass(frozen=True)
+class Setting:
+    """What a schedule is lowered for: instructions, where constants are kept, how layers are cut;
+    `compile_body` compiles bodies of branches and loops (None: they run by the reference)."""
 
-    def register(handler: Handler) -> Handler:
-        for op in ops:
-            HANDLERS.setdefault(op, []).insert(0, handler)
-        return handler
+    isa: Isa
+    constants: Constants = field(default_factory=Constants)
+    tilings: Tilings = field(default_factory=Tilings)
+    limits: Limits = DEFAULT_LIMITS
+    compile_body: Compile | None = None
 
-    return register
+
+@dataclass
+class Emitted:
+    """What has come of a schedule: steps in order, the program's outputs, nodes that run in Python,
+    compiled bodies, and what errors the flags of faults stand for."""
+
+    steps: list[AnyStep] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+    fallbacks: list[Node] = field(default_factory=list)
+    bodies: list[Bodies] = field(default_factory=list)
+    faults: list[tuple[str, Buffer]] = field(default_factory=list)
 
 
 @dataclass
@@ -71,38 +77,35 @@ class Pending:
     dtype: DType
 
 
-@dataclass
 class Lowering:
-    """The state of one lowering: `steps` grows while handlers run."""
+    """Emits the steps of a schedule; handlers ask it for tensors and hand it steps.
 
-    graph: Graph
-    isa: Isa
-    threads: int
-    constants: Constants
-    schedules: Schedules = field(default_factory=Schedules)
-    steps: list[AnyStep] = field(default_factory=list)
-    tensors: dict[Value, Tensor] = field(default_factory=dict)
-    pending: dict[Value, Pending] = field(default_factory=dict)
-    known: dict[Value, Array] = field(default_factory=dict)
-    spatial: set[Value] = field(default_factory=set)
-    halos: dict[Value, Halo] = field(default_factory=dict)
-    homes: dict[Value, tuple[Value, int]] = field(default_factory=dict)
-    absorbed: dict[Node, Node] = field(default_factory=dict)  # node -> where its group is lowered
-    groups: dict[Node, Group] = field(default_factory=dict)  # last node of a group -> the group
-    variants: dict[object, Tensor] = field(default_factory=dict)  # other layouts of values
-    outputs: list[Tensor] = field(default_factory=list)
-    fallbacks: list[Node] = field(default_factory=list)
-    limits: Limits = DEFAULT_LIMITS
-    compile_body: Callable[[Graph], Program] | None = None  # for bodies of branches and loops
-    bodies: list[Bodies] = field(default_factory=list)  # of the nodes lowered
-    live: set[Node] = field(default_factory=set)
-    faults: list[tuple[str, Buffer]] = field(default_factory=list)
+    groups     those of the schedule that are still to be lowered as one
+    tensors    where values are
+    pending    expressions of values that are not stored
+    variants   other layouts of values
+    """
+
+    def __init__(self, schedule: Schedule, setting: Setting) -> None:
+        self.schedule, self.setting = schedule, setting
+        self.made = Emitted()
+        self.groups: Groups = schedule.groups
+        self.tensors: dict[Value, Tensor] = {}
+        self.pending: dict[Value, Pending] = {}
+        self.variants: dict[object, Tensor] = {}
+        self.facts: Facts = schedule.facts
+        self.graph: Graph = schedule.graph
+        self.isa, self.threads = setting.isa, schedule.machine.threads
+        self.array: Callable[[Value | None], Array | None] = self.facts.array
 
     # ---- reading -------------------------------------------------------------------------------
 
-    def array(self, value: Value | None) -> Array | None:
-        """The contents of a value that is known without running."""
-        return None if value is None else self.known.get(value)
+    def shape(self, value: Value) -> tuple[int, ...]:
+        return value.type.static_shape
+
+    def is_spatial(self, value: Value) -> bool:
+        """Whether a value's channels are to be side by side."""
+        return value in self.schedule.layouts.spatial
 
     def tensor(self, value: Value) -> Tensor:
         """Where a value is; constants are placed and pending expressions computed on demand."""
@@ -112,31 +115,28 @@ class Lowering:
         if value in self.pending:
             self.store(value)
             return self.tensors[value]
-        made = self.place(self.known[value])
+        made = self.place(self.facts.known[value])
         self.tensors[value] = made
         return made
 
     def place(self, array: Array) -> Tensor:
         """A constant in row-major order."""
-        dtype = DType.of(array)
-        shape = array.shape
-        return Tensor(self.constants.place(array), dtype, shape, row_major(shape, array.itemsize))
+        strides = row_major(array.shape, array.itemsize)
+        buffer = self.setting.constants.place(array)
+        return Tensor(buffer, DType.of(array), array.shape, strides)
 
     def constant(self, array: Array) -> Ref:
         """The address of a constant array."""
-        return Ref(self.constants.place(array))
+        return Ref(self.setting.constants.place(array))
 
     def scalar(self, value: object, dtype: DType) -> Leaf:
         """A constant operand of an expression."""
         return Leaf(self.place(np.asarray(value, dtype.numpy)))
 
-    def shape(self, value: Value) -> tuple[int, ...]:
-        return value.type.static_shape
-
     # ---- writing -------------------------------------------------------------------------------
 
     def emit(self, *steps: Step) -> None:
-        self.steps.extend(s for s in steps if s.words[2] != 0)
+        self.made.steps.extend(s for s in steps if s.words[2] != 0)
 
     def fill(self, out: Tensor, value: float, nodes: tuple[str, ...] = ()) -> None:
         """Set every element of a view."""
@@ -172,11 +172,12 @@ class Lowering:
     def fault_tensor(self, message: str) -> Tensor:
         """The same as a scalar, for a step whose result says whether anything was refused."""
         flag = Buffer("fault", 8)  # whose memory is each plan's own
-        self.faults.append((message, flag))
+        self.made.faults.append((message, flag))
         return Tensor(flag, DType.i64, (), ())
 
-    def buffer(self) -> Buffer:
-        return Buffer("arena", 0)
+    def scratch(self, size: int) -> Buffer:
+        """Memory for a step's own use."""
+        return Buffer("arena", size)
 
     def result(self, value: Value, *, exact: bool, granule: int = 1, rows: bool = False) -> Tensor:
         """A place for `value`, remembered as its tensor.
@@ -184,7 +185,7 @@ class Lowering:
         exact    the step writes the tensor's elements only; otherwise it may write up to a multiple
                  of `granule` channels (`rows`: last-axis elements) of each pixel
         """
-        home = self.homes.get(value)
+        home = self.schedule.layouts.homes.get(value)
         if home is not None:
             made = self._home(value, *home, exact=exact, granule=granule)
         elif exact and self._goes_out(value):
@@ -197,8 +198,8 @@ class Lowering:
     def allocate(self, value: Value, granule: int = 1, rows: bool = False) -> Tensor:
         """A new arena tensor in the layout that is wanted of `value`."""
         return self.new(
-            value.type.dtype, self.shape(value), spatial=value in self.spatial and not rows,
-            granule=granule, halo=self.halos.get(value), names=(value.node.name,),
+            value.type.dtype, self.shape(value), spatial=self.is_spatial(value) and not rows,
+            granule=granule, halo=self.schedule.layouts.halos.get(value), names=(value.node.name,),
         )  # fmt: skip
 
     def new(
@@ -206,23 +207,12 @@ class Lowering:
         halo: Halo | None = None, names: tuple[str, ...] = (),
     ) -> Tensor:  # fmt: skip
         """An arena tensor; a halo is filled by steps of its own."""
-        item = dtype.numpy.itemsize
-        buffer = self.buffer()
-        if spatial:
-            channels = shape[1]
-            # Pixels of few channels take four bytes, so that a row of them is one run of a
-            # convolution; else whole vectors, so that every tensor of so many channels has the
-            # same strides and element-wise steps see one long row.
-            few = channels <= 4 and granule <= 4 and item == 1
-            room = 4 if few else round_up(channels, GRANULE)
-            made = channels_last(buffer, dtype, shape, room, halo)
-            if halo is not None:
-                self._fill_halo(made, names)
-            return made
-        last = round_up(sum(shape[-1:]), GRANULE) if granule > 1 else sum(shape[-1:])
-        padded = [*shape[:-1], last] if shape else []
-        buffer.size = math.prod(padded) * item
-        return Tensor(buffer, dtype, shape, row_major(padded, item), room=last)
+        if not spatial:
+            return rows_of(dtype, shape, GRANULE if granule > 1 else 1)
+        made = image_of(dtype, shape, halo, GRANULE, granule > 4)
+        if halo is not None:
+            self._fill_halo(made, names)
+        return made
 
     def store(self, value: Value) -> None:
         """Compute a pending value into memory."""
@@ -233,20 +223,19 @@ class Lowering:
 
     def _goes_out(self, value: Value) -> bool:
         return self.graph.is_output(value) and (
-            value not in self.spatial or self.graph.use_count(value) == 1
+            not self.is_spatial(value) or self.graph.use_count(value) == 1
         )
 
     def _output(self, value: Value) -> Tensor:
-        return self.outputs[self.graph.outputs.index(value)]
+        return self.made.outputs[self.graph.outputs.index(value)]
 
     def _home(self, value: Value, into: Value, start: int, *, exact: bool, granule: int) -> Tensor:
         """The slice of a concatenation's buffer where `value` belongs, or a place of its own where
         the step would write over its neighbours (the concatenation then copies)."""
         if into not in self.tensors:
-            if into in self.homes:
-                self.tensors[into] = self._home(into, *self.homes[into], exact=True, granule=1)
-            else:
-                self.tensors[into] = self.allocate(into)
+            outer = self.schedule.layouts.homes.get(into)
+            self.tensors[into] = self.allocate(into) if outer is None else \
+                self._home(into, *outer, exact=True, granule=1)  # fmt: skip
         whole = self.tensors[into]
         if whole.buffer.space != "arena":
             return self.allocate(value, 1 if exact else granule)
@@ -304,36 +293,28 @@ class Lowering:
 
     # ---- the whole -----------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Lower every live node."""
-        from . import groups, plan_layout
-
-        self._find_live()
-        self._find_known()
+    def run(self) -> Emitted:
+        """Lower every node that a call has to compute."""
         self._boundary()
-        groups.find(self)
-        plan_layout.plan(self)
-        for node in self.graph.nodes():
-            if node in self.live and not self._is_known(node) and node not in self.absorbed:
+        for node in self.facts.to_run():
+            if node not in self.groups.absorbed:
                 self.lower(node)
-        for value, out in zip(self.graph.outputs, self.outputs):
+        for value, out in zip(self.graph.outputs, self.made.outputs):
             here = self.tensor(value)
             if here is not out:
                 self.copy(here, out, (value.node.name,))
+        return self.made
 
     def lower(self, node: Node) -> None:
         """Emit one node's steps by the first handler that takes it, else its reference."""
-        if node is self.graph.result or isinstance(node.op, Input):
-            return
-        handlers = HANDLERS.get(node.op.name, [])
-        for handler in [*HANDLERS[GROUP], *handlers] if node in self.groups else handlers:
+        for handler in handlers(node.op.name, grouped=node in self.groups.by_last):
             if handler(self, node):
                 return
         self.fallback(node)
 
     def fallback(self, node: Node) -> None:
         """The op's reference as a step in Python."""
-        self.fallbacks.append(node)
+        self.made.fallbacks.append(node)
         operands = self.graph.operands(node)
         fixed = [self.array(v) for v in operands]
         inputs = [self.tensor(v) for v, a in zip(operands, fixed) if v is not None and a is None]
@@ -344,91 +325,18 @@ class Lowering:
             given: list[Array | None] = [
                      None if v is None else next(rest) if a is None else a
                      for v, a in zip(operands, fixed)]  # fmt: skip
-            return run_node(node, given, self.limits)
+            return run_node(node, given, self.setting.limits)
 
-        self.steps.append(
+        self.made.steps.append(
             PythonStep(run, inputs, outputs, [t.buffer for t in inputs],
                        [t.buffer for t in outputs], (node.name,))
         )  # fmt: skip
 
-    def _find_live(self) -> None:
-        self.live = live_nodes(self.graph)
-
-    def _is_known(self, node: Node) -> bool:
-        return all(node[i] in self.known for i in range(len(node.results)))
-
-    def _find_known(self) -> None:
-        """Constants, shape data with known numbers, and what can be computed from them."""
-        for node in self.graph.nodes():
-            if node not in self.live or isinstance(node.op, Input):
-                continue
-            for i in range(len(node.results)):
-                value = node[i]
-                ints = value.abstract.as_ints()
-                if value.array is not None:
-                    self.known[value] = value.array
-                elif ints is not None and value.type.is_static:
-                    made = np.array(ints, value.type.dtype.numpy)
-                    self.known[value] = made.reshape(self.shape(value))
-            operands = self.graph.operands(node)
-            if (
-                not self._is_known(node)
-                and node.op.pure
-                and not has_body(node.op)
-                and operands
-                and all(v is None or v in self.known for v in operands)
-                and sum(t.nbytes for t in node.types if t.is_static) <= FOLD_LIMIT
-            ):
-                arrays = run_node(node, [self.array(v) for v in operands])
-                self.known.update({node[i]: a for i, a in enumerate(arrays)})
-
     def _boundary(self) -> None:
+        """Inputs and outputs, which are the caller's."""
         for i, node in enumerate(self.graph.inputs):
             shape = self.shape(node[0])
-            item = node.type.dtype.numpy.itemsize
-            buffer = Buffer("input", node.type.nbytes, i)
-            self.tensors[node[0]] = Tensor(buffer, node.type.dtype, shape, row_major(shape, item))
+            self.tensors[node[0]] = outside("input", i, node.type.dtype, shape)
         for i, value in enumerate(self.graph.outputs):
             shape = self.shape(value)
-            item = value.type.dtype.numpy.itemsize
-            buffer = Buffer("output", value.type.nbytes, i)
-            self.outputs.append(Tensor(buffer, value.type.dtype, shape, row_major(shape, item)))
-
-
-def bind(graph: Graph, types: list[TensorType]) -> Graph:
-    """The graph with these input types. Some sizes may still not be known: those that depend on
-    data."""
-    if all(t.is_static for n in graph.nodes() if n is not graph.result for t in n.types):
-        return graph
-    twin = graph.copy()
-    for node, made in zip(twin.inputs, types):
-        if node.type != made:
-            twin.set_input_type(node, made)
-    twin.reinfer()
-    return twin
-
-
-def live_nodes(graph: Graph) -> set[Node]:
-    """The nodes that some output needs."""
-    live: set[Node] = set()
-    todo = [v.node for v in graph.outputs]
-    while todo:
-        node = todo.pop()
-        if node not in live:
-            live.add(node)
-            todo.extend(graph.nx.predecessors(node))
-    return live
-
-
-def has_all_sizes(graph: Graph) -> bool:
-    """Whether every size that a run needs is known beforehand."""
-    return all(t.is_static for node in live_nodes(graph) for t in node.types)
-
-
-def check_size(total: int, limit: int) -> None:
-    """Refuse an arena beyond the limit before it is allocated."""
-    if total > limit:
-        raise LimitError(
-            f"one call needs an arena of {total} bytes, over the limit of {limit}",
-            hint="raise Limits.model_bytes, or use smaller inputs",
-        )
+            self.made.outputs.append(outside("output", i, value.type.dtype, shape))

@@ -16,8 +16,9 @@ from . import generic
 from .axis import FLOATS, generic_product
 from .endings import Ending, ending_of
 from .generic import Leaf
-from .lowering import Lowering, lowers
+from .lowering import Lowering
 from .products import Product, dense_rows, emit_product, known_columns, packed_columns
+from .registry import lowers
 
 
 @dataclass

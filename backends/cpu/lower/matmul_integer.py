@@ -17,6 +17,7 @@ from dataclasses import replace
 import numpy as np
 
 from ....ir import Array, Builder, DType, Node, Value
+from ...schedule.groups import BYTES
 from ...schedule.layout import Tensor, round_up
 from ..kernels import conv as gemm
 from ..kernels.product_record import Form
@@ -24,10 +25,10 @@ from . import generic
 from .conv import Layer
 from .fusion import emit_body
 from .generic import Leaf
-from .groups import BYTES
-from .lowering import Lowering, lowers
+from .lowering import Lowering
 from .matmul import Target
 from .products import Product, dense_rows, emit_product, known_columns, packed_columns
+from .registry import lowers
 
 Zero = Value | Array | None  # a zero point: an operand, one known number, or 0
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ....ir import Array, DType, Node, Value
 from ....ir.analysis.index import NotNest
-from ...schedule.layout import Tensor, round_up
+from ...schedule.layout import KERNEL_TYPES, Tensor, round_up
 from ...schedule.steps import Step, Word, record_words
 from ..kernels import frame, maps
 from ..kernels.frame import PlanarRecord
@@ -20,7 +20,8 @@ from .fusion import emit_body, emit_scale_check
 from .generic import Leaf
 from .grids import emit_map, grid_words, target_of
 from .images import lift
-from .lowering import Lowering, lowers
+from .lowering import Lowering
+from .registry import lowers
 
 
 @lowers("quantize_linear")
@@ -40,7 +41,7 @@ def quantize(low: Lowering, node: Node) -> bool:
     if kind not in (DType.u8, DType.i8, DType.i16, DType.u16) or node.type.size == 0:
         return False
     source = low.tensor(x)
-    if scale.size == 1 and kind is DType.u8 and node[0] in low.spatial \
+    if scale.size == 1 and kind is DType.u8 and low.is_spatial(node[0]) \
             and len(source.shape) in (3, 4) and source.strides[-1] == 4:  # fmt: skip
         _to_pixels(low, node, source, float(scale.reshape(-1)[0]), zero)
         return True
@@ -66,7 +67,7 @@ def _computed(low: Lowering, node: Node) -> bool:
     operands = [v for v in low.graph.operands(node) if v is not None]
     if all(low.array(v) is not None for v in operands[1:]) or node.type.size == 0:
         return False
-    if any(v.type.dtype not in generic.SUPPORTED for v in (*operands, node[0])):
+    if any(v.type.dtype not in KERNEL_TYPES for v in (*operands, node[0])):
         return False
     sources = [low.tensor(v) for v in operands]
     out = low.result(node[0], exact=True)
@@ -124,7 +125,7 @@ def dequantize(low: Lowering, node: Node) -> bool:
         return False
     if op.block_size or (zero_value is not None and zero is None) or node.type.size == 0:
         return False
-    if x.type.dtype not in generic.SUPPORTED:
+    if x.type.dtype not in KERNEL_TYPES:
         return False
     source = low.tensor(x)
     if scale.size == 1 and _dequantized_pixels(low, node, x, source, scale, zero):
@@ -153,11 +154,11 @@ def _dequantized_pixels(
     offset = 0 if zero is None else int(zero.reshape(-1)[0])
     if x.type.dtype is not DType.u8 or source.buffer.space != "arena":
         return False
-    if x not in low.spatial or len(source.shape) not in (3, 4) or not source.channels_last:
+    if not low.is_spatial(x) or len(source.shape) not in (3, 4) or not source.channels_last:
         return False
     factor: Word = float(scale.reshape(-1)[0])
     pixels = lift(source)
-    if node[0] in low.spatial and not low.graph.is_output(node[0]):
+    if low.is_spatial(node[0]) and not low.graph.is_output(node[0]):
         target = target_of(low, node[0])
         values = grid_words(low, target, {"a": pixels})
         values |= {"scale": factor, "zero": offset}

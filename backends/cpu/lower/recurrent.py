@@ -15,8 +15,9 @@ from ..kernels import recurrent
 from ..kernels.product_record import Form
 from ..kernels.recurrent import GATES
 from ..kernels.sequences import RecurrentRecord
-from .lowering import Lowering, lowers
+from .lowering import Lowering
 from .products import Product, dense_rows, emit_product, known_columns
+from .registry import lowers
 
 
 @lowers("rnn", "gru", "lstm")
@@ -166,8 +167,7 @@ class Layout:
               reads: list[Any], results: list[Tensor | None]) -> None:  # fmt: skip
         low, (tall, vectors) = self.low, self.shape
         state_batch = 16 * self.padded + 64
-        scratch = low.buffer()
-        scratch.size = self.batch * state_batch
+        scratch = low.scratch(self.batch * state_batch)
         per = round_up(-(-self.batch // low.threads), tall)
         clip = self.op.clip
         values |= {

@@ -10,17 +10,19 @@ import numpy as np
 from ....ir import DType, Node, Value
 from ...schedule.layout import Halo, Tensor, round_up
 from ...schedule.steps import Step, Word, record_words
+from ...schedule.windows import Geometry, geometry, node_geometry
 from ..kernels import pool
 from ..kernels.grid import LANES, share
 from ..kernels.pool import PoolGradientRecord, PoolRecord
 from .conv import first_tap, strides
-from .images import Geometry, geometry, image, lift, node_geometry
-from .lowering import Lowering, lowers
+from .images import image, lift
+from .lowering import Lowering
+from .registry import lowers
 
 
-@lowers("global_average_pool")
+@lowers("global_average_pool", priority=1)  # `fusion` has one for any shape
 def global_pool(low: Lowering, node: Node) -> bool:
-    """One window over both spatial axes. (Others: `lower_fusion`.)"""
+    """One window over both spatial axes. (Others: `fusion`.)"""
     value = low.graph.operand(node, 0)
     assert value is not None
     if node.type.dtype is not DType.f32 or value.type.rank != 4 or 0 in low.shape(value):
@@ -36,7 +38,7 @@ def windows(low: Lowering, node: Node) -> bool:
     """Pooling of f32, and the maximum of u8, over one or two spatial axes."""
     value = low.graph.operand(node, 0)
     assert value is not None
-    g = node_geometry(low, node)
+    g = node_geometry(low.facts, node)
     average = node.op.name == "average_pool"
     kinds = (DType.f32,) if average else (DType.f32, DType.u8)
     if g is None or len(g.kernel) > 2 or node.type.dtype not in kinds or len(node.results) > 1:

@@ -10,19 +10,20 @@ import numpy as np
 from ....ir import DType, Node, Value
 from ....ir.ops.epilogue import activation_op
 from ....ir.ops.quantization import NOT_FINITE
+from ...schedule.groups import BYTES
 from ...schedule.layout import Tensor
 from ...schedule.steps import Step, Word, record_words
+from ...schedule.templates import TEMPLATES
 from ..kernels.product_record import Form
 from ..kernels.rows import RowsRecord, rows_kernel
 from . import generic
-from .elementwise import TEMPLATES
 from .endings import ending_of
 from .generic import Leaf
-from .groups import BYTES
-from .lowering import Lowering, lowers
+from .lowering import Lowering
 from .matmul import Target, residual_rows
 from .matmul_integer import Zero, sums, zero_of
 from .products import Product
+from .registry import lowers
 
 
 @lowers("quantize_rows")
@@ -72,7 +73,7 @@ def _by_rows(low: Lowering, node: Node, count: int, how: str) -> bool:
 @lowers("scaled_mat_mul")
 def scaled_by_map(low: Lowering, node: Node) -> bool:
     """The accumulators by the tile kernel, the rest by one map: where columns' scales or the bias
-    are computed (see `lower_matmul_integer.scaled`)."""
+    are computed (see `scaled`)."""
     a, b, a_scale, b_scale, a_zero, b_zero, bias, residual = [
         *low.graph.operands(node), *[None] * 4
     ][:8]  # fmt: skip
@@ -102,7 +103,7 @@ def scaled_by_map(low: Lowering, node: Node) -> bool:
     return True
 
 
-@lowers("scaled_mat_mul")
+@lowers("scaled_mat_mul", priority=1)
 def scaled(low: Lowering, node: Node) -> bool:
     """One tile kernel: activation((f32(acc) * column scale) * row scale + bias + residual)."""
     a, b, a_scale, b_scale, a_zero, b_zero, bias, residual = [

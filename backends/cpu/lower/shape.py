@@ -14,7 +14,8 @@ from ...schedule.steps import Step, Word
 from ..nests.loops import take_kernel
 from . import generic
 from .generic import Leaf
-from .lowering import Lowering, lowers
+from .lowering import Lowering
+from .registry import lowers
 
 
 def give(low: Lowering, value: Value, view: Tensor | None, nodes: tuple[str, ...]) -> bool:
@@ -22,7 +23,7 @@ def give(low: Lowering, value: Value, view: Tensor | None, nodes: tuple[str, ...
     if view is None:
         return False
     leaves_program = low.graph.is_output(value) or view.buffer.space == "output"
-    if value in low.homes or leaves_program:
+    if value in low.schedule.layouts.homes or leaves_program:
         out = low.result(value, exact=True)
         if not generic.fits(out, [Leaf(view)]):
             return False
@@ -32,8 +33,9 @@ def give(low: Lowering, value: Value, view: Tensor | None, nodes: tuple[str, ...
     return True
 
 
+@lowers("identity", priority=-1)  # of an element type for which there is no formula
 @lowers(
-    "identity", "dropout", "optimization_barrier", "scale_gradient", "transpose", "squeeze",
+    "dropout", "optimization_barrier", "scale_gradient", "transpose", "squeeze",
     "unsqueeze", "expand", "slice",
 )  # fmt: skip
 def views(low: Lowering, node: Node) -> bool:
@@ -266,7 +268,7 @@ def tile(low: Lowering, node: Node) -> bool:
 
 @lowers("gather")
 def gather(low: Lowering, node: Node) -> bool:
-    """Slices at known indices (others: see `lower_index`)."""
+    """Slices at known indices (others: see `index`)."""
     x, at = low.graph.operands(node)[:2]
     known = low.array(at)
     if known is None or known.ndim > 1:

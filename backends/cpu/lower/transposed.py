@@ -9,16 +9,19 @@ from typing import Any
 import numpy as np
 
 from ....ir import DType, Node
+from ...schedule.groups import LARGEST
 from ...schedule.layout import Halo, Tensor, round_up
 from ...schedule.steps import Word
+from ...schedule.windows import Geometry
 from ..kernels.grid import LANES
 from ..kernels.product_record import Form
-from .computed import LARGEST, arrays
+from .computed import arrays
 from .conv import Layer, emit_layer, finish_of
-from .images import Geometry, image, lift
-from .lowering import GRANULE, Lowering, lowers
+from .images import image, lift
+from .lowering import GRANULE, Lowering
 from .products import Product, dense_rows, emit_product, packed_columns
 from .reduce import add_windows
+from .registry import lowers
 
 WORTH = 2.5  # times the work of a convolution that products with sums behind them are
 

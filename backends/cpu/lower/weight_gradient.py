@@ -7,16 +7,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ....ir import Array, Builder, DType, Node, Value
+from ...schedule.groups import LARGEST
 from ...schedule.layout import Tensor
 from ...schedule.steps import Step, record_words
+from ...schedule.windows import Geometry, geometry
 from ..kernels import weight_gradient
 from ..kernels.conv import runs_of
 from ..kernels.weight_gradient import WeightGradientRecord
-from .computed import LARGEST, arranged
+from .computed import arranged
 from .conv import first_tap
 from .fusion import emit_body
-from .images import Geometry, geometry, image, lift
-from .lowering import Lowering, lowers
+from .images import image, lift
+from .lowering import Lowering
+from .registry import lowers
 
 NEAR = 256 << 10  # bytes of both images in a block
 SHARED = 1 << 20  # bytes of sums up to which each thread has its own

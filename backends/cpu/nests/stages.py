@@ -25,11 +25,11 @@ from ....ir.analysis.nest import (
     children,
     expressions,
 )
-from ..lower.generic import SUPPORTED
-from .formulas import formula, literal
+from ...schedule.formulas import formula, literal
+from ...schedule.layout import KERNEL_TYPES
+from ...schedule.loops import Loops, View
 from .fusion import Place, Stage, Text
 from .loops import bounds
-from .structure import Loops, View
 
 KEPT_BYTES = 1 << 17  # of one value over a row: further out than L2, computing again is faster
 WORTH_KEEPING = 6  # weight of what is kept rather than computed again
@@ -90,7 +90,7 @@ class Writer:
     def _levels(self, order: list[Expr]) -> None:
         """After how many stages each expression can be computed."""
         for e in order:
-            if e.dtype not in SUPPORTED:
+            if e.dtype not in KERNEL_TYPES:
                 raise NotNest(f"{e.dtype.value} is not computed in loops")
             deepest = max((self.level[c] for c in children(e)), default=0)
             self.level[e] = deepest + isinstance(e, Fold)

@@ -1,1 +1,1 @@
-"""Programs and plans, the team of threads, the cache of object code, measured schedules."""
+"""Programs and plans, the team of threads, measured tilings."""

@@ -5,22 +5,25 @@ from __future__ import annotations
 import copy
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ....ir import Array, FeedError, Graph, Limits, interpret
 from ...base import KernelTime
-from ...schedule import arena, bounds
+from ...schedule import bounds
 from ...schedule.kernel import Kernel
 from ...schedule.layout import SLACK, Buffer, Ref, Tensor
 from ...schedule.memory import aligned
-from ...schedule.steps import HEADER, PythonStep, Step, Task, bits, schedule
+from ...schedule.phases import Segment, Task
+from ...schedule.schedule import Schedule
+from ...schedule.steps import HEADER, PythonStep, Step, bits
+from ...schedule.timetable import timetable_of
 from ..codegen import jit, sync, syncblock
 from ..codegen import text as codegen
-from ..codegen.isa import find
-from ..lower.lowering import Lowering, check_size
+from ..codegen.isa import Isa, find
+from ..lower.lowering import Emitted
 from . import turns
 from .team import Team
 
@@ -28,30 +31,31 @@ from .team import Team
 class Plan:
     """Steps, table and arena for one set of input sizes."""
 
-    def __init__(self, lowering: Lowering, workers: Team, limits: Limits) -> None:
-        self.team, self.isa = workers, lowering.isa
-        self.names = lowering.graph.output_names
-        self.segments = schedule(lowering.steps, workers.nt)
-        self._fallbacks = [n.name for n in lowering.fallbacks]
-        self._bodies = lowering.bodies
-        self._outputs = [(t.shape, t.dtype.numpy) for t in lowering.outputs]
-        bounds.check(lowering.steps, self.isa)
-        buffers = {b: None for s in lowering.steps for b in (*s.reads, *s.writes)}
-        self._size = arena.assign(b for b in buffers if b.space == "arena")
-        check_size(self._size, limits.model_bytes)
-        self._messages = lowering.faults
-        self.constants = [b for b in buffers if b.space == "constant"]  # kept alive
+    def __init__(
+        self, schedule: Schedule, made: Emitted, isa: Isa, workers: Team, limits: Limits
+    ) -> None:
+        self.team, self.isa = workers, isa
+        self.names = schedule.graph.output_names
+        self._fallbacks = [n.name for n in made.fallbacks]
+        self._bodies = made.bodies
+        self._outputs = [(t.shape, t.dtype.numpy) for t in made.outputs]
+        bounds.check(made.steps, isa)
+        self._times = timetable_of(made.steps, schedule.machine, limits.model_bytes)
+        self.segments = self._times.segments
+        self._messages = made.faults
+        self._places, self._words = places_of(self.segments)
         self._settle()
-        for segment in self.segments:
-            if segment.python is None:
-                codegen.compile_segment(segment, lowering.isa, workers.nt)
+        self._code = [
+            None if s.python else codegen.compile_segment(s, self._places, isa, workers.nt)
+            for s in self.segments
+        ]
         self._link()
 
     def _settle(self) -> None:
         """Memory of its own: arena, flags of faults, sync block and table."""
         self.lock, self.busy = threading.Lock(), False
         self._twin: Plan | None = None
-        self._arena = aligned(self._size + SLACK, 4096)
+        self._arena = aligned(self._times.places.size + SLACK, 4096)
         self._sync = aligned(syncblock.sync_bytes(self.team.nt))
         self._flags = {buffer: aligned(8) for _, buffer in self._messages}
         self._faults = [(m, self._flags[b].view(np.int64)) for m, b in self._messages]
@@ -61,8 +65,8 @@ class Plan:
     def _link(self) -> None:
         """What a call goes through, once there is native code."""
         self._calls = [
-            (s.address, None) if s.python is None else (0, _Bridge(self, s.python))
-            for s in self.segments
+            (0 if code is None else code.address, s.python and _Bridge(self, s.python))
+            for s, code in zip(self.segments, self._code)
         ]
         turns.watch(self)
 
@@ -91,54 +95,51 @@ class Plan:
         return self._fallbacks + [name for b in self._bodies for name in b.fallbacks()]
 
     def _write_table(self) -> None:
-        steps = [s for seg in self.segments for phase in seg.phases for s in phase.steps]
-        at = 1
-        heads: list[tuple[int, Task]] = []
-        slots: dict[int, int] = {}  # by the step's place
-        for segment in self.segments:
-            for phase in segment.phases:
-                for slot, task in enumerate(phase.tasks):
-                    if task.alone:
-                        task.at = at
-                        heads.append((slot, task))
-                        at += HEADER + 1 + 2 * len(task.steps)
-                    for step in task.steps:
-                        step.at = at
-                        slots[at] = 0 if task.alone else slot
-                        at += len(step.words)
-        raw = aligned(8 * at)
+        raw = aligned(8 * self._words)
         self._table = raw.view(np.int64)
         self._base = raw.ctypes.data
         self._table[0] = self._sync.ctypes.data
-        for slot, task in heads:
-            calls = [w for s in task.steps for w in (self._native(s), self._base + 8 * s.at)]
-            record = [self._sync.ctypes.data, slot, 1, len(task.steps), *calls]
-            self._table[task.at : task.at + len(record)] = record
         patches: list[tuple[int, Buffer, int]] = []
-        for step in steps:
-            words = [self._sync.ctypes.data, slots[step.at], *step.words[2:]]
-            for i, word in enumerate(words):
-                if isinstance(word, Ref):
-                    if word.buffer.space in ("input", "output"):
-                        patches.append((step.at + i, word.buffer, word.offset))
-                        continue
-                    word = self.address(word.buffer) + word.offset
-                self._table[step.at + i] = bits(word) if isinstance(word, float) else word
+        for phase in (phase for segment in self.segments for phase in segment.phases):
+            for slot, task in enumerate(phase.tasks):
+                if task.alone:
+                    self._write_head(task, slot)
+                for step in task.steps:
+                    patches += self._write_record(step, 0 if task.alone else slot)
         self._reads = [(w, b.index, o) for w, b, o in patches if b.space == "input"]
         self._writes = [(w, b.index, o) for w, b, o in patches if b.space == "output"]
+
+    def _write_head(self, task: Task, slot: int) -> None:
+        """The record of a task that runs alone: its steps' functions and records."""
+        calls = [w for s in task.steps for w in (self._native(s), self._base + 8 * self._places[s])]
+        record = [self._sync.ctypes.data, slot, 1, len(task.steps), *calls]
+        at = self._places[task]
+        self._table[at : at + len(record)] = record
+
+    def _write_record(self, step: Step, slot: int) -> Iterator[tuple[int, Buffer, int]]:
+        """A step's words; gives those that each call writes: where, of which array, from where."""
+        at = self._places[step]
+        for i, word in enumerate([self._sync.ctypes.data, slot, *step.words[2:]], at):
+            if isinstance(word, Ref):
+                if word.buffer.space in ("input", "output"):
+                    yield i, word.buffer, word.offset
+                    continue
+                word = self.address(word.buffer) + word.offset
+            self._table[i] = bits(word) if isinstance(word, float) else word
 
     def address(self, buffer: Buffer) -> int:
         if buffer in self._flags:
             return self._flags[buffer].ctypes.data
         if buffer.data is not None:
             return buffer.data.ctypes.data
-        return self._arena.ctypes.data + buffer.offset
+        return self._arena.ctypes.data + self._times.places.offsets[buffer]
 
     def view(self, tensor: Tensor, given: Sequence[Array], made: Sequence[Array]) -> Array:
         """A tensor's elements as a NumPy view."""
         buffer = tensor.buffer
         if buffer.space == "arena":
-            memory: Array = self._arena[buffer.offset : buffer.offset + buffer.size]
+            start = self._times.places.offsets[buffer]
+            memory: Array = self._arena[start : start + buffer.size]
         elif buffer.data is not None:
             memory = buffer.data[: buffer.size]
         else:
@@ -221,11 +222,10 @@ class Plan:
                 bridge(given, made)
                 took = time.perf_counter() - start
                 rows.append(KernelTime(segment.python.kind, segment.python.nodes, took))
-            for phase in segment.phases:
-                for step in phase.steps:
-                    took = self._clock(self._native(step), self._base + 8 * step.at) - empty
-                    self.team.run(idle, self._sync.ctypes.data)  # resets the work counters
-                    rows.append(KernelTime(step.kernel.name, step.nodes, max(took, 0.0), step.macs))
+            for step in segment.steps:
+                took = self._clock(self._native(step), self._base + 8 * self._places[step]) - empty
+                self.team.run(idle, self._sync.ctypes.data)  # resets the work counters
+                rows.append(KernelTime(step.kernel.name, step.nodes, max(took, 0.0), step.macs))
         return rows
 
     def _native(self, step: Step) -> int:
@@ -238,24 +238,32 @@ class Plan:
 
     def kernels(self) -> list[Kernel]:
         """The kernels that the plan calls, each once."""
-        found = {
-            step.kernel.name: step.kernel
-            for segment in self.segments
-            for phase in segment.phases
-            for step in phase.steps
-        }
+        found = {s.kernel.name: s.kernel for segment in self.segments for s in segment.steps}
         return list(found.values())
 
     def source(self) -> str:
         parts = [
-            segment.source
-            if segment.python is None
-            else f"# in Python: {len(segment.python.inputs)} operands, "
-            f"{len(segment.python.outputs)} results\n"
-            for segment in self.segments
+            f"# in Python: {len(s.python.inputs)} operands, {len(s.python.outputs)} results\n"
+            if s.python
+            else (code.source if code else "")
+            for s, code in zip(self.segments, self._code)
         ]
         parts += [text for b in self._bodies for text in b.sources()]
         return "\n".join(parts)
+
+
+def places_of(segments: Sequence[Segment]) -> tuple[Mapping[Step | Task, int], int]:
+    """Where each record begins in the table, in words, and how many words there are."""
+    places: dict[Step | Task, int] = {}
+    at = 1
+    for task in (t for s in segments for phase in s.phases for t in phase.tasks):
+        if task.alone:
+            places[task] = at
+            at += HEADER + 1 + 2 * len(task.steps)
+        for step in task.steps:
+            places[step] = at
+            at += len(step.words)
+    return places, at
 
 
 class _Bridge:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -28,16 +28,18 @@ from ... import shield
 from ...base import KernelTime, pick_form
 from ...schedule.kernel import Kernel
 from ...schedule.layout import Constants
+from ...schedule.schedule import schedule
+from ...schedule.sizes import bind, has_all_sizes
 from ..codegen import jit
 from ..codegen.isa import Isa, find
+from ..kernels.tiling import HEURISTIC, Case, Tiling, Tilings
 from ..lower.fusion import is_nest
-from ..lower.lowering import Lowering, bind, has_all_sizes
+from ..lower.lowering import Lowering, Setting
 from . import search, turns
 from . import tuning as records
 from .plan import Interpreted, Plan
 from .stages import Staged
 from .team import team
-from .tuning import HEURISTIC, Schedule, Schedules
 
 PLANS = 8  # input signatures for which plans are kept
 INNER_PLANS = 64  # the same for bodies and for what waits for sizes: a value may grow in a loop
@@ -67,15 +69,16 @@ class Program:
 
     def __init__(
         self, graph: Graph, isa: Isa, threads: int, limits: Limits,
-        schedules: Mapping[str, Schedule], tuner: search.Tuner | None,
+        tilings: Mapping[str, Tiling], tuner: search.Tuner | None,
         outer: Program | None = None, stage: int = 0,
     ) -> None:  # fmt: skip
         """With `outer`, a part of another program: constants are shared and nothing is planned
         before it runs. `stage` counts the parts that wait for sizes one after the other."""
         self.graph = graph
-        self.schedules, self._tuner = dict(schedules), tuner
+        self.tilings, self._tuner = dict(tilings), tuner
         self.target = CpuTarget(isa.name, threads)
         self._isa, self._limits, self._stage = isa, limits, stage
+        self._machine = isa.machine(threads)
         self._team = team(threads)
         self._constants = Constants() if outer is None else outer._constants
         self._kept = PLANS if outer is None else INNER_PLANS
@@ -167,43 +170,42 @@ class Program:
                 return Interpreted(bound, self._limits)
             return Staged(bound, self._part, self._later, self._limits)
         bound = inlined(bound, partial(is_nest, bound))
-        lowering = self._lower(bound, self.schedules)
-        plan = Plan(lowering, self._team, self._limits)
-        return plan if tuner is None else self._tune(bound, lowering, plan, tuner)
+        plan, asked = self._build(bound, self.tilings)
+        return plan if tuner is None else self._tune(bound, asked, plan, tuner)
 
-    def _lower(self, bound: Graph, schedules: Mapping[str, Schedule]) -> Lowering:
-        lowering = Lowering(
-            bound, self._isa, self.target.threads, self._constants, Schedules(dict(schedules)),
-            limits=self._limits, compile_body=self._part,
-        )  # fmt: skip
-        lowering.run()
-        return lowering
+    def _build(self, bound: Graph, tilings: Mapping[str, Tiling]) -> tuple[Plan, Iterable[Case]]:
+        """A plan for a bound graph, and the layers that asked how they are cut."""
+        tried = Tilings(dict(tilings))
+        setting = Setting(self._isa, self._constants, tried, self._limits, self._part)
+        decided = schedule(bound, self._machine)
+        made = Lowering(decided, setting).run()
+        return Plan(decided, made, self._isa, self._team, self._limits), tried.asked
 
-    def _tune(self, bound: Graph, lowering: Lowering, plan: Plan, tuner: search.Tuner) -> Plan:
-        """The plan with other schedules, if the whole is faster for them too."""
-        cases = [c for c in lowering.schedules.asked if c.name not in self.schedules]
+    def _tune(self, bound: Graph, asked: Iterable[Case], plan: Plan, tuner: search.Tuner) -> Plan:
+        """The plan with other tilings, if the whole is faster for them too."""
+        cases = [c for c in asked if c.name not in self.tilings]
         known, found = tuner.find(cases)
-        chosen = {**self.schedules, **known, **found}
+        chosen = {**self.tilings, **known, **found}
         if set(chosen.values()) <= {HEURISTIC}:
             tuner.settle(found, True)
             return plan
-        made = Plan(self._lower(bound, chosen), self._team, self._limits)
+        made, _ = self._build(bound, chosen)
         if found:
             zeros = [np.zeros(n.type.static_shape, n.type.dtype.numpy) for n in bound.inputs]
             better = search.is_faster(lambda: made.run(zeros), lambda: plan.run(zeros))
             tuner.settle(found, better)
             if not better:
                 return plan
-        self.schedules = chosen
+        self.tilings = chosen
         return made
 
     def save_tuning(self, path: str | os.PathLike[str]) -> None:
-        """Write the schedules in use as JSON, for `compile(..., tuning=path)`. StorageError."""
-        records.write(self.schedules, self._isa, self.target.threads, path)
+        """Write the tilings in use as JSON, for `compile(..., tuning=path)`. StorageError."""
+        records.write(self.tilings, self._isa, self.target.threads, path)
 
     def _part(self, graph: Graph, stage: int = 0) -> Program:
         return Program(
-            graph, self._isa, self.target.threads, self._limits, self.schedules, self._tuner,
+            graph, self._isa, self.target.threads, self._limits, self.tilings, self._tuner,
             self, stage,
         )  # fmt: skip
 
@@ -238,7 +240,7 @@ class Program:
     def facts(self) -> Mapping[str, int]:
         """Pieces of machine code that this process has `compiled`, and loaded `from_disk` (for all
         its programs together); layers with measured `schedules`."""
-        return {**jit.origins(), "schedules": len(self.schedules)}
+        return {**jit.origins(), "schedules": len(self.tilings)}
 
     def profile(self, *arrays: Any, repeat: int = 1, **named: Any) -> list[KernelTime]:
         """Seconds for each kernel in the order they run: the median over `repeat` calls.
@@ -296,10 +298,10 @@ def compile(
     """Compile for this machine. `threads` defaults to the cores this process may use; `isa` names
     an instruction table (`TAUT_ISA` or the best by default).
 
-    tune      seconds to spend on measuring other schedules for the layers, besides what earlier
+    tune      seconds to spend on measuring other tilings for the layers, besides what earlier
               programs found on this machine (0: use only that). Without it nothing is measured and
               the same graph gives the same program.
-    tuning    a file of schedules, from `Program.save_tuning`
+    tuning    a file of tilings, from `Program.save_tuning`
     progress  called with (layers measured, layers to measure)
     Raises CompileError; StorageError where the tuning file cannot be read.
     """
@@ -313,9 +315,9 @@ def compile(
         raise CompileError(str(error)) from error
     if tune is not None and (not isinstance(tune, int | float) or not 0 <= tune < float("inf")):
         raise CompileError(f"tune is a number of seconds, not {tune!r}")
-    schedules = {} if tuning is None else records.read(tuning, table, threads)
+    tilings = {} if tuning is None else records.read(tuning, table, threads)
     tuner = None if tune is None else search.Tuner(table, threads, tune, progress)
-    return Program(graph, table, threads, limits, schedules, tuner)
+    return Program(graph, table, threads, limits, tilings, tuner)
 
 
 def default_threads() -> int:

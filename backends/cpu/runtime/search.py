@@ -1,7 +1,7 @@
-"""Finding schedules by measuring: one layer at a time, on data of its own, within a budget.
+"""Finding tilings by measuring: one layer at a time, on data of its own, within a budget.
 
 For each case, heaviest first: the tiles with the heuristic's chunks, then other chunks for the best
-tile. A case that the budget leaves no time for keeps the heuristic's schedule.
+tile. A case that the budget leaves no time for keeps the heuristic's tiling.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from ...schedule.memory import aligned
 from ..codegen import jit, sync, syncblock
 from ..codegen.isa import Isa
 from ..kernels import conv
+from ..kernels.tiling import HEURISTIC, Case, Tiling
 from . import tuning
 from .team import team
-from .tuning import HEURISTIC, Case, Schedule
 
 Progress = Callable[[int, int], None]
 SECONDS = 0.002  # one measurement runs about this long, three times
-MARGIN = 0.98  # another schedule has to be so much faster
+MARGIN = 0.98  # another tiling has to be so much faster
 
 _LOOP = """
 def entry(tid, nt, base):
@@ -35,7 +35,7 @@ def entry(tid, nt, base):
 
 
 class Tuner:
-    """Schedules for a program's layers: those in the cache, and others measured while `budget`
+    """Tilings for a program's layers: those in the cache, and others measured while `budget`
     seconds last."""
 
     def __init__(
@@ -43,9 +43,9 @@ class Tuner:
     ) -> None:
         self.isa, self.threads, self.left, self.progress = isa, threads, budget, progress
 
-    def find(self, cases: Iterable[Case]) -> tuple[dict[str, Schedule], dict[str, Schedule]]:
+    def find(self, cases: Iterable[Case]) -> tuple[dict[str, Tiling], dict[str, Tiling]]:
         """(from the cache, measured now)."""
-        known: dict[str, Schedule] = {}
+        known: dict[str, Tiling] = {}
         missing: list[Case] = []
         for case in cases:
             found = tuning.recall(case, self.isa, self.threads)
@@ -55,10 +55,10 @@ class Tuner:
                 known[case.name] = found
         return known, self._search(missing)
 
-    def _search(self, cases: list[Case]) -> dict[str, Schedule]:
+    def _search(self, cases: list[Case]) -> dict[str, Tiling]:
         cases.sort(key=lambda case: (-case.macs, case.name))
         start = time.perf_counter()
-        found: dict[str, Schedule] = {}
+        found: dict[str, Tiling] = {}
         for i, case in enumerate(cases):
             if time.perf_counter() - start >= self.left:
                 break
@@ -68,7 +68,7 @@ class Tuner:
         self.left = max(0.0, self.left - (time.perf_counter() - start))
         return found
 
-    def settle(self, found: dict[str, Schedule], better: bool) -> None:
+    def settle(self, found: dict[str, Tiling], better: bool) -> None:
         """Keep what was found; or, where the whole program was no faster for it, that the
         heuristics do as well."""
         kept = found if better else dict.fromkeys(found, HEURISTIC)
@@ -87,31 +87,31 @@ def is_faster(new: Callable[[], object], old: Callable[[], object], seconds: flo
     return float(np.median(taken[0][2:])) < float(np.median(taken[1][2:]))
 
 
-def _best(case: Case, isa: Isa, threads: int, end: float) -> Schedule:
+def _best(case: Case, isa: Isa, threads: int, end: float) -> Tiling:
     layer = Layer(case, isa, threads)
     best = HEURISTIC
     least = layer.seconds(None) * MARGIN
     for stage in (_tiles, _chunks):
-        for schedule in stage(case, isa, threads, best):
+        for tiling in stage(case, isa, threads, best):
             if time.perf_counter() >= end:
                 return best
-            took = layer.seconds(schedule)
+            took = layer.seconds(tiling)
             if took < least:
-                best, least = schedule, took
+                best, least = tiling, took
     return best
 
 
-def _tiles(case: Case, isa: Isa, threads: int, _: Schedule) -> Iterator[Schedule]:
+def _tiles(case: Case, isa: Isa, threads: int, _: Tiling) -> Iterator[Tiling]:
     """Each register tile, with the chunks that the heuristic gives it."""
     one = case.size == (1, 1)
     for tile in isa.float_tiles if case.out == "float" else isa.tiles:
         if one or tile[0] > 1:
-            yield Schedule(tile, *default_split(case, tile, isa, threads))
+            yield Tiling(tile, *default_split(case, tile, isa, threads))
 
 
-def _chunks(case: Case, isa: Isa, threads: int, best: Schedule) -> Iterator[Schedule]:
+def _chunks(case: Case, isa: Isa, threads: int, best: Tiling) -> Iterator[Tiling]:
     """The best tile with other chunks: by pixels, by panels, both, and all in one."""
-    start = default_schedule(case, isa, threads) if best == HEURISTIC else best
+    start = default_tiling(case, isa, threads) if best == HEURISTIC else best
     tiles, panels = extent(case, start.tile, isa)
     seen = {(start.tiles, start.panels)}
     parts = (1,) if threads == 1 else (1, threads, 2 * threads, 4 * threads)
@@ -147,9 +147,9 @@ class Layer:
         self.table = aligned(256)
         self.sync = aligned(syncblock.sync_bytes(threads))
 
-    def seconds(self, schedule: Schedule | None) -> float:
+    def seconds(self, tiling: Tiling | None) -> float:
         """One run of the layer, all threads together: the best of three rounds."""
-        kernels, records, keep = self._records(schedule)
+        kernels, records, keep = self._records(tiling)
         calls = [f"{k.name}(tid, nt, load_i64(base + {16 + 8 * i}))" for i, k in enumerate(kernels)]
         source = _LOOP.format(calls="\n        ".join(calls))
         named = {k.name: k for k in kernels}
@@ -171,7 +171,7 @@ class Layer:
         return min(clock(times) for _ in range(3))
 
     def _records(
-        self, schedule: Schedule | None
+        self, tiling: Tiling | None
     ) -> tuple[list[Kernel], list[np.ndarray], list[object]]:
         case, kernels, records, keep = self.case, [], [], []
         parts = conv.prepare(
@@ -179,7 +179,7 @@ class Layer:
             self.isa, row=self.row, pixel=case.pixel, size=case.size, images=case.images,
             dilation=case.dilation, groups=case.groups, out=case.out, residual=case.residual,
             threads=self.threads, activation=case.activation,
-            other_scale=1.0 if case.bounded else None, schedule=schedule,
+            other_scale=1.0 if case.bounded else None, tiling=tiling,
         )  # fmt: skip
         for slot, part in enumerate(parts):
             arrays = {"taps": _place(part.taps), "weights": _place(part.weights),
@@ -226,12 +226,12 @@ def default_split(case: Case, tile: tuple[int, int], isa: Isa, threads: int) -> 
     return conv.split(tiles, case.images, panels, threads, tile[0] * case.pixel, panel_bytes)
 
 
-def default_schedule(case: Case, isa: Isa, threads: int) -> Schedule:
+def default_tiling(case: Case, isa: Isa, threads: int) -> Tiling:
     """What the heuristics make of a case."""
     vectors = -(-case.weights[0] // case.groups // isa.lanes)
     tiles = isa.float_tiles if case.out == "float" else isa.tiles
     tile = conv.best_tile(case.size[0] * case.size[1], vectors, tiles)
-    return Schedule(tile, *default_split(case, tile, isa, threads))
+    return Tiling(tile, *default_split(case, tile, isa, threads))
 
 
 def out_bytes(case: Case) -> int:

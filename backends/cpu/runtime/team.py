@@ -25,9 +25,8 @@ import numpy as np
 
 from ... import shield
 from ...schedule.memory import aligned
-from ..codegen import jit, sync, syncblock
+from ..codegen import cache, jit, sync, syncblock
 from ..codegen.isa import TABLES
-from . import cache
 
 _CALL = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 _teams: dict[int, Team] = {}

@@ -1,7 +1,7 @@
-"""Schedules: how one layer is cut into register tiles and chunks, and records of the best ones.
+"""Tilings: how one layer is cut into register tiles and chunks, and records of the best ones.
 
-A schedule changes the order of work and nothing else: every output is the same sum in the same
-order, so any schedule gives the same bits. A *case* is all that the time of a layer depends on. A
+A tiling changes the order of work and nothing else: every output is the same sum in the same
+order, so any tiling gives the same bits. A *case* is all that the time of a layer depends on. A
 record holds for one instruction table, thread count, processor and version of the kernels.
 """
 
@@ -11,91 +11,21 @@ import hashlib
 import json
 import os
 import platform
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ....ir import CompileError, StorageError
 from ....ir.files import write_atomic
+from ..codegen import cache as disk
 from ..codegen import jit
 from ..codegen.isa import Isa
-from . import cache as disk
+from ..kernels.tiling import Case, Tiling
 
 FORMAT = "taut-tuning-1"
 _FILE_LIMIT = 16 << 20
-_MOST = 1 << 30
-
-
-@dataclass(frozen=True)
-class Case:
-    """A layer as `kernels.conv.prepare` is asked for it."""
-
-    weights: tuple[int, int, int, int]  # N, KH, KW, C
-    item: int  # bytes of an element
-    pixel: int  # bytes between the input's pixels
-    size: tuple[int, int]
-    images: int
-    groups: int
-    dilation: tuple[int, int]
-    out: str
-    residual: str  # as the kernels call it; "" for none
-    activation: str
-    bounded: bool
-
-    @property
-    def macs(self) -> int:
-        n, kh, kw, c = self.weights
-        return n * kh * kw * c * self.size[0] * self.size[1] * self.images
-
-    @property
-    def name(self) -> str:
-        """What a record calls it: its fields in order, as JSON."""
-        return json.dumps([getattr(self, f.name) for f in fields(self)])
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The register tile (pixels, vectors); tiles and panels of weights in a chunk."""
-
-    tile: tuple[int, int]
-    tiles: int
-    panels: int
-
-    @classmethod
-    def read(cls, value: Any) -> Schedule:
-        """From JSON. Raises ValueError where that is not a schedule."""
-        if not isinstance(value, dict) or value.keys() != {f.name for f in fields(cls)}:
-            raise ValueError("a schedule has tile, tiles and panels")
-        tile = value["tile"]
-        if not isinstance(tile, list) or len(tile) != 2:
-            raise ValueError("a tile is two numbers")
-        numbers = (*tile, value["tiles"], value["panels"])
-        if not all(type(n) is int and 0 <= n <= _MOST for n in numbers):
-            raise ValueError(f"numbers of a schedule are whole and at most {_MOST}")
-        if any(numbers) and not all(numbers):
-            raise ValueError("numbers of a schedule are all zero or none")
-        return cls((tile[0], tile[1]), value["tiles"], value["panels"])
-
-
-HEURISTIC = Schedule((0, 0), 0, 0)  # nothing that was measured is better than the default
-
-
-@dataclass
-class Schedules:
-    """The schedules that a program uses, by case name; none for a case means the heuristics'."""
-
-    chosen: dict[str, Schedule] = field(default_factory=dict)
-    asked: Counter[Case] = field(default_factory=Counter)
-
-    def find(self, case: Case, isa: Isa) -> Schedule | None:
-        """The schedule for a layer. One whose tile this table lacks (HEURISTIC's) is none."""
-        self.asked[case] += 1
-        found = self.chosen.get(case.name)
-        tiles = isa.float_tiles if case.out == "float" else isa.tiles
-        return found if found is not None and found.tile in tiles else None
 
 
 def machine(isa: Isa, threads: int) -> dict[str, Any]:
@@ -126,42 +56,42 @@ def _key(case: str, isa: Isa, threads: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def recall(case: Case, isa: Isa, threads: int, store: disk.Cache | None = None) -> Schedule | None:
+def recall(case: Case, isa: Isa, threads: int, store: disk.Cache | None = None) -> Tiling | None:
     """What was found for this case on this machine by this version, if that can be trusted."""
     data = (store or disk.default()).get(_key(case.name, isa, threads))
     if data is None:
         return None
     try:
-        return Schedule.read(json.loads(data))
+        return Tiling.read(json.loads(data))
     except ValueError:  # authentic, so ours, but of another format
         return None
 
 
 def remember(
-    chosen: Mapping[str, Schedule], isa: Isa, threads: int, store: disk.Cache | None = None
+    chosen: Mapping[str, Tiling], isa: Isa, threads: int, store: disk.Cache | None = None
 ) -> None:
-    """Keep schedules for the next program with such a layer."""
+    """Keep tilings for the next program with such a layer."""
     store = store or disk.default()
-    for case, schedule in chosen.items():
-        store.put(_key(case, isa, threads), json.dumps(asdict(schedule)).encode())
+    for case, tiling in chosen.items():
+        store.put(_key(case, isa, threads), json.dumps(asdict(tiling)).encode())
 
 
 # Records in files.
 
 
 def write(
-    chosen: Mapping[str, Schedule], isa: Isa, threads: int, path: str | os.PathLike[str]
+    chosen: Mapping[str, Tiling], isa: Isa, threads: int, path: str | os.PathLike[str]
 ) -> None:
     """Write a record as JSON. Raises StorageError."""
     content = {
         "format": FORMAT,
         "machine": machine(isa, threads),
-        "layers": {case: asdict(schedule) for case, schedule in sorted(chosen.items())},
+        "layers": {case: asdict(tiling) for case, tiling in sorted(chosen.items())},
     }
     write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def read(path: str | os.PathLike[str], isa: Isa, threads: int) -> dict[str, Schedule]:
+def read(path: str | os.PathLike[str], isa: Isa, threads: int) -> dict[str, Tiling]:
     """A record from a file.
 
     Raises StorageError where the file cannot be read, CompileError where it is not a record, or is
@@ -181,7 +111,7 @@ def read(path: str | os.PathLike[str], isa: Isa, threads: int) -> dict[str, Sche
         layers, theirs = content["layers"], content["machine"]
         if not isinstance(layers, dict) or not isinstance(theirs, dict):
             raise ValueError("its machine and layers are not there")
-        made = {case: Schedule.read(value) for case, value in layers.items()}
+        made = {case: Tiling.read(value) for case, value in layers.items()}
     except (ValueError, KeyError, RecursionError) as error:
         raise CompileError(
             f"is not a tuning record ({error})", file=path, hint="write one with `--tune`"

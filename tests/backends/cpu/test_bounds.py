@@ -16,7 +16,7 @@ from taut.backends.cpu import compile as compiled
 from taut.backends.cpu.codegen import isa
 from taut.backends.cpu.runtime import plan
 from taut.backends.schedule import bounds, reach
-from taut.backends.schedule.layout import Ref
+from taut.backends.schedule.layout import Buffer, Ref
 from taut.backends.schedule.steps import Step
 from taut.ir import Builder, CompileError, FeedError, Graph, interpret
 
@@ -106,6 +106,11 @@ def sound(steps: list[Step]) -> bool:
 MAY_LACK = {"recurrent"}  # kernels that ask whether some of their addresses are there
 
 
+def _set(buffer: Buffer, name: str, value: object) -> None:
+    """Change what nobody may change."""
+    object.__setattr__(buffer, name, value)
+
+
 def harmed(step: Step) -> Iterator[str]:
     """Ways in which a step's record or buffers may be wrong; each is mended before the next."""
     spans = reach.spans_of(step, NATIVE)
@@ -123,13 +128,14 @@ def harmed(step: Step) -> Iterator[str]:
             yield f"word {span.word} is no address"
         step.words[span.word] = ref
         size = ref.buffer.size
-        ref.buffer.size = ref.offset + span.high - granted - 1
+        _set(ref.buffer, "size", ref.offset + span.high - granted - 1)
         yield f"the buffer of word {span.word} is too small"
-        ref.buffer.size = size
+        _set(ref.buffer, "size", size)
         if span.writes and ref.buffer.space != "fault":
-            space, ref.buffer.space = ref.buffer.space, "constant"
+            space = ref.buffer.space
+            _set(ref.buffer, "space", "constant")
             yield f"word {span.word} leads to a constant"
-            ref.buffer.space = space
+            _set(ref.buffer, "space", space)
 
 
 def kernels_drawn(count: int) -> dict[str, Step]:

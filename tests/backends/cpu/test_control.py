@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from taut.backends.cpu import compile
-from taut.backends.cpu.lower.control import closed
+from taut.backends.cpu.lower.bodies import closed
 from taut.ir import Builder, Graph, LimitError, Limits, interpret
 
 F32 = np.float32

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from taut.backends.cpu import compile
 from taut.backends.cpu.codegen.isa import find
-from taut.backends.cpu.lower.lowering import Lowering
-from taut.backends.schedule.layout import Constants
+from taut.backends.cpu.lower.lowering import Lowering, Setting
+from taut.backends.schedule.schedule import schedule
 from taut.backends.schedule.steps import Step
 from taut.ir import Builder, Graph, Value, interpret
 from taut.ir.ops.fusion import Fusion
@@ -179,9 +179,8 @@ def test_normalized_rows_are_quantized_in_the_same_step():
 
 def test_no_intermediate_tensor_is_in_memory():
     graph = fused(graph_of(layer_norm, (64, 24), (64, 24)))
-    low = Lowering(graph, find(None), 1, Constants())
-    low.run()
-    (step,) = low.steps
+    isa = find(None)
+    (step,) = Lowering(schedule(graph, isa.machine(1)), Setting(isa)).run().steps
     assert isinstance(step, Step)
     assert {b.space for b in (*step.reads, *step.writes)} == {"input", "constant", "output"}
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import ISAS, Arena
-from taut.backends.cpu.codegen import isa, jit, objects, sync, syncblock
+from taut.backends.cpu.codegen import cache, isa, jit, objects, sync, syncblock
 from taut.backends.cpu.codegen.isa import TABLES, Target
 from taut.backends.cpu.kernels import conv, depthwise, maps
-from taut.backends.cpu.runtime import cache, team
+from taut.backends.cpu.runtime import team
 from taut.backends.schedule.memory import aligned
 
 KEY = "a" * 64

@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from taut.backends.cpu.kernels.maps import LOOKUP
 from taut.backends.schedule.layout import Buffer
-from taut.backends.schedule.steps import SLOTS, Phase, PythonStep, Step, schedule
+from taut.backends.schedule.phases import SLOTS, Phase, lifetimes_of, segments_of
+from taut.backends.schedule.steps import PythonStep, Step
+from taut.ir.machine import Machine
 
 
 @st.composite
@@ -33,7 +35,8 @@ def programs(draw) -> list[Step | PythonStep]:
 @settings(max_examples=200, deadline=None)
 @given(programs(), st.sampled_from([1, 2, 4]))
 def test_no_step_runs_beside_one_that_it_depends_on(steps, threads):
-    segments = schedule(steps, threads)
+    segments = segments_of(steps, Machine(threads=threads))
+    lifetimes = lifetimes_of(segments)
     groups: list[list[Step | PythonStep]] = []
     for segment in segments:
         if segment.python:
@@ -47,7 +50,8 @@ def test_no_step_runs_beside_one_that_it_depends_on(steps, threads):
     assert [places[s] for s in steps] == sorted(places[s] for s in steps)
     for step in steps:
         for buffer in (*step.reads, *step.writes):
-            assert buffer.first <= places[step] <= buffer.last
+            first, last = lifetimes[buffer]
+            assert first <= places[step] <= last
 
 
 def _check(phase: Phase, steps: list[Step | PythonStep]) -> None:
@@ -64,6 +68,6 @@ def _check(phase: Phase, steps: list[Step | PythonStep]) -> None:
 def test_small_steps_that_follow_one_another_share_a_phase():
     a, b, c, d = (Buffer("arena", n) for n in (64, 64, 64, 1 << 20))
     chain = [Step(LOOKUP, [0, 0, 2], [x], [y]) for x, y in ((a, b), (b, c), (c, d))]
-    (segment,) = schedule(chain, 2)
+    (segment,) = segments_of(chain, Machine(threads=2))
     assert [len(phase.steps) for phase in segment.phases] == [2, 1]
     assert segment.phases[0].tasks[0].alone and not segment.phases[1].tasks[0].alone

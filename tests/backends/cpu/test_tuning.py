@@ -1,4 +1,4 @@
-"""Schedules: any gives the same bits, and a bad record is never a reason for a wrong answer."""
+"""Tilings: any gives the same bits, and a bad record is never a reason for a wrong answer."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import ISAS
 from taut.backends.cpu import compile
-from taut.backends.cpu.lower.lowering import Lowering
-from taut.backends.cpu.runtime import cache, search, tuning
+from taut.backends.cpu.codegen import cache
+from taut.backends.cpu.kernels.tiling import HEURISTIC, Case, Tiling, Tilings
+from taut.backends.cpu.lower.lowering import Lowering, Setting
+from taut.backends.cpu.runtime import search, tuning
 from taut.backends.cpu.runtime.program import Program
 from taut.backends.cpu.runtime.team import team
-from taut.backends.cpu.runtime.tuning import HEURISTIC, Schedule
-from taut.backends.schedule.layout import Constants
+from taut.backends.schedule.schedule import schedule
 from taut.ir import Builder, CompileError, Graph, StorageError
 
 ISA = ISAS[0]
@@ -60,11 +61,12 @@ def given_for(graph: Graph) -> np.ndarray:
     return RNG.standard_normal(kind.static_shape).astype(np.float32)
 
 
-def case_of(which: int) -> tuning.Case:
+def case_of(which: int) -> Case:
     """The layer that a program asked for."""
-    schedules = tuning.Schedules()
-    Lowering(GRAPHS[which], ISA, 2, Constants(), schedules).run()
-    (case,) = schedules.asked
+    tilings = Tilings()
+    setting = Setting(ISA, tilings=tilings)
+    Lowering(schedule(GRAPHS[which], ISA.machine(2)), setting).run()
+    (case,) = tilings.asked
     return case
 
 
@@ -73,43 +75,43 @@ CASES = [case_of(which) for which in range(len(GRAPHS))]
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_every_schedule_gives_the_same_bits(data):
+def test_every_tiling_gives_the_same_bits(data):
     which = data.draw(st.integers(0, len(GRAPHS) - 1))
     case, threads = CASES[which], data.draw(st.sampled_from([1, 2, 3]))
     tiles = ISA.float_tiles if case.out == "float" else ISA.tiles
     number = st.sampled_from([1, 2, 3, 7, 1 << 30])
-    schedule = Schedule(data.draw(st.sampled_from(tiles)), data.draw(number), data.draw(number))
+    tiling = Tiling(data.draw(st.sampled_from(tiles)), data.draw(number), data.draw(number))
     x = given_for(GRAPHS[which])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tuning, "read", lambda *_: {case.name: schedule})
+        patch.setattr(tuning, "read", lambda *_: {case.name: tiling})
         program = compile(GRAPHS[which], threads=threads, tuning="record")
-    assert program.schedules
+    assert program.tilings
     assert np.array_equal(program(x)["y"], program_of(which)(x)["y"])
 
 
 def test_a_tuned_program_starts_from_the_cache(store, monkeypatch):
-    """The second program measures nothing and has the first one's schedules."""
-    best = Schedule(ISA.tiles[0], 1, 1)
+    """The second program measures nothing and has the first one's tilings."""
+    best = Tiling(ISA.tiles[0], 1, 1)
     monkeypatch.setattr(search, "_best", lambda *_: best)
     monkeypatch.setattr(search, "is_faster", lambda *_: True)
     seen: list[tuple[int, int]] = []
     first = compile(GRAPHS[0], threads=2, tune=5, progress=lambda *at: seen.append(at))
-    assert first.schedules == {CASES[0].name: best} and seen == [(1, 1)]
+    assert first.tilings == {CASES[0].name: best} and seen == [(1, 1)]
 
     def refuse(*_):
         raise AssertionError("measured again")
 
     monkeypatch.setattr(search, "_best", refuse)
     monkeypatch.setattr(search, "is_faster", refuse)
-    assert compile(GRAPHS[0], threads=2, tune=5).schedules == first.schedules
-    assert compile(GRAPHS[0], threads=2, tune=0).schedules == first.schedules
-    assert compile(GRAPHS[0], threads=2).schedules == {}  # not asked to
+    assert compile(GRAPHS[0], threads=2, tune=5).tilings == first.tilings
+    assert compile(GRAPHS[0], threads=2, tune=0).tilings == first.tilings
+    assert compile(GRAPHS[0], threads=2).tilings == {}  # not asked to
 
 
-def test_schedules_that_do_not_help_the_whole_program_are_dropped(store, monkeypatch):
-    monkeypatch.setattr(search, "_best", lambda *_: Schedule(ISA.tiles[0], 1, 1))
+def test_tilings_that_do_not_help_the_whole_program_are_dropped(store, monkeypatch):
+    monkeypatch.setattr(search, "_best", lambda *_: Tiling(ISA.tiles[0], 1, 1))
     monkeypatch.setattr(search, "is_faster", lambda *_: False)
-    assert compile(GRAPHS[0], threads=2, tune=5).schedules == {}
+    assert compile(GRAPHS[0], threads=2, tune=5).tilings == {}
     assert tuning.recall(CASES[0], ISA, 2) == HEURISTIC
 
 
@@ -126,8 +128,8 @@ def test_measuring_ends_with_the_budget_and_changes_no_result(store):
 def test_a_layer_of_its_own_runs_under_every_candidate(case):
     layer = search.Layer(case, ISA, 2)
     for stage in (search._tiles, search._chunks):
-        for schedule in stage(case, ISA, 2, HEURISTIC):
-            assert layer.seconds(schedule) > 0
+        for tiling in stage(case, ISA, 2, HEURISTIC):
+            assert layer.seconds(tiling) > 0
 
 
 def test_a_late_thread_finds_the_rounds_of_its_own_call(monkeypatch):
@@ -145,15 +147,15 @@ def test_a_late_thread_finds_the_rounds_of_its_own_call(monkeypatch):
             team(2).run(function, base, lease)
 
     monkeypatch.setattr(search, "team", lambda threads: Watched())
-    search.Layer(CASES[0], ISA, 2).seconds(Schedule(ISA.tiles[0], 1, 1))
+    search.Layer(CASES[0], ISA, 2).seconds(Tiling(ISA.tiles[0], 1, 1))
     assert {1, 2} < {given for _, given, _ in calls}
     assert all(rounds.value == given for rounds, given, _ in calls)
 
 
 def test_a_damaged_record_in_the_cache_is_ignored(store):
-    schedule = Schedule(ISA.tiles[0], 3, 1)
-    tuning.remember({CASES[0].name: schedule}, ISA, 2)
-    assert tuning.recall(CASES[0], ISA, 2) == schedule
+    tiling = Tiling(ISA.tiles[0], 3, 1)
+    tuning.remember({CASES[0].name: tiling}, ISA, 2)
+    assert tuning.recall(CASES[0], ISA, 2) == tiling
     (path,) = store.folder.glob("*.o")
     whole = path.read_bytes()
     for at in range(0, len(whole), 7):
@@ -161,7 +163,7 @@ def test_a_damaged_record_in_the_cache_is_ignored(store):
         assert tuning.recall(CASES[0], ISA, 2) is None
         path.write_bytes(whole[:at])
         assert tuning.recall(CASES[0], ISA, 2) is None
-    assert compile(GRAPHS[0], threads=2, tune=0).schedules == {}
+    assert compile(GRAPHS[0], threads=2, tune=0).tilings == {}
 
 
 @pytest.mark.parametrize(
@@ -174,11 +176,11 @@ def test_an_authentic_record_of_another_form_is_ignored(store, data):
 
 @pytest.mark.parametrize("what", ["processor", "isa", "threads", "kernels"])
 def test_a_record_of_another_machine_or_version_is_not_found(store, tmp_path, what, monkeypatch):
-    schedule = Schedule(ISA.tiles[0], 3, 1)
-    tuning.remember({CASES[0].name: schedule}, ISA, 2)
+    tiling = Tiling(ISA.tiles[0], 3, 1)
+    tuning.remember({CASES[0].name: tiling}, ISA, 2)
     path = tmp_path / "record.json"
-    tuning.write({CASES[0].name: schedule}, ISA, 2, path)
-    assert tuning.read(path, ISA, 2) == {CASES[0].name: schedule}
+    tuning.write({CASES[0].name: tiling}, ISA, 2, path)
+    assert tuning.read(path, ISA, 2) == {CASES[0].name: tiling}
     here = tuning.machine(ISA, 2)
     monkeypatch.setattr(tuning, "machine", lambda *_: here | {what: "other"})
     assert tuning.recall(CASES[0], ISA, 2) is None
@@ -187,9 +189,9 @@ def test_a_record_of_another_machine_or_version_is_not_found(store, tmp_path, wh
 
 
 def test_a_record_goes_out_and_comes_back(tmp_path, monkeypatch):
-    schedule = Schedule(ISA.tiles[0], 2, 1)
+    tiling = Tiling(ISA.tiles[0], 2, 1)
     path = tmp_path / "record.json"
-    tuning.write({CASES[0].name: schedule}, ISA, 2, path)
+    tuning.write({CASES[0].name: tiling}, ISA, 2, path)
     program = compile(GRAPHS[0], threads=2, tuning=path)
     again = tmp_path / "again.json"
     program.save_tuning(again)
@@ -201,7 +203,7 @@ def test_a_record_goes_out_and_comes_back(tmp_path, monkeypatch):
 
 def _record(**changes: object) -> dict[str, object]:
     good = {"format": tuning.FORMAT, "machine": tuning.machine(ISA, 2),
-            "layers": {CASES[0].name: asdict(Schedule(ISA.tiles[0], 1, 1))}}  # fmt: skip
+            "layers": {CASES[0].name: asdict(Tiling(ISA.tiles[0], 1, 1))}}  # fmt: skip
     return good | changes
 
 

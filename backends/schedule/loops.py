@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ....ir.analysis.index import Index
-from ....ir.analysis.nest import Nest
-from ...schedule.layout import Ref, Tensor
+from ...ir.analysis.index import Index
+from ...ir.analysis.nest import Nest
+from .layout import Ref, Tensor
 
 LANES = 128  # neighbouring rows that are computed together
 FEWEST_LANES = 8  # fewer are not worth it

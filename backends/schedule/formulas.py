@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ....ir import DType
-from ....ir.analysis.index import NotNest
-from ....ir.analysis.nest import Apply, Count, Expr, Number
-from ..lower.elementwise import TEMPLATES
+from ...ir import DType
+from ...ir.analysis.index import NotNest
+from ...ir.analysis.nest import Apply, Count, Expr, Number
+from .templates import TEMPLATES
 
 
 def formula(e: Expr, names: Sequence[str]) -> str:

@@ -138,7 +138,8 @@ def optimize(
 def quantize(
     graph: Graph, data: Data, calibrate: str = "percentile", seed: int = 0, **options: Any
 ) -> Graph:
-    """A new int8 graph: the `int8` preset, its ranges measured on `data`.
+    """A new int8 graph: the `int8` preset, its ranges measured on `data`. With another `scheme`
+    (`float8`) its weights are stored in that, and it stays a float graph.
 
     `calibrate` and `options` are those of the `quantize` pass (`taut passes quantize` lists them).
     Which layers stay in floating point, and why, is in the report of `taut.passes.PassManager`,

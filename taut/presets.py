@@ -9,16 +9,20 @@ from typing import Any
 from taut.ir import ParseError
 from taut.passes import Pipeline
 from taut.passes.pipeline import convert, option_types
+from taut.passes.quantize.grid import grid_class
 
 
 def int8_pipeline(options: Mapping[str, Any]) -> Pipeline:
-    """The `int8` preset with these options set in every pass of it that has one of that name.
+    """The `int8` preset with these options set in every pass of it that has one of that name; of
+    `int8-qdq` where the scheme has no integer form.
 
-    Raises ParseError for an option that none has, or a value of the wrong kind.
+    Raises ParseError for an option that none has, or a value of the wrong kind; PassError for a
+    scheme that is not known.
     """
     unused = set(options)
     made = []
-    for p in Pipeline.parse("int8"):
+    lowers = grid_class(str(options.get("scheme", "asymmetric"))).lowers
+    for p in Pipeline.parse("int8" if lowers else "int8-qdq"):
         hints = option_types(type(p))
         mine = {}
         for key in sorted(options.keys() & hints.keys()):

@@ -9,7 +9,7 @@ import numpy as np
 from ...ir import DType, Graph, Node, Value
 from ...ir.op import Array
 from ...ir.ops.quantization import DequantizeLinear, QuantizeLinear
-from ..quantize.grid import Grid
+from ..quantize.grids.affine import AffineGrid
 
 ACTIVATIONS = (DType.u8, DType.i8)
 REALS = (DType.f32, DType.f16)
@@ -20,7 +20,7 @@ class Integers(NamedTuple):
     """A value of 8-bit integers and its grid: what a dequantize_linear reads."""
 
     value: Value
-    grid: Grid
+    grid: AffineGrid
 
 
 class WeightIntegers(NamedTuple):
@@ -64,7 +64,7 @@ def dequantized_weight(
     return graph.add(op, *operands, name=f"{name}.dequantized", before=before)[0]
 
 
-def grid_of_node(graph: Graph, node: Node) -> Grid | None:
+def grid_of_node(graph: Graph, node: Node) -> AffineGrid | None:
     """The grid of a quantize or dequantize node: constant scales, one or one for each index of
     axis 1, and one zero point.
     """
@@ -85,9 +85,9 @@ def grid_of_node(graph: Graph, node: Node) -> Grid | None:
         return None
     number = 0 if zero is None or zero.array is None else int(zero.array.reshape(-1)[0])
     if scale.size == 1:
-        return Grid(float(scale.reshape(-1)[0]), number, quantized)
+        return AffineGrid(float(scale.reshape(-1)[0]), number, quantized)
     steps = tuple(float(v) for v in scale)
-    return Grid(max(steps), number, quantized, steps)
+    return AffineGrid(max(steps), number, quantized, steps)
 
 
 def integers_of(graph: Graph, value: Value | None, constants: bool = False) -> Integers | None:

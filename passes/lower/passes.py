@@ -22,7 +22,7 @@ from ...ir.ops.shape import Cast
 from ..base import Bound, Changes, Exact, Outcome, Pass, WithinSteps, register_pass
 from ..context import Context
 from ..quantize.functions import Step, composed, interval, step_of
-from ..quantize.grid import Grid
+from ..quantize.grids.affine import AffineGrid
 from ..quantize.place import COMBINES, POOLS, SAME
 from ..rewrite import erase_dead
 from .accumulators import Accumulators, image_size
@@ -143,7 +143,7 @@ class Lowering:
         return True
 
     def _integers(
-        self, value: Value, steps: tuple[Step, ...], grid: Grid, place: Node, name: str
+        self, value: Value, steps: tuple[Step, ...], grid: AffineGrid, place: Node, name: str
     ) -> Value:
         """Integers on `grid` of `steps` applied to a float value; `name` is that of the float value
         that they stand for. Raises Refusal.
@@ -170,7 +170,13 @@ class Lowering:
         return self._round(Sum(made.terms, (*made.steps, *steps)), grid, name, place)
 
     def _moved(
-        self, node: Node, index: int, steps: tuple[Step, ...], grid: Grid, place: Node, name: str
+        self,
+        node: Node,
+        index: int,
+        steps: tuple[Step, ...],
+        grid: AffineGrid,
+        place: Node,
+        name: str,
     ) -> Value:
         """Data movement, on integers; functions of one element go before it."""
         if isinstance(node.op, MaxPool | GlobalMaxPool) and interval(steps) is None:
@@ -190,7 +196,7 @@ class Lowering:
             real = np.zeros((), np.float32) if fill is None else fill.array
             if real is None:
                 raise Refusal("it pads with a value that is computed")
-            padded = grid.quantize(composed(steps)(real.reshape(())))
+            padded = grid.encode(composed(steps)(real.reshape(())))
             operands = [*operands[:2], *[None] * (2 - len(operands)), None, *operands[3:]]
             operands[2] = self.graph.constant(padded, f"{node.name}.value", before=place)
         op = node.op
@@ -204,7 +210,7 @@ class Lowering:
         self.outcome.count(node.op.name)
         return made[index]
 
-    def _check_resize(self, node: Node, steps: tuple[Step, ...], grid: Grid) -> None:
+    def _check_resize(self, node: Node, steps: tuple[Step, ...], grid: AffineGrid) -> None:
         """Interpolation may be made on integers where nothing but rounding comes before it: a
         function, or the end of a grid, does not commute with a mean of two numbers. Raises Refusal.
         """
@@ -220,7 +226,7 @@ class Lowering:
         if source.grid != grid and not (op.mode == "linear" and within):
             raise Refusal(f"{op.mode} interpolation on a grid that ends before its operand's")
 
-    def _round(self, total: Sum, grid: Grid, name: str, place: Node) -> Value:
+    def _round(self, total: Sum, grid: AffineGrid, name: str, place: Node) -> Value:
         """End a sum with requantize, or with requantize to an index and a lookup."""
         bounds = interval(total.steps)
         if bounds is not None:
@@ -229,13 +235,13 @@ class Lowering:
             self.outcome.count("requantize")
             return made
         index = index_table(composed(total.steps), grid, total.reach, self.powers)
-        to = Grid(index.scale, index.zero, DType.i16)
+        to = AffineGrid(index.scale, index.zero, DType.i16)
         at = self._requantize(total.terms, to, index.low, index.high, f"{name}.index", place)
         self.outcome.count("requantize and lookup")
         return self._lookup(at, index.table, index.low, grid, name, place)
 
     def _requantize(
-        self, terms: tuple[Term, ...], grid: Grid, lo: int, hi: int, name: str, place: Node
+        self, terms: tuple[Term, ...], grid: AffineGrid, lo: int, hi: int, name: str, place: Node
     ) -> Value:  # fmt: skip
         indexes = grid.dtype is DType.i16
         tolerance = INDEX_TOLERANCE if indexes else TOLERANCE
@@ -272,7 +278,7 @@ class Lowering:
         return self.graph.add(op, *operands, name=name, before=place)[0]
 
     def _lookup(
-        self, x: Value, table: Array, low: int | None, grid: Grid, name: str, place: Node
+        self, x: Value, table: Array, low: int | None, grid: AffineGrid, name: str, place: Node
     ) -> Value:
         constant = self.graph.constant(table, f"{name}.table", before=place)
         op = Lookup(low=low, step=grid.scale, zero_point=grid.zero)

@@ -171,9 +171,9 @@ def move_integers(graph: Graph, node: Node) -> bool:
     if isinstance(node.op, Pad) and node.op.mode == "constant":
         fill = graph.operands_of(node).get("value")
         real = np.zeros((), np.float32) if fill is None else fill.array
-        if real is None or grid.dequantize(grid.quantize(real.reshape(()))) != real.reshape(()):
+        if real is None or grid.decode(grid.encode(real.reshape(()))) != real.reshape(()):
             return False
-        padded = graph.constant(grid.quantize(real.reshape(())), f"{node.name}.value", before=node)
+        padded = graph.constant(grid.encode(real.reshape(())), f"{node.name}.value", before=node)
         operands = [*operands[:2], padded, *operands[3:]]
     if isinstance(node.op, GlobalMaxPool):
         return False
@@ -210,9 +210,9 @@ def tabulate(graph: Graph, node: Node) -> bool:
         return False  # its table goes to the result's grid at once
     grid = source.grid
     low, high = grid.dtype.bounds
-    real = step[0](grid.dequantize(np.arange(low, high + 1)))
-    table = grid.quantize(real)
-    if not np.array_equal(grid.dequantize(table), real):
+    real = step[0](grid.decode(np.arange(low, high + 1)))
+    table = grid.encode(real)
+    if not np.array_equal(grid.decode(table), real):
         return False
     constant = graph.constant(table, f"{node.name}.table", before=node)
     op = Lookup(step=grid.scale, zero_point=grid.zero)

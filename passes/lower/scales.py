@@ -10,7 +10,7 @@ import numpy as np
 
 from ...ir.op import Array
 from ..quantize.functions import Function
-from ..quantize.grid import Grid
+from ..quantize.grids.affine import AffineGrid
 
 MAX_SHIFT = 44
 INDEX_SHIFT = 35  # of 16-bit results: up to here doubles are exact
@@ -64,7 +64,7 @@ def multipliers(
     return Multipliers(tuple(factors), shift)
 
 
-def clamp_of(grid: Grid, interval: tuple[float, float]) -> tuple[int, int]:
+def clamp_of(grid: AffineGrid, interval: tuple[float, float]) -> tuple[int, int]:
     """Integer bounds that hold min(max(x, low), high), which rounding commutes with."""
     least, most = grid.dtype.bounds
     low, high = interval
@@ -82,13 +82,13 @@ def clamp_of(grid: Grid, interval: tuple[float, float]) -> tuple[int, int]:
     return lo, max(lo, hi)
 
 
-def byte_table(source: Grid, f: Function, target: Grid) -> Array:
+def byte_table(source: AffineGrid, f: Function, target: AffineGrid) -> Array:
     """The result for each of the 256 values of an 8-bit source: exact."""
     if source.scales or target.scales:
         raise Refusal("a table would differ by channel")
     low, high = source.dtype.bounds
     q = np.arange(low, high + 1)
-    return target.quantize(f(source.dequantize(q)))
+    return target.encode(f(source.decode(q)))
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Index:
     table: Array
 
 
-def index_table(f: Function, target: Grid, reach: float, powers: bool = False) -> Index:
+def index_table(f: Function, target: AffineGrid, reach: float, powers: bool = False) -> Index:
     """The table of f for arguments in [-reach, reach], over the part where its result changes.
 
     Raises Refusal where 12 bits of index are too coarse for f.
@@ -126,21 +126,21 @@ def index_table(f: Function, target: Grid, reach: float, powers: bool = False) -
     jump = max(np.abs(inside[0][1:] - inside[1]).max(), np.abs(inside[0][:-1] - inside[1]).max())
     if not jump <= 0.5:
         raise Refusal(f"its activation moves by {jump:.2g} steps within one step of the index")
-    table = target.quantize(f(at.astype(np.float32)))
+    table = target.encode(f(at.astype(np.float32)))
     return Index(scale, first + zero, last + zero, zero, table)
 
 
-def _span(grid: Grid) -> tuple[float, float]:
+def _span(grid: AffineGrid) -> tuple[float, float]:
     low, high = grid.dtype.bounds
     return low - grid.zero - 0.5, high - grid.zero + 0.5
 
 
-def _active(f: Function, target: Grid, reach: float) -> tuple[float, float]:
+def _active(f: Function, target: AffineGrid, reach: float) -> tuple[float, float]:
     """The range of arguments outside which the quantized result is constant."""
     low, high = -reach, reach
     for _ in range(40):
         at = np.linspace(low, high, 4097)
-        q = target.quantize(f(at.astype(np.float32))).astype(np.int32)
+        q = target.encode(f(at.astype(np.float32))).astype(np.int32)
         changes = np.flatnonzero(np.diff(q))
         if not len(changes):
             return (low, high) if high - low < 1e-3 * target.scale else _shrunk(low, high)

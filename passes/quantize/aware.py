@@ -16,7 +16,7 @@ from .calibrate import RANGES, check_sampling, clipped, known_ranges, share, unf
 from .correct import real_bias
 from .estimate import Estimator, Method, Range
 from .finalize import Finalizer
-from .grid import Grid, grid_of
+from .grids.affine import AffineGrid, grid_of
 from .learned import Learning, insert_learned, insert_learned_weight, round_bias
 from .observe import Observer
 from .place import Placement, place
@@ -118,7 +118,7 @@ class QuantizeAware(Pass):
     def _grids(
         self, graph: Graph, placement: Placement, seen: dict[Value, Range] | Observer,
         bits: dict[Value, int], outcome: Outcome,
-    ) -> dict[Value, Grid]:  # fmt: skip
+    ) -> dict[Value, AffineGrid]:  # fmt: skip
         """One grid for each value, shared where it must be."""
 
         def estimate(v: Value) -> Range:
@@ -129,14 +129,16 @@ class QuantizeAware(Pass):
         ranges = {v: clipped(graph, v, estimate(v)) for v in placement.shared}
         share(graph, placement, ranges, outcome)
         bits = self._widths.of(graph, placement)[1]
-        grids: dict[Value, Grid] = {}
+        grids: dict[Value, AffineGrid] = {}
         for members in placement.groups().values():
             low, high = min(ranges[v][0] for v in members), max(ranges[v][1] for v in members)
             grid = grid_of(low, high, self.scheme, bits=bits[members[0]])
             grids.update(dict.fromkeys(members, grid))
         return grids
 
-    def _weight_scale(self, graph: Graph, node: Node, grids: dict[Value, Grid], bits: int) -> Array:
+    def _weight_scale(
+        self, graph: Graph, node: Node, grids: dict[Value, AffineGrid], bits: int
+    ) -> Array:
         x, w = graph.operand(node, 0), graph.operand(node, 1)
         assert x is not None and w is not None and w.array is not None
         weight, axis = w.array.astype(np.float32), weight_axis(node)

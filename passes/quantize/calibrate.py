@@ -13,7 +13,7 @@ from ..base import Exact, Outcome, Pass, register_pass
 from ..context import Context
 from .estimate import Estimator, Method, Range
 from .functions import fused_step, output_bounds, step_of
-from .grid import Scheme
+from .grids.affine import Scheme
 from .observe import Observer
 from .place import Placement, place
 from .prepare import prepare

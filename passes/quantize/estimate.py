@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from ...ir.op import Array
-from .grid import Scheme, grid_of
+from .grids.affine import Scheme, grid_of
 from .histogram import Histogram
 
 Method = Literal["min-max", "moving-average", "percentile", "entropy", "mse"]

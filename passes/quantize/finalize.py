@@ -17,7 +17,7 @@ from ...ir.ops.scaled_gradient import ScaleGradient
 from ...ir.ops.structure import Input
 from ..base import Outcome
 from ..rewrite import erase_dead
-from .grid import LARGEST, SMALLEST
+from .grids.affine import LARGEST, SMALLEST
 from .insert import insert_bias, insert_weight
 from .place import normalized_product, takes_bias
 from .prepare import channel_affine

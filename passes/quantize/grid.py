@@ -1,139 +1,191 @@
-"""Grids: the affine maps between real numbers and integers of 2 to 8 bits, and their arithmetic."""
+"""What a grid is: the real numbers that a tensor is rounded to, and how a graph reads them.
+
+A scheme is one file in `grids/` with a class of it (docs/writing-a-scheme.md). Which tensor gets
+which grid is decided elsewhere: `place`, `static`, `stored`, `aware`.
+"""
 
 from __future__ import annotations
 
-import math
+import functools
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, TypeVar
 
 import numpy as np
 
-from ...ir import DType
+from ...ir import Builder, DType, PassError, Value
 from ...ir.op import Array
+from ..base import near
 
-Scheme = Literal["asymmetric", "symmetric", "power-of-two"]
-
-SMALLEST, LARGEST = 2.0**-60, 2.0**60
-"""Bounds of every scale: the product of two, which scales a bias, is still a normal float32."""
+SHRINKS = np.linspace(1.0, 0.5, 9)
+"""Of the scale that holds the largest number: what the search for the least error tries."""
 
 
-@dataclass(frozen=True)
-class Grid:
-    """real = (q - zero) * scale for q of `dtype`; `scale` is a float32 number.
+class Grid(ABC):
+    """The numbers that a tensor may hold, each with a code of `dtype`."""
 
-    With `scales` each channel (index of axis 1) has its own, and `scale` is the largest. With
-    `bits` only 2^bits of the integers are used, from 0 on (from -2^(bits-1) on if signed).
+    schemes: ClassVar[tuple[str, ...]] = ()
+    """What the option `scheme` calls it: its text form."""
+    lowers: ClassVar[bool] = False
+    """Whether activations lie on it too and `lower-integer` makes integer arithmetic of it.
+    Otherwise it is for weights, which are stored in it and read as floats."""
+    dtype: DType
+
+    @property
+    @abstractmethod
+    def levels(self) -> Array:
+        """All of its numbers (of the channel with the largest), f64, increasing."""
+
+    @abstractmethod
+    def encode(self, x: Array) -> Array:
+        """The codes of the nearest numbers, of `dtype` and in x's shape."""
+
+    @abstractmethod
+    def decode(self, codes: Array) -> Array:
+        """What codes stand for, in f32: bit for bit what `read` computes."""
+
+    @classmethod
+    @abstractmethod
+    def covering(cls, low: float, high: float, scheme: str) -> Grid:
+        """The grid of a range that calibration has found."""
+
+    @abstractmethod
+    def read(self, b: Builder, codes: Value, name: str) -> Value:
+        """Add what computes the numbers of `codes`."""
+
+    @abstractmethod
+    def round(self, b: Builder, x: Value, name: str, on_grid: bool = False) -> Value:
+        """Add what rounds a computed x, with a gradient straight through: 1 within the range and 0
+        outside. `on_grid`: x lies within the range already. Raises PassError where a graph has no
+        ops for it."""
+
+
+@dataclass(frozen=True, eq=False)
+class ScaledGrid(Grid):
+    """Fixed numbers times a scale: one for the tensor, or one for each index of `axis`.
+
+    A scheme says which numbers (`table`); the rest may be left as it is here: codes are found by
+    search, the scale by the error, and the graph looks codes up in the table.
     """
 
-    scale: float
-    zero: int
-    dtype: DType = DType.u8
-    scales: tuple[float, ...] = ()
-    bits: int | None = None
+    scale: Array  # f32: a scalar, or a vector where there is an axis
+    axis: int | None = None
+
+    dtype: ClassVar[DType] = DType.u8  # type: ignore[misc]
+
+    @classmethod
+    @abstractmethod
+    def table(cls) -> Array:
+        """The number of each code at scale 1, f32; NaN where a code is unused."""
+
+    @classmethod
+    def largest(cls) -> float:
+        """The largest number at scale 1."""
+        return float(np.nanmax(np.where(np.isinf(cls.table()), np.nan, cls.table())))
 
     @property
-    def bounds(self) -> tuple[int, int]:
-        """The least and the largest integer."""
-        return bounds_of(self.dtype, self.bits)
+    def levels(self) -> Array:
+        numbers = self.table().astype(np.float64)
+        return np.unique(numbers[np.isfinite(numbers)]) * float(self.scale.max())
 
-    @property
-    def step(self) -> Array:
-        """The scale as float64: a scalar, or a vector of channels."""
-        return np.asarray(self.scales or self.scale, np.float64)
+    def steps(self, rank: int) -> Array:
+        """The scale as it broadcasts to a tensor of this rank."""
+        if self.axis is None:
+            return self.scale
+        return self.scale.reshape([-1 if i == self.axis else 1 for i in range(rank)])
 
-    @property
-    def low(self) -> float:
-        return (self.bounds[0] - self.zero) * self.scale
+    def encode(self, x: Array) -> Array:
+        return self.codes_of(x.astype(np.float32) / self.steps(x.ndim))
 
-    @property
-    def high(self) -> float:
-        return (self.bounds[1] - self.zero) * self.scale
+    @classmethod
+    def codes_of(cls, x: Array) -> Array:
+        """Codes of the nearest numbers at scale 1; the lesser one where two are equally near."""
+        numbers = cls.table().astype(np.float64)
+        order = np.argsort(numbers, kind="stable")[: np.isfinite(numbers).sum()]
+        held = numbers[order]
+        found = np.searchsorted((held[1:] + held[:-1]) / 2, x, side="left")
+        return order[found].astype(np.uint8).astype(cls.dtype.numpy)
 
-    def quantize(self, x: Array) -> Array:
-        """Integers of `dtype`, bit for bit as the op quantize_linear has them."""
-        low, high = self.bounds
-        with np.errstate(all="ignore"):
-            q = np.rint(x.astype(np.float32) / np.float32(self.scale)) + np.float32(self.zero)
-        q = np.where(np.isnan(q), np.float32(self.zero), q)
-        return np.clip(q, low, high).astype(self.dtype.numpy)
+    def decode(self, codes: Array) -> Array:
+        return self.table()[codes.astype(np.int64)] * self.steps(codes.ndim)
 
-    def dequantize(self, q: Array) -> Array:
-        return (q.astype(np.float32) - np.float32(self.zero)) * np.float32(self.scale)
+    @classmethod
+    def covering(cls, low: float, high: float, scheme: str) -> Grid:
+        reach = max(-low, high)
+        return cls(np.asarray(reach / cls.largest() if reach > 0 else 1.0, np.float32))
 
+    @classmethod
+    def search(
+        cls, rows: Array, axis: int | None, least_error: bool, importance: Array | None = None
+    ) -> ScaledGrid:
+        """The grid of f64 weights [channels, elements]: the scale of each channel (of all together
+        where `axis` is None) holds its largest number or, by `least_error`, has the least squared
+        error (weighted by `importance`)."""
+        if axis is None:
+            rows = rows.reshape(1, -1)
+            importance = None if importance is None else importance.reshape(1, -1)
+        reach = np.abs(rows).max(1, initial=0.0)
+        start = np.where(reach > 0, reach / cls.largest(), 1.0)
+        start = np.maximum(start, np.finfo(np.float32).tiny)
+        chosen, best = start, np.full(len(rows), np.inf)
+        for factor in SHRINKS if least_error else ():
+            tried = (start * factor).astype(np.float32)
+            made = cls(tried, 0)
+            error = np.square(made.decode(made.encode(rows)) - rows)
+            total = (error if importance is None else error * importance).sum(1)
+            chosen, best = np.where(total < best, tried, chosen), np.minimum(total, best)
+        scale = chosen.astype(np.float32)
+        return cls(scale if axis is not None else scale.reshape(()), axis)
 
-def bounded_scale(scale: float) -> float:
-    """A scale as float32 within the bounds; zero, denormal and NaN become the smallest."""
-    if not scale > SMALLEST:
-        return SMALLEST
-    return float(np.float32(min(scale, LARGEST)))
+    def read(self, b: Builder, codes: Value, name: str) -> Value:
+        table = b.constant(self.table().astype(np.float32), f"{name}.table")
+        index = b.cast(codes, to=DType.i32, name=f"{name}.index")
+        scale = b.constant(self.steps(codes.type.rank), f"{name}.scale")
+        looked_up = b.gather(table, index, name=f"{name}.looked_up")
+        return b.mul(looked_up, scale, name=f"{name}.dequantized")
 
-
-def power_of_two(scale: float) -> float:
-    """The smallest power of two that is not below `scale`."""
-    mantissa, exponent = math.frexp(scale)
-    return 2.0 ** (exponent - 1 if mantissa == 0.5 else exponent)
-
-
-def bounds_of(dtype: DType, bits: int | None = None) -> tuple[int, int]:
-    """The least and the largest integer of a type, or of `bits` bits within it."""
-    low, high = dtype.bounds
-    if bits is None:
-        return low, high
-    return (0, (1 << bits) - 1) if low == 0 else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
-
-
-def grid_of(
-    low: float, high: float, scheme: Scheme, dtype: DType = DType.u8, bits: int | None = None
-) -> Grid:
-    """The grid that covers [low, high] and holds zero exactly.
-
-    asymmetric    the whole of the range on the whole of the integers
-    symmetric     zero in the middle of the integers (u8: 128), or at their low end where the
-                  range has no negative part
-    power-of-two  symmetric, with the scale rounded up to a power of two
-    A range of no extent (a constant zero) gets scale 1, so that its zeros stay zeros.
-    """
-    low, high = min(low, 0.0), max(high, 0.0)
-    least, most = bounds_of(dtype, bits)
-    middle = (least + most + 1) // 2
-    if low == high:
-        return Grid(1.0, least if scheme == "asymmetric" else middle, dtype, bits=bits)
-    if scheme == "asymmetric":
-        scale = bounded_scale((high - low) / (most - least))
-        zero = min(max(least - round(low / scale), least), most)
-        return Grid(scale, zero, dtype, bits=bits)
-    if low == 0.0 and least == 0:
-        scale, zero = high / most, 0
-    else:
-        zero = middle
-        scale = max(high / (most - zero), -low / (most - zero))
-    scale = bounded_scale(scale)
-    scale = power_of_two(scale) if scheme == "power-of-two" else scale
-    return Grid(scale, zero, dtype, bits=bits)
+    def round(self, b: Builder, x: Value, name: str, on_grid: bool = False) -> Value:
+        raise PassError(f"no op rounds a computed value to {self.schemes[0]}: it is for weights")
 
 
-LEAST_SHARE = 2.0**-8
-"""Of a channel's scale to the tensor's largest."""
+_SCHEMES: dict[str, type[Grid]] = {}
+G = TypeVar("G", bound=type[Grid])
 
 
-def channel_grid(low: Array, high: Array, weight: Array, scheme: Scheme) -> Grid | None:
-    """A u8 grid with a scale for each channel and one zero point for all, which padding needs.
+def register_grid(cls: G) -> G:
+    """Class decorator: make a grid known by its schemes. Raises ValueError for a bad one."""
+    for name in cls.schemes:
+        known = _SCHEMES.get(name)
+        if known is not None and known.__qualname__ != cls.__qualname__:
+            raise ValueError(f"scheme {name} is declared twice")
+        _SCHEMES[name] = cls
+    if not cls.schemes:
+        raise ValueError(f"{cls.__name__} names no scheme")
+    if not cls.lowers and not issubclass(cls, ScaledGrid):
+        raise ValueError(f"{cls.__name__}, a grid for weights, is no ScaledGrid")
+    return cls
 
-    The zero point is the one with the least sum of weight * scale^2, the noise behind it; None
-    where no range has any extent, or where scales must be powers of two.
-    """
-    low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
-    if scheme == "power-of-two" or not (high - low).max() > SMALLEST * 255:
-        return None
-    zeros = np.arange(256.0)[:, None]
-    if scheme == "symmetric":
-        zeros = np.array([[0.0 if not low.any() else 128.0]])
-    with np.errstate(all="ignore"):
-        above = np.where(high > 0, high / (255 - zeros), 0.0)
-        below = np.where(low < 0, -low / zeros, 0.0)
-        scales = np.maximum(above, below)
-        scales = np.maximum(scales, scales.max(1, keepdims=True) * LEAST_SHARE)
-        noise = (weight * scales**2).sum(1)
-    best = int(np.argmin(np.where(np.isfinite(noise), noise, np.inf)))
-    chosen = tuple(bounded_scale(float(v)) for v in scales[best])
-    return Grid(max(chosen), int(zeros[best, 0]), DType.u8, chosen)
+
+@functools.cache
+def _discover() -> None:
+    from . import grids
+
+    for module in pkgutil.iter_modules(grids.__path__):
+        importlib.import_module(f"{grids.__name__}.{module.name}")
+
+
+def schemes() -> dict[str, type[Grid]]:
+    """Every known scheme and its grid."""
+    _discover()
+    return dict(_SCHEMES)
+
+
+def grid_class(scheme: str) -> type[Grid]:
+    """The grid of a scheme. Raises PassError with near misses."""
+    found = schemes().get(scheme)
+    if found is None:
+        raise PassError(f"no scheme is named {scheme[:80]!a}{near(scheme, list(_SCHEMES))}",
+                        hint=f"there are {', '.join(_SCHEMES)}")  # fmt: skip
+    return found

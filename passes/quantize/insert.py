@@ -2,45 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from ...ir import Graph, Node, Value
+from ...ir import Builder, Graph, Node, Value
 from ...ir.op import Array
-from ...ir.ops.activation import Clip
-from ...ir.ops.quantization import DequantizeLinear, QuantizeLinear
+from ...ir.ops.quantization import DequantizeLinear
 from .grid import Grid
 from .place import Placement, on_grid
 from .weights import Weights, quantize_bias
 
 
-def insert_pairs(graph: Graph, placement: Placement, grids: dict[Value, Grid]) -> None:
+def insert_pairs(graph: Graph, placement: Placement, grids: Mapping[Value, Grid]) -> None:
     """Let every quantized reader of a value read its dequantized quantization.
 
     Readers that stay in float read the pair too, so that the value is made once; only the graph's
-    own outputs keep full precision where nothing else asks. Grids of fewer bits than their type has
-    clip first: clip(x, (lo - zero) * scale, (hi - zero) * scale).
+    own outputs keep full precision where nothing else asks.
     """
     settled = {v for v in grids if on_grid(graph, placement, v)}
     for value, grid in grids.items():
         uses = [u for u in graph.uses(value) if u not in placement.direct]
         if not uses:
             continue
-        before = uses[0].node
         name = value.node.name if value.index == 0 else f"{value.node.name}.{value.index}"
-        steps = grid.step.astype(np.float32)
-        scale = graph.constant(steps, f"{name}.scale", before=before)
-        zero = np.full(steps.shape, grid.zero, grid.dtype.numpy)
-        zero_point = graph.constant(zero, f"{name}.zero_point", before=before)
-        x = value
-        if grid.bounds != grid.dtype.bounds and value not in settled:
-            bounds = ((np.float32(q - grid.zero) * steps) for q in grid.bounds)
-            x = graph.add(Clip(), value, *(graph.constant(v, f"{name}.bound", before=before)
-                                           for v in bounds),
-                          name=f"{name}.clipped", before=before)[0]  # fmt: skip
-        q = graph.add(QuantizeLinear(), x, scale, zero_point,
-                      name=f"{name}.quantized", before=before)  # fmt: skip
-        dq = graph.add(DequantizeLinear(), q, scale, zero_point,
-                       name=f"{name}.dequantized", before=before)  # fmt: skip
+        b = Builder(graph, before=uses[0].node)
+        dq = grid.round(b, value, name, on_grid=value in settled)
         for use in uses:
             graph.set_operand(use.node, use.position, dq)
 

@@ -32,7 +32,7 @@ from ...ir.ops.elementwise import Add
 from ...ir.ops.normalization import BatchNormalization
 from ...ir.ops.quantization import DequantizeLinear, QuantizeLinear
 from ...ir.ops.rounded_bias import RoundBias
-from .grid import Grid, bounds_of
+from .grids.affine import AffineGrid, bounds_of
 from .place import BETA, Placement, normalized_product, on_grid, takes_bias
 from .weights import weight_axis
 
@@ -71,7 +71,7 @@ def scale_value(b: Builder, name: str, scale: Array, share: float, learning: Lea
     return b.exp(v, name=f"{name}.scale")
 
 
-def rounding(b: Builder, name: str, grid: Grid, count: int, learning: Learning) -> Rounding:
+def rounding(b: Builder, name: str, grid: AffineGrid, count: int, learning: Learning) -> Rounding:
     """A value's grid; `count` elements of one input share it."""
     lo, hi = grid.bounds
     most = max(hi - grid.zero, grid.zero - lo)
@@ -95,7 +95,7 @@ def rounding(b: Builder, name: str, grid: Grid, count: int, learning: Learning) 
 
 
 def insert_learned(
-    graph: Graph, placement: Placement, grids: dict[Value, Grid], learning: Learning
+    graph: Graph, placement: Placement, grids: dict[Value, AffineGrid], learning: Learning
 ) -> None:
     """Let every quantized reader of a value read its quantization; one grid's values share its
     parameters.

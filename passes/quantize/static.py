@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Literal, cast
 
 import numpy as np
 
-from ...ir import Graph, Node, Value
+from ...ir import Graph, Node, PassError, Value
 from ...ir.op import Array
 from ...ir.ops.convolution import Conv
 from ..base import Changes, Outcome, Pass, register_pass
@@ -16,11 +16,13 @@ from ..rewrite import erase_dead
 from .calibrate import RANGES, check_sampling, clipped, known_ranges, share, unfit_readers
 from .correct import expected_shift, real_bias, shift_bias, shifts
 from .estimate import Estimator, Method, Range
-from .grid import Grid, Scheme, channel_grid, grid_of
+from .grid import grid_class
+from .grids.affine import AffineGrid, Scheme, channel_grid, grid_of
 from .insert import insert_bias, insert_pairs, insert_weight
 from .observe import Observer, moment_axis
 from .place import Placement, place, takes_bias
 from .prepare import prepare
+from .stored import Store
 from .weights import (
     Estimate,
     Weights,
@@ -33,6 +35,8 @@ from .widths import Widths
 
 CORRECTION_BYTES = 512 << 20
 CORRECTION_SAMPLES = 32
+STORED_OPTIONS = ("scheme", "per_channel", "weight_scales", "samples", "skip", "rows")
+"""What means something where only weights are quantized."""
 
 
 @register_pass
@@ -42,7 +46,10 @@ class Quantize(Pass):
     pairs around nodes that stay what they are. Runs in float like any other graph.
 
     calibrate       how activation ranges are chosen from the samples (see estimate.py)
-    scheme          of activations: asymmetric, symmetric, or power-of-two scales (for fixed point)
+    scheme          of activations: asymmetric, symmetric, or power-of-two scales (for fixed point);
+                    any other (docs/writing-a-scheme.md) stores the weights in its grid and leaves
+                    activations in float: float8 (e4m3), float8-e5m2. Then per_channel,
+                    weight_scales, samples and skip are as here, and rows has no meaning
     weights         symmetric or asymmetric; per_channel: one scale per output channel
     bits            of weights, 2 to 8; activation_bits: of activations
     edge_bits       both for the first and the last products and what these read (0: as elsewhere)
@@ -59,7 +66,7 @@ class Quantize(Pass):
     name = "quantize"
     bound = Changes()
     calibrate: Method = "percentile"
-    scheme: Scheme = "asymmetric"
+    scheme: str = "asymmetric"
     weights: Literal["symmetric", "asymmetric"] = "symmetric"
     per_channel: bool = True
     bits: int = 8
@@ -76,12 +83,26 @@ class Quantize(Pass):
     def __post_init__(self) -> None:
         self._widths.check()
         check_sampling(self.percentile, self.samples)
+        if grid_class(self.scheme).lowers:
+            return
+        for f in fields(self):
+            if f.name not in STORED_OPTIONS and getattr(self, f.name) != f.default:
+                raise PassError(f"{self.scheme} has no option {f.name}, which is of integers",
+                                hint=f"it takes {', '.join(STORED_OPTIONS)}")  # fmt: skip
+
+    @property
+    def _affine(self) -> Scheme:
+        return cast(Scheme, self.scheme)
 
     @property
     def _widths(self) -> Widths:
         return Widths(self.bits, self.activation_bits, self.edge_bits)
 
     def run(self, graph: Graph, context: Context) -> Outcome:
+        if not grid_class(self.scheme).lowers:
+            least_error = self.weight_scales == "mse"
+            store = Store(graph, self.scheme, self.per_channel, least_error, self.skip)
+            return store.run(context, self.samples)
         outcome = Outcome()
         prepare(graph, context, outcome)
         skip = dict.fromkeys(self.skip, "it is named in `skip`")
@@ -146,12 +167,12 @@ class Quantize(Pass):
     def _grids(
         self, graph: Graph, placement: Placement, observed: dict[Value, Range] | Observer,
         outcome: Outcome,
-    ) -> dict[Value, Grid]:  # fmt: skip
+    ) -> dict[Value, AffineGrid]:  # fmt: skip
         """One grid for each value, shared where it must be."""
         if isinstance(observed, Observer):
             bits = self._widths.of(graph, placement)[1]
             ranges = {
-                v: Estimator(self.calibrate, self.scheme, self.percentile, bits[v])(seen)
+                v: Estimator(self.calibrate, self._affine, self.percentile, bits[v])(seen)
                 for v, seen in observed.seen.items()
             }
         else:
@@ -159,12 +180,12 @@ class Quantize(Pass):
         ranges = {v: clipped(graph, v, r) for v, r in ranges.items()}
         share(graph, placement, ranges, outcome)
         bits = self._widths.of(graph, placement)[1]
-        grids: dict[Value, Grid] = {}
+        grids: dict[Value, AffineGrid] = {}
         for members in placement.groups().values():
             low = min(ranges[v][0] for v in members)
             high = max(ranges[v][1] for v in members)
             width = bits[members[0]]
-            grid = grid_of(low, high, self.scheme, bits=width)
+            grid = grid_of(low, high, self._affine, bits=width)
             single = self.channel_grids and len(members) == 1 and width == 8
             if single and isinstance(observed, Observer):
                 found = self._by_channel(graph, placement, members[0], (low, high), grid, observed)
@@ -175,9 +196,9 @@ class Quantize(Pass):
         return {v: grids[v] for v in placement.shared}
 
     def _by_channel(
-        self, graph: Graph, placement: Placement, value: Value, whole: Range, grid: Grid,
+        self, graph: Graph, placement: Placement, value: Value, whole: Range, grid: AffineGrid,
         observer: Observer,
-    ) -> Grid | None:  # fmt: skip
+    ) -> AffineGrid | None:  # fmt: skip
         """A grid with a scale for each channel where that costs nothing: between a convolution
         without a curved activation, whose multipliers take it up, and depthwise convolutions,
         whose weights do. None where it is of no use.
@@ -195,14 +216,14 @@ class Quantize(Pass):
             rows = np.square(w.array.astype(np.float64)).reshape(moments.low.size, -1)
             power += rows.sum(1)
         low, high = np.maximum(moments.low, whole[0]), np.minimum(moments.high, whole[1])
-        made = channel_grid(low, high, power, self.scheme)
+        made = channel_grid(low, high, power, self._affine)
         if made is None or made.zero == 0 < -whole[0]:
             return None
         better = (power * made.step**2).sum() < 0.8 * (power * grid.scale**2).sum()
         return made if better else None
 
     def _weights(
-        self, graph: Graph, bits: dict[Node, int], grids: dict[Value, Grid],
+        self, graph: Graph, bits: dict[Node, int], grids: dict[Value, AffineGrid],
         observed: dict[Value, Range] | Observer, outcome: Outcome,
     ) -> dict[Node, tuple[Weights, Array]]:  # fmt: skip
         """Integers of each product's weight and the scale of its accumulator."""
@@ -269,6 +290,6 @@ def linear_convolution(node: Node) -> bool:
     return isinstance(node.op, Conv) and activation in ("", "relu", "clip")
 
 
-def spread_step(grid: Grid, weight: Array) -> Array:
+def spread_step(grid: AffineGrid, weight: Array) -> Array:
     """A grid's step for each output channel of a depthwise weight (a scalar for other grids)."""
     return np.repeat(grid.step, weight.shape[0] // len(grid.scales)) if grid.scales else grid.step

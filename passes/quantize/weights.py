@@ -15,7 +15,7 @@ import numpy as np
 from ...ir import Node
 from ...ir.op import Array
 from ...ir.ops.linear import Gemm, MatMul
-from .grid import SMALLEST, power_of_two
+from .grids.affine import SMALLEST, power_of_two
 
 Estimate = Literal["max", "mse"]
 

@@ -24,7 +24,7 @@ from taut.ir.ops.structure import Constant
 from taut.passes import Context, Outcome, PassManager
 from taut.passes.gradient import trainable
 from taut.passes.quantize.finalize import Finalizer
-from taut.passes.quantize.grid import Grid, bounds_of
+from taut.passes.quantize.grids.affine import AffineGrid, bounds_of
 from taut.passes.quantize.learned import Learning, insert_learned_weight, rounding
 from taut.passes.quantize.place import place
 from taut.passes.quantize.widths import Widths, edges
@@ -88,7 +88,7 @@ def test_gradients_of_a_values_grid(
     r = np.random.default_rng(seed)
     lo, hi = bounds_of(DType.u8, bits)
     zero, scale = round(share * hi), float(np.float32(2.0**exponent))
-    grid = Grid(scale, zero, bits=bits)
+    grid = AffineGrid(scale, zero, bits=bits)
     b = Builder()
     x = b.input("x", "f32", (60,))
     made = rounding(b, "x", grid, 60, Learning(zero_points=trained, rate=rate))

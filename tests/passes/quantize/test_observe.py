@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from taut.ir import Builder, FeedError, interpret, parse
 from taut.passes import Context, PassManager
 from taut.passes.quantize.estimate import Estimator, Seen
-from taut.passes.quantize.grid import LARGEST, SMALLEST, channel_grid, grid_of
+from taut.passes.quantize.grids.affine import LARGEST, SMALLEST, channel_grid, grid_of
 from taut.passes.quantize.histogram import BINS, Histogram
 from taut.passes.quantize.observe import Moments
 from taut.passes.quantize.weights import quantize_weight
@@ -81,7 +81,7 @@ def test_mse_cuts_a_lone_outlier_and_percentile_by_its_level() -> None:
 def test_grids_hold_zero_and_their_range(low: float, high: float, scheme: str) -> None:
     grid = grid_of(min(low, high), max(low, high), scheme)  # type: ignore[arg-type]
     assert SMALLEST <= grid.scale <= LARGEST and 0 <= grid.zero <= 255
-    assert grid.quantize(np.zeros(1, np.float32))[0] == grid.zero
+    assert grid.encode(np.zeros(1, np.float32))[0] == grid.zero
     if grid.scale < LARGEST:
         slack = grid.scale * (1 + 1e-5)
         assert grid.low <= min(low, high, 0) + slack and grid.high >= max(low, high, 0) - slack

@@ -34,6 +34,8 @@ test: $(VENV)/.test
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	rm -rf build/imports && mkdir -p build && cp -RL .pkg build/imports
+	cd build/imports && $(abspath $(BIN))/lint-imports --no-cache --config $(CURDIR)/pyproject.toml
 
 types: $(VENV)/.dev
 	$(BIN)/pyright --pythonpath $(BIN)/python

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+from collections.abc import Sequence
 
 
 def show_name(name: object) -> str:
     """A name from a model, quoted so that no control character reaches a terminal."""
     text = json.dumps(str(name))
     return text if len(text) <= 200 else text[:196] + '..."'
+
+
+def near(word: str, words: Sequence[str]) -> str:
+    """`; did you mean ...?` or nothing."""
+    close = difflib.get_close_matches(word[:80], words, n=3, cutoff=0.5)
+    return f"; did you mean {', '.join(close)}?" if close else ""
 
 
 class TautError(Exception):

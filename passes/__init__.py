@@ -25,8 +25,9 @@ from .context import Context, Samples, random_feeds
 from .instrument import bisect
 from .manager import PassManager, optimize
 from .pipeline import PRESETS, Pipeline, parse_pipeline, register_preset
+from .replay import replay
 from .report import PassRecord, Report
-from .reproduce import read_reproducer, replay, write_reproducer
+from .reproduce import read_reproducer, write_reproducer
 from .rewrite import Match, Rewrite, RewriteBuilder, apply_rewrites
 
 for _module in pkgutil.iter_modules(__path__):

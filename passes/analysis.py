@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ..ir import Cost, Graph, PassError
-from .base import near
+from ..ir.errors import near
 
 Compute = Callable[[Graph], Any]
 C = TypeVar("C", bound=Compute)

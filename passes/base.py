@@ -13,18 +13,16 @@ class DropIdentity(Pass):
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib.metadata
 import warnings
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from ..ir import Graph, Node, ParseError
-from ..ir.errors import show_name
-
-if TYPE_CHECKING:
-    from .context import Context
+from ..ir.errors import near, show_name
+from .context import Context
+from .text import print_pass
 
 MAX_REMARKS = 10_000
 
@@ -176,8 +174,6 @@ class Pass:
         raise NotImplementedError
 
     def __str__(self) -> str:
-        from .pipeline import print_pass
-
         return print_pass(self)
 
 
@@ -243,12 +239,6 @@ def _load_plugin(point: importlib.metadata.EntryPoint) -> None:
             register_pass(loaded)
     except Exception as error:  # a plug-in may raise anything; it must not take us along
         warnings.warn(f"plug-in {point.name!a} cannot be loaded: {error!r}", stacklevel=3)
-
-
-def near(word: str, words: list[str]) -> str:
-    """`; did you mean ...?` or nothing."""
-    close = difflib.get_close_matches(word[:80], words, n=3, cutoff=0.5)
-    return f"; did you mean {', '.join(close)}?" if close else ""
 
 
 __all__ = [

@@ -23,9 +23,7 @@ import numpy as np
 from ..ir import DEFAULT_LIMITS, Array, Graph, Limits, ParseError, TautError, parse, print_graph
 from ..ir.container import pack_tensors, unpack_tensors
 from ..ir.files import read_bounded, write_atomic
-from .context import Context
 from .pipeline import Pipeline
-from .report import Report
 
 SAMPLE_BYTES = 4 << 20
 
@@ -83,16 +81,3 @@ def _unpack(packed: bytes) -> list[dict[str, Array]]:
         batch, _, name = key.partition("/")
         out.setdefault(batch, {})[name] = array
     return [out[k] for k in sorted(out, key=lambda k: (len(k), k))]
-
-
-def replay(path: str | os.PathLike[str], **options: Any) -> Report:
-    """Run what a reproducer holds; raises what it raised then, or returns the report.
-
-    `options` are the PassManager's.
-    """
-    from .manager import PassManager
-
-    graph, pipeline, rest = read_reproducer(path)
-    options.setdefault("check", rest["check"])
-    context = Context(data=rest["samples"] or None, seed=rest["seed"])
-    return PassManager(pipeline, first=rest["place"], **options).run(graph, context)

@@ -11,10 +11,11 @@
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .formats import load as load
+from .formats import save as save
 
 if TYPE_CHECKING:
     from taut.backends.base import Program
@@ -40,10 +41,6 @@ __all__ = [
 Data = Iterable["Array | tuple[Array, ...] | list[Array] | Mapping[str, Array]"]
 """Inputs, one item a call: an array, a tuple of arrays in graph order, or a dict by name."""
 
-SUFFIXES = (".onnx", ".taut", ".ir")
-PICKLES = (".pt2", ".pt", ".pth", ".pkl")
-"""Files of PyTorch that Taut does not open as models: docs/torch.md says why."""
-
 _MODULES = {"backends", "data", "frontends", "ir", "passes", "samples", "testing", "training"}
 _FUNCTIONS = {
     "distill": "distillation", "quantize_aware": "training", "train": "training",
@@ -65,59 +62,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
-
-
-def load(path: str | os.PathLike[str], *, limits: Limits | None = None) -> Graph:
-    """Read a model: `.onnx`, `.taut` (container) or `.ir` (text), verified; or a BERT-like encoder
-    by its `config.json` (or their folder) with `model.safetensors` beside it. A string
-    `zoo:NAME{argument=value ...}` makes a network of `taut.frontends.zoo` instead.
-
-    Raises one of the TautError family that names the file: StorageError (cannot be read),
-    ModelError (damaged), UnsupportedError (every unsupported op by node name), VerifyError,
-    ParseError, LimitError.
-    """
-    from taut.frontends import ZOO_PREFIX
-    from taut.ir import DEFAULT_LIMITS, load_container, load_text, verify
-
-    limits = DEFAULT_LIMITS if limits is None else limits
-    if isinstance(path, str) and path.startswith(ZOO_PREFIX):
-        from taut.frontends.zoo import load_zoo
-
-        graph = load_zoo(path)
-        verify(graph, limits)
-        return graph
-    if Path(path).suffix.lower() == ".json" or os.path.isdir(path):
-        from taut.frontends.transformers import load_bert
-
-        return load_bert(path, limits=limits)
-    _refuse_pickles(path)
-    match _suffix(path):
-        case ".taut":
-            return load_container(path, limits)
-        case ".ir":
-            return load_text(path, limits)
-        case _:
-            from taut.frontends.onnx import load_onnx
-
-            return load_onnx(path, limits=limits)
-
-
-def save(graph: Graph, path: str | os.PathLike[str]) -> None:
-    """Write a graph, whole or not at all: `.onnx` exports, `.taut` and `.ir` keep everything.
-
-    Raises StorageError where it cannot be written, UnsupportedError for ops without an ONNX form.
-    """
-    from taut.ir import save_container, save_text
-
-    match _suffix(path):
-        case ".taut":
-            save_container(graph, path)
-        case ".ir":
-            save_text(graph, path)
-        case _:
-            from taut.backends.onnx import export_onnx
-
-            export_onnx(graph, path)
 
 
 def optimize(
@@ -182,26 +126,3 @@ def compare(a: Graph | Program, b: Graph | Program, data: Data) -> Comparison:
     from taut.comparison import compare
 
     return compare(a, b, data)
-
-
-def _suffix(path: str | os.PathLike[str]) -> str:
-    suffix = Path(path).suffix.lower()
-    if suffix not in SUFFIXES:
-        from taut.ir import UnsupportedError
-
-        raise UnsupportedError(
-            f"files are told apart by their suffix and {suffix!a} is not one Taut knows",
-            file=path, hint=f"use {', '.join(SUFFIXES)}",
-        )  # fmt: skip
-    return suffix
-
-
-def _refuse_pickles(path: str | os.PathLike[str]) -> None:
-    suffix = Path(path).suffix.lower()
-    if suffix in PICKLES:
-        from taut.ir import UnsupportedError
-
-        raise UnsupportedError(
-            f"files of suffix {suffix!a} are not read: PyTorch's pickles in them run code",
-            file=path, hint="if you trust it, load it with torch and use taut.from_torch",
-        )  # fmt: skip

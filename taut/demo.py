@@ -67,35 +67,6 @@ class Result:
         kept = [dict(zip(("node", "op", "reason"), k)) for k in self.kept_float]
         return {**vars(self), **sides, "kept_float": kept}
 
-    def tables(self) -> list[Any]:
-        """What `taut demo` prints."""
-        from taut.cli.common import safe, table
-
-        a, b = self.float32, self.int8
-        rows = [
-            (f"accuracy over {self.lines} lines", f"{a.accuracy:.2%}", f"{b.accuracy:.2%}",
-             f"{100 * (b.accuracy - a.accuracy):+.2f} points"),
-            ("size on disk", f"{a.bytes / 1e3:.0f} kB", f"{b.bytes / 1e3:.0f} kB",
-             f"{a.bytes / b.bytes:.2f}x smaller"),
-            ("latency, median of " + str(a.latency.calls), f"{a.latency.median * 1e3:.3f} ms",
-             f"{b.latency.median * 1e3:.3f} ms",
-             f"{a.latency.median / b.latency.median:.2f}x faster"),
-            ("latency, best", f"{a.latency.best * 1e3:.3f} ms", f"{b.latency.best * 1e3:.3f} ms",
-             f"{a.latency.best / b.latency.best:.2f}x faster"),
-            ("kernels", a.kernels, b.kernels, ""),
-        ]  # fmt: skip
-        columns = ("", f"float32 ({self.float_pipeline})>", "int8>", "int8 is>")
-        parts: list[Any] = [
-            table(f"{self.model} on {self.target}", *columns, rows=rows),
-            safe(f"Both answer alike on {self.agreement:.2%} of the lines; the int8 outputs' "
-                 f"SQNR is {self.sqnr_db:.1f} dB."),
-            safe(f"{self.quantized} layers with weights were quantized."),
-        ]  # fmt: skip
-        if self.kept_float:
-            parts.append(table("still in floating point, and why:", "node", "op", "reason",
-                               rows=self.kept_float))  # fmt: skip
-        return parts
-
 
 def run(
     lines: int = 512, threads: int | None = None, progress: Progress = lambda done, total: None

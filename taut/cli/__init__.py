@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    from .app import command
+    from .tree import command
 
     made = command().main(args=arguments, prog_name="taut", standalone_mode=False)
     return made if isinstance(made, int) else 0

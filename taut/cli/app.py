@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -29,10 +29,3 @@ def root(
     ] = False,
 ) -> None:
     pass
-
-
-def command() -> Any:
-    """The parsed tree, ready for `.main(args=...)`."""
-    from . import demo, distill, fuzz, graphs, lists, programs, training, transform  # noqa: F401
-
-    return typer.main.get_command(app)

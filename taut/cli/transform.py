@@ -67,7 +67,7 @@ def opt(
 ) -> None:
     """Run passes: read a graph, write a graph, so that commands can be piped together."""
     from taut.passes import PassManager
-    from taut.passes.reproduce import replay
+    from taut.passes.replay import replay
 
     options: dict[str, Any] = {
         "verify_each": verify_each, "print_before": _which(print_before),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from taut.formats import load
 from taut.ir import FeedError, Graph
 from taut.passes import Context, Outcome, Pass, PassManager, Pipeline
 from taut.passes.distill.base import Distill
@@ -93,8 +94,6 @@ def _passes(kind: str | Pass) -> tuple[Distill, ...]:
 
 def resolve(teacher: Teacher) -> Any:
     """What passes take as `Context.teacher`."""
-    import taut
-
     if isinstance(teacher, Cache):
         return teacher.recorded
-    return teacher if isinstance(teacher, Graph) else taut.load(teacher)
+    return teacher if isinstance(teacher, Graph) else load(teacher)

@@ -13,12 +13,13 @@ transform or compile them and hold the result against the NumPy reference. Needs
 from .checks import check_backend, check_pass, check_pipeline, check_pipelines, difference
 from .control import controls
 from .dags import dags
+from .failure import CheckFailure
 from .families import cnns, integers, mlps, quantized
 from .fusible import fusibles
 from .gradients import check_gradient, in_double
 from .graphs import FAMILIES, graphs
 from .recurrents import recurrents
-from .search import GROWN, CheckFailure
+from .search import GROWN
 from .tally import FuzzReport, NeverApplied
 from .transformers import transformers
 from .values import AWKWARD, arrays, feeds, shapes, tensor_types

@@ -25,7 +25,7 @@ from taut.passes import Context, Exact, Pass, PassManager, Rewrite
 from taut.passes.pattern import Operands, Pattern, build, solutions, variables
 from taut.passes.rewrite import Match as Found
 
-from .fits import op_of
+from .fits import fit, op_of
 from .plants import Match, Plant, Unfit, Want
 from .rule_code import Steps, literals
 
@@ -84,7 +84,7 @@ class Growth:
 
     def draw(self, examples: int) -> tuple[Graph, dict[str, Array]]:
         """A graph with several matches, and its inputs; one of about `examples`."""
-        plant = Plant(Random(self.random.getrandbits(64)), self.awkward)
+        plant = Plant(Random(self.random.getrandbits(64)), fit, self.awkward)
         count = math.ceil(MATCHES * (len(self.rules) + len(self.seeds)) / examples)
         outputs: dict[str, Value] = {}
         for _ in range(min(max(count, 2), MOST_IN_ONE)):

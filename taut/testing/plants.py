@@ -19,7 +19,7 @@ import numpy as np
 
 from taut.ir import DType, Graph, Node, Op, TautError, TensorType, Value
 from taut.ir.interpret import run_node
-from taut.ir.op import Array
+from taut.ir.op import Array, op_class
 from taut.passes.pattern import (
     AnyOf,
     ConstPattern,
@@ -74,13 +74,15 @@ class Want:
 
 
 ANY = Want()
+Fit = Callable[["Plan"], list["Value | None"]]
+"""Draws the operands of a planned op, and the attributes that depend on them."""
 
 
 class Plant:
     """A graph under growth, with what its inputs are fed and what every value then is."""
 
-    def __init__(self, random: Random, awkward: Iterable[str] = ()) -> None:
-        self.random, self.awkward = random, tuple(awkward)
+    def __init__(self, random: Random, fit: Fit, awkward: Iterable[str] = ()) -> None:
+        self.random, self.fit, self.awkward = random, fit, tuple(awkward)
         self.graph = Graph()
         self.values: dict[Value, Array] = {}
         self.feeds: dict[str, Array] = {}
@@ -318,13 +320,11 @@ class Plant:
 
     def changed(self, x: Value) -> Value:
         """x, or an element-wise function of it of the same type."""
-        from .fits import op_of
-
         names = ("relu", "abs", "sigmoid", "tanh", "softplus", "exp", "mul", "add", "identity") \
             if x.type.dtype.is_float else ("abs", "max", "add")  # fmt: skip
         name = self.pick(*names)
         try:
-            made = self.add(op_of(name), x, *([x] if name in ("mul", "add", "max") else []))
+            made = self.add(op_class(name)(), x, *([x] if name in ("mul", "add", "max") else []))
         except Unfit:
             return x
         return made if made.type == x.type else x
@@ -404,15 +404,13 @@ class Match:
         return np.full_like(array, self.plant.pick(*array.reshape(-1).tolist()))
 
     def op(self, pattern: OpPattern, want: Want) -> Value:
-        from .fits import fit
-
         plant = self.plant
         if id(pattern) in self.done and plant.chance(0.8):
             return self.done[id(pattern)]
         cls = plant.pick(*sorted(pattern.ops, key=lambda c: c.name))
         plan = Plan(self, cls, pattern, want)
         try:
-            operands = fit(plan)
+            operands = plant.fit(plan)
         except (IndexError, ValueError) as error:  # a shape was asked for that the op cannot have
             raise Unfit(str(error)) from error
         while operands and operands[-1] is None:

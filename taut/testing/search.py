@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, Phase, given, reject, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
 
-from taut.ir import FeedError, Graph, TautError, interpret, print_graph
+from taut.ir import FeedError, Graph, TautError, interpret
 from taut.ir.op import Array
 
+from .failure import CheckFailure
 from .graphs import graphs
 from .growth import Growth
 from .shrink import shrunk
@@ -30,18 +31,6 @@ _SLOW = [
     HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example,
     HealthCheck.filter_too_much, HealthCheck.function_scoped_fixture,
 ]  # fmt: skip
-
-
-class CheckFailure(AssertionError):
-    """The smallest graph found that fails, as text in `.text`; `.feeds` were its inputs."""
-
-    def __init__(self, reason: str, graph: Graph, inputs: Feeds) -> None:
-        self.reason, self.graph, self.feeds = reason, graph, dict(inputs)
-        self.text = print_graph(graph)
-        lines = [f"  {k} = {v.dtype}{list(v.shape)} {v.reshape(-1)[:8].tolist()}"
-                 for k, v in self.feeds.items()]  # fmt: skip
-        parts = [reason, self.text.rstrip(), "inputs (first elements):", *lines]
-        super().__init__("\n".join(parts))
 
 
 def search(

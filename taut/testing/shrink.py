@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -12,11 +11,9 @@ from taut.ir import Graph, Node, TautError, TensorType, Value, interpret
 from taut.ir.op import Array
 from taut.ir.ops.structure import Constant, Input
 
-if TYPE_CHECKING:
-    from .search import CheckFailure
+from .failure import CheckFailure, Feeds
 
-Feeds = Mapping[str, Array]
-Fails = Callable[[Graph, Feeds], "CheckFailure | None"]
+Fails = Callable[[Graph, Feeds], CheckFailure | None]
 Smaller = tuple[Graph, dict[str, Array]]
 
 SECONDS = 20.0

@@ -14,6 +14,8 @@ from typing import Any
 from taut.ir import UnsupportedError
 from taut.ir.files import write_atomic
 
+from .plot import plot
+
 VALIDATION = "validation "  # before the name of what was measured on validation data
 
 Row = dict[str, float]
@@ -62,8 +64,6 @@ class History:
 
     def to_svg(self) -> str:
         """Loss and metrics over the epochs, as a picture."""
-        from .plot import plot
-
         return plot(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:

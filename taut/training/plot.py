@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .history import History
+from typing import Any, Protocol
 
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 380, 260, 60, 30, 40
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b")
 OMITTED = ("epoch", "seconds", "learning rate")
 
 
-def plot(history: History) -> str:
+class Table(Protocol):
+    """Rows by epoch, and columns of them by name: what a History is."""
+
+    @property
+    def columns(self) -> Sequence[str]: ...
+    @property
+    def rows(self) -> Sequence[Mapping[str, Any]]: ...
+    def __getitem__(self, column: str) -> Sequence[float | None]: ...
+
+
+def plot(history: Table) -> str:
     """Two panels side by side: the losses, and every other metric; a colour a column."""
     names = [c for c in history.columns if c not in OMITTED]
     panels = [[c for c in names if c.endswith("loss") is kind] for kind in (True, False)]
@@ -28,7 +35,7 @@ def plot(history: History) -> str:
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _panel(history: History, columns: Sequence[str]) -> list[str]:
+def _panel(history: Table, columns: Sequence[str]) -> list[str]:
     epochs = [float(row["epoch"]) for row in history.rows]
     values = [v for c in columns for v in history[c] if v is not None]
     low, high = min(values), max(values)

@@ -237,7 +237,7 @@ def test_backends_are_checked(monkeypatch: pytest.MonkeyPatch):
 
             return interpret(self.graph, feeds, watch=watch)
 
-    monkeypatch.setattr(taut, "compile", lambda graph, target, **options: Off(graph))
+    monkeypatch.setattr("taut.testing.checks.compile", lambda graph, target, **options: Off(graph))
     with pytest.raises(testing.CheckFailure, match="first call"):
         testing.check_backend("off", families=["mlp"], examples=60)
 

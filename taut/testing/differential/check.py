@@ -16,19 +16,21 @@ import ml_dtypes
 import numpy as np
 from onnx import ModelProto
 
-import taut
+from taut.backends.base import compile
 from taut.backends.onnx import export_onnx
 from taut.frontends.onnx import load_onnx
 from taut.ir import DType, Graph, TautError, interpret, parse, print_graph, verify
 from taut.ir.analysis.pointwise import is_pointwise
 from taut.ir.envelope import explained
 from taut.ir.op import Array, Op, op_class
+from taut.passes import optimize
 
 from .compare import RTOL, difference
 from .draw import NEWEST, Case
 from .known import known_reason
 from .look import Look
-from .oracles import Oracle, Refused
+from .oracles import Oracle
+from .refused import Refused
 
 OPTIMISED = "O2"
 UNITS = 8
@@ -150,7 +152,7 @@ def _stages(state: _Run) -> Any:
         return
     if "optimised" in state.stages:
         state.at = "optimised"  # type: ignore[attr-defined]
-        better = taut.optimize(graph, OPTIMISED)
+        better = optimize(graph, OPTIMISED)
         _compiled(state, "optimised", better, want)
         yield "optimised"
     if "exported" in state.stages:
@@ -257,7 +259,7 @@ def _compiled(state: _Run, stage: str, graph: Graph, want: dict[str, Array] | No
     """Compile and call twice. Where the reference refuses, so must the program."""
     verdict, feeds = state.verdict, state.case.feeds
     try:
-        program = taut.compile(graph, "cpu", threads=1)
+        program = compile(graph, "cpu", threads=1)
         results = [program(**feeds) for _ in range(2)]
     except TautError as error:
         _refuse(verdict, stage, error)

@@ -17,12 +17,10 @@ from taut.ir import UnsupportedError
 from taut.ir.op import Array
 from taut.ir.standard import DTYPES
 
+from .refused import Refused
+
 Feeds = Mapping[str, Array]
 Oracle = Callable[[ModelProto, Feeds], list[Array]]
-
-
-class Refused(Exception):
-    """The peer does not take this model."""
 
 
 def onnxruntime(model: ModelProto, feeds: Feeds) -> list[Array]:

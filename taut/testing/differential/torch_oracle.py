@@ -15,7 +15,7 @@ from onnx import ModelProto, helper, numpy_helper
 from taut.ir.op import Array
 from taut.ir.standard import schema_defaults
 
-from .oracles import Refused
+from .refused import Refused
 
 T = Any  # torch.Tensor or None
 Row = Callable[..., Any]

@@ -1,0 +1,1 @@
+../../taut/formats.py

@@ -9,7 +9,7 @@ from typing import Any
 from taut.ir import ParseError
 from taut.passes import Pipeline
 from taut.passes.pipeline import convert, option_types
-from taut.passes.quantize.grid import grid_class
+from taut.passes.quantize.schemes import grid_class
 
 
 def int8_pipeline(options: Mapping[str, Any]) -> Pipeline:

@@ -6,9 +6,6 @@ which grid is decided elsewhere: `place`, `static`, `stored`, `aware`.
 
 from __future__ import annotations
 
-import functools
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
@@ -17,7 +14,6 @@ import numpy as np
 
 from ...ir import Builder, DType, PassError, Value
 from ...ir.op import Array
-from ..base import near
 
 SHRINKS = np.linspace(1.0, 0.5, 9)
 """Of the scale that holds the largest number: what the search for the least error tries."""
@@ -150,42 +146,19 @@ class ScaledGrid(Grid):
         raise PassError(f"no op rounds a computed value to {self.schemes[0]}: it is for weights")
 
 
-_SCHEMES: dict[str, type[Grid]] = {}
+SCHEMES: dict[str, type[Grid]] = {}  # those imported so far: ask `schemes`
 G = TypeVar("G", bound=type[Grid])
 
 
 def register_grid(cls: G) -> G:
     """Class decorator: make a grid known by its schemes. Raises ValueError for a bad one."""
     for name in cls.schemes:
-        known = _SCHEMES.get(name)
+        known = SCHEMES.get(name)
         if known is not None and known.__qualname__ != cls.__qualname__:
             raise ValueError(f"scheme {name} is declared twice")
-        _SCHEMES[name] = cls
+        SCHEMES[name] = cls
     if not cls.schemes:
         raise ValueError(f"{cls.__name__} names no scheme")
     if not cls.lowers and not issubclass(cls, ScaledGrid):
         raise ValueError(f"{cls.__name__}, a grid for weights, is no ScaledGrid")
     return cls
-
-
-@functools.cache
-def _discover() -> None:
-    from . import grids
-
-    for module in pkgutil.iter_modules(grids.__path__):
-        importlib.import_module(f"{grids.__name__}.{module.name}")
-
-
-def schemes() -> dict[str, type[Grid]]:
-    """Every known scheme and its grid."""
-    _discover()
-    return dict(_SCHEMES)
-
-
-def grid_class(scheme: str) -> type[Grid]:
-    """The grid of a scheme. Raises PassError with near misses."""
-    found = schemes().get(scheme)
-    if found is None:
-        raise PassError(f"no scheme is named {scheme[:80]!a}{near(scheme, list(_SCHEMES))}",
-                        hint=f"there are {', '.join(_SCHEMES)}")  # fmt: skip
-    return found

@@ -16,12 +16,12 @@ from ..rewrite import erase_dead
 from .calibrate import RANGES, check_sampling, clipped, known_ranges, share, unfit_readers
 from .correct import expected_shift, real_bias, shift_bias, shifts
 from .estimate import Estimator, Method, Range
-from .grid import grid_class
 from .grids.affine import AffineGrid, Scheme, channel_grid, grid_of
 from .insert import insert_bias, insert_pairs, insert_weight
 from .observe import Observer, moment_axis
 from .place import Placement, place, takes_bias
 from .prepare import prepare
+from .schemes import grid_class
 from .stored import Store
 from .weights import (
     Estimate,

@@ -14,8 +14,9 @@ from ...ir.ops.linear import Gemm, MatMul
 from ..base import Outcome
 from ..context import Context
 from ..rewrite import erase_dead
-from .grid import ScaledGrid, grid_class
+from .grid import ScaledGrid
 from .observe import Moments, Observer, moment_axis
+from .schemes import grid_class
 from .weights import importance
 
 

@@ -26,7 +26,8 @@ from taut.ir import (
 from taut.ir.differentiate import differentiate
 from taut.ir.ops.quantization import DequantizeLinear
 from taut.passes import Context, PassManager, Pipeline
-from taut.passes.quantize.grid import ScaledGrid, grid_class, register_grid, schemes
+from taut.passes.quantize.grid import ScaledGrid, register_grid
+from taut.passes.quantize.schemes import grid_class, schemes
 from taut.passes.quantize.static import Quantize
 
 import taut
@@ -52,7 +53,7 @@ def only_here(monkeypatch):
     """Other tests do not meet it."""
     from taut.passes.quantize import grid
 
-    monkeypatch.setattr(grid, "_SCHEMES", {**schemes(), "test-fibonacci": Fibonacci})
+    monkeypatch.setitem(grid.SCHEMES, "test-fibonacci", Fibonacci)
     yield
 
 

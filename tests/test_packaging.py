@@ -68,3 +68,16 @@ def test_import_is_light(module: str):
 def test_importing_the_ir_leaves_backends_alone():
     code = "import sys, taut; taut.ir.Graph(); sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0
+
+
+def test_the_architecture_page_shows_the_folders():
+    """Every package, and nothing else, in the picture of the tree."""
+    text = (ROOT / "docs/architecture.md").read_text()
+    picture = text.split("## The folders")[1].split("```")[1]
+    shown, above = set(), []
+    for line in picture.splitlines()[1:]:
+        name = line.strip().split("/")[0]
+        above = [*above[: (len(line) - len(line.lstrip())) // 2], name]
+        shown.add("/".join(above))
+    folders = {_folder(name).relative_to(ROOT).as_posix() for name in packages()}
+    assert shown == folders

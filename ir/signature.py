@@ -26,15 +26,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from .affine import ZERO, Affine
 from .dependence import ANY, Dependences, Place
 from .relate import Space, unknown
 from .types import Dim, Shape
-
-if TYPE_CHECKING:
-    from .op import Abstract, Op
 
 _TERM = re.compile(r"(\w+)\[([^\]]*)\](?:~(\w+))?\Z")
 _AXIS = re.compile(
@@ -131,7 +128,7 @@ def _axis(text: str) -> Axis:
                 end == "?")  # fmt: skip
 
 
-def check(signature: Signature, cls: type[Op]) -> None:
+def check(signature: Signature, cls: Any) -> None:
     """Raises ValueError where a signature does not fit the op's operands, results, attributes."""
     for what, terms, declared in (
         ("operands", signature.operands, [o.name for o in cls.operands]),
@@ -230,7 +227,7 @@ class Deriver:
     """The relations of one node, from its op's signature."""
 
     def __init__(
-        self, signature: Signature, op: Op, operands: Sequence[Abstract | None],
+        self, signature: Signature, op: Any, operands: Sequence[Any],
         results: Sequence[Any],
     ) -> None:  # fmt: skip
         self.op, self.results = op, results
@@ -337,7 +334,7 @@ class Deriver:
         dims, at = [shape[i] for i in run], [places[i].at for i in run]
         loops = [self.sizes.get((a.name, i)) for i in at]
         kernel, here = self._kernel(a.window, at, dims), k - run[0]
-        tap = self.op.taps(dims, loops, kernel)[here]  # type: ignore[attr-defined]
+        tap = self.op.taps(dims, loops, kernel)[here]
         if tap is None:
             raise _Unsized("the size of a padded axis is not known")
         how = "" if self._is_own((a.window, label.at)) else ANY if a.whole else a.how or "sum"
@@ -387,7 +384,7 @@ def _spread(signature: Signature, count: int) -> Iterator[Term]:
 
 
 def derived(
-    signature: Signature, op: Op, operands: Sequence[Abstract | None], results: Sequence[Any]
+    signature: Signature, op: Any, operands: Sequence[Any], results: Sequence[Any]
 ) -> Dependences:
     """The relations that a signature stands for, for operands and results of known rank."""
     try:

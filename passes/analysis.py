@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ..ir import Cost, Graph, PassError
+from ..ir.analysis.cost import node_cost
 from ..ir.errors import near
 
 Compute = Callable[[Graph], Any]
@@ -100,10 +101,9 @@ def cost(graph: Graph) -> dict[str, Cost]:
     """Cost of each node with static types, by name."""
     out: dict[str, Cost] = {}
     for node in graph.nodes():
-        operands = graph.abstracts(node)
-        types = [o.type for o in operands if o is not None] + list(node.types)
-        if node.types and all(t.is_static for t in types):
-            out[node.name] = node.op.cost(*operands, results=node.types)
+        found = node_cost(graph, node) if node.types else None
+        if found is not None:
+            out[node.name] = found
     return out
 
 

@@ -1,8 +1,7 @@
-"""What a pass may need from outside: data, target, seed, budget, progress, limits, analyses."""
+"""What a pass may need from outside: data, target, seed, progress, limits, analyses."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from ..ir import DEFAULT_LIMITS, DType, FeedError, Graph, Limits
 from ..ir.interpret import Watch, bind_feeds
+from ..ir.machine import Machine
 from ..ir.op import Array
 from ..ir.ops.common import cast
 from .analysis import Analyses
@@ -87,7 +87,7 @@ def _always(step: str, node: str) -> bool:
 class Context:
     """Handed to every pass; everything random comes from `rng`, so a seed fixes the result.
 
-    `data`: sample inputs. `target`: a description of the machine. `budget`: seconds in all.
+    `data`: sample inputs. `target`: the machine that the graph is meant for.
     `progress(done, total, text)` is called by passes that take long. `watch(rule, node)` sees each
     rewrite. `gate(step, node)` may forbid a step (it counts them for bisection).
     `runner(graph, feeds, watch)` runs a graph faster than the reference and hands `watch` every
@@ -97,9 +97,8 @@ class Context:
     """
 
     data: Any = None
-    target: Any = None
+    target: Machine = field(default_factory=Machine)
     seed: int = 0
-    budget: float | None = None
     progress: Callable[[int, int | None, str], None] | None = None
     limits: Limits = DEFAULT_LIMITS
     watch: Callable[[str, str], None] | None = None
@@ -109,24 +108,15 @@ class Context:
     analyses: Analyses = field(default_factory=Analyses)
     rewrites: dict[str, Any] = field(default_factory=dict)
     rng: np.random.Generator = field(init=False)
-    started: float = field(init=False)
 
     def __post_init__(self) -> None:
         if self.data is not None and not isinstance(self.data, Samples):
             self.data = Samples(self.data)
         self.rng = np.random.default_rng(self.seed)
-        self.started = time.monotonic()
 
     @property
     def samples(self) -> Samples | None:
         return self.data
-
-    @property
-    def time_left(self) -> float:
-        """Seconds of the budget that are left; infinite without one."""
-        if self.budget is None:
-            return float("inf")
-        return self.budget - (time.monotonic() - self.started)
 
     def restart(self, salt: str = "") -> None:
         """Seed `rng` anew (the manager does so before each pass, with the pass's place as salt,

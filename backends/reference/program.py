@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...ir import DEFAULT_LIMITS, Array, FeedError, Graph, Limits, interpret, print_graph
+from ...ir.analysis.cost import node_cost
 from ...ir.graph import Node, Value
 from ...ir.interpret import bind_feeds
 from ...ir.ops.structure import Constant
@@ -85,6 +86,5 @@ def compile(
 
 
 def _macs(graph: Graph, node: Node) -> int:
-    operands = graph.abstracts(node)
-    static = all(t.is_static for t in (*node.types, *(o.type for o in operands if o)))
-    return node.op.cost(*operands, results=node.types).macs if static else 0
+    cost = node_cost(graph, node)
+    return 0 if cost is None else cost.macs

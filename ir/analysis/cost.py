@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ..bodies import bodies_of, walk
 from ..errors import VerifyError
 from ..graph import Graph, Node
-from ..op import has_body
+from ..op import Cost, has_body
 from ..ops.structure import Constant, Input
 from ..types import Shape, TensorType
 
@@ -88,6 +88,14 @@ def graph_cost(graph: Graph, sizes: Sizes | None = None) -> CostTable:
     return CostTable(tuple(rows))
 
 
+def node_cost(graph: Graph, node: Node) -> Cost | None:
+    """The cost of one node; None where a size of its operands or results is not known."""
+    operands = graph.abstracts(node)
+    types = [o.type for o in operands if o is not None] + list(node.types)
+    static = all(t.is_static for t in types)
+    return node.op.cost(*operands, results=node.types) if static else None
+
+
 def bind_symbols(graph: Graph, sizes: Sizes) -> Graph:
     """A copy whose inputs have numbers in place of symbols (or whole shapes), inferred again."""
     twin = graph.copy()
@@ -123,9 +131,7 @@ def _row(graph: Graph, node: Node, counted: set[Node]) -> CostRow:
         for place in walk(body):
             ops = (n.op for n in place.graph.nodes())
             parameters += sum(op.value.size for op in ops if isinstance(op, Constant))
-    operands = graph.abstracts(node)
-    types = [o.type for o in operands if o is not None] + list(node.types)
-    if not all(t.is_static for t in types):
+    cost = node_cost(graph, node)
+    if cost is None:
         return CostRow(node.name, node.op.name, 0, parameters, 0, False)
-    cost = node.op.cost(*operands, results=node.types)
     return CostRow(node.name, node.op.name, cost.macs, parameters, cost.bytes)

@@ -10,6 +10,7 @@ from ...ir.analysis.index import NotNest
 from ...ir.analysis.nest import MAX_NODES, Nest, trace
 from ...ir.analysis.nest_rules import MOVED, computes
 from ...ir.bodies import inline
+from ...ir.machine import Machine
 from ...ir.ops.elementwise import Mul
 from ...ir.ops.fusion import Fusion
 from ...ir.ops.joining import Concat
@@ -43,7 +44,8 @@ class FuseAuto(Pass):
     largest: int = 40
 
     def run(self, graph: Graph, context: Context) -> Outcome:
-        finder = Finder(graph, Extents(graph), Clusters(graph), min(self.largest, MAX_NODES))
+        largest = min(self.largest, MAX_NODES)
+        finder = Finder(graph, Extents(graph), Clusters(graph), largest, context.target)
         finder.run()
         outcome = Outcome()
         for members in finder.groups():
@@ -84,6 +86,7 @@ class Finder:
     extents: Extents
     clusters: Clusters
     largest: int
+    machine: Machine
     missed: dict[str, str] = field(default_factory=dict)
 
     def run(self) -> None:
@@ -167,7 +170,7 @@ class Finder:
         """Why these clusters should not be one ("" if they should), and the seconds at stake."""
         members = set[Node]().union(*(self.clusters.members[c] for c in parts))
         saved = self._saved(members, parts)
-        verdict = cost.Verdict(saved / cost.BYTES_PER_SECOND)
+        verdict = cost.Verdict(saved / self.machine.bytes_per_second)
         if len(members) > self.largest:
             return f"the group would have over {self.largest} ops", verdict.seconds
         try:
@@ -176,7 +179,7 @@ class Finder:
             return str(refusal), verdict.seconds
         if self.clusters.closes_cycle(parts):
             return "a path leads out of the group and back in", verdict.seconds
-        verdict = cost.judge(nests, saved)
+        verdict = cost.judge(nests, saved, self.machine)
         return verdict.reason, verdict.seconds
 
     def _nests(self, members: set[Node]) -> list[Nest]:

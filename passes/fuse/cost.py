@@ -1,8 +1,4 @@
-"""What joining two groups saves and costs, in seconds of one core.
-
-The figures are orders of magnitude, measured on the machine of docs/kernels.md: a decision only
-turns on them where both sides are close.
-"""
+"""What joining two groups saves and costs, in seconds of one thread of a `Machine`."""
 
 from __future__ import annotations
 
@@ -13,14 +9,9 @@ from dataclasses import dataclass
 from ...ir import DType
 from ...ir.analysis.index import Size
 from ...ir.analysis.nest import WEIGHTS, Apply, Nest, expressions
+from ...ir.machine import Machine
 
-BYTES_PER_SECOND = 12e9  # written and read again through the second-level cache, one core
-LAUNCH = 1.5e-6  # a step of its own: its record, its chunks, the barrier after it
-OPS_PER_SECOND = 30e9  # element-wise vector arithmetic
-ROW_BYTES = 1 << 19  # a row that stays in the second-level cache between two walks over it
 SYMBOL = 64  # stands for a size that is not known
-CORES = 4  # rows that there should be for each fold, so that threads can share them
-PARALLEL_BYTES = 1 << 18  # less is computed on one thread anyway
 
 
 def elements(shape: Sequence[Size]) -> int:
@@ -39,20 +30,20 @@ class Verdict:
     reason: str = ""
 
 
-def judge(nests: Iterable[Nest], saved_bytes: int) -> Verdict:
+def judge(nests: Iterable[Nest], saved_bytes: int, machine: Machine) -> Verdict:
     """Whether computing these nests saves more than they cost.
 
     `saved_bytes` are those of intermediate tensors that need not be written or read.
     """
-    gain = saved_bytes / BYTES_PER_SECOND + LAUNCH
+    gain = saved_bytes / machine.bytes_per_second + machine.launch
     for nest in nests:
         rows = elements([nest.sizes[k] for k in nest.rows])
         inner = elements([nest.sizes[k] for k in nest.inner])
-        if nest.inner and 4 * inner > ROW_BYTES:
+        if nest.inner and 4 * inner > machine.row_bytes:
             return Verdict(gain, f"a row of {4 * inner / 2**20:.1f} MB does not stay in the cache")
-        if nest.inner and rows < CORES and 4 * rows * inner > PARALLEL_BYTES:
+        if nest.inner and rows < machine.threads and 4 * rows * inner > machine.alone_bytes:
             return Verdict(gain, f"threads could not share {rows} rows")
-        again = repeated(nest) / OPS_PER_SECOND
+        again = repeated(nest) / machine.operations_per_second
         if again > gain:
             why = "computing operands again for all elements that they are broadcast to takes"
             return Verdict(gain, f"{why} {again * 1e6:.1f} us, to save {gain * 1e6:.1f}")

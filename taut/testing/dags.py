@@ -15,6 +15,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from taut.ir import Builder, DType, Graph, Op, TautError, TensorType, Value, all_ops
+from taut.ir.analysis.cost import node_cost
 from taut.ir.ops.convolution import ConvTranspose
 from taut.ir.ops.linear import Gemm
 from taut.ir.ops.quantization import DequantizeLinear
@@ -127,11 +128,8 @@ def _small(graph: Graph, node: Any) -> bool:
         sizes = [d if isinstance(d, int) else 4 for d in t.shape]
         if int(np.prod(sizes, dtype=object)) > MAX_ELEMENTS:
             return False
-    if all(v is None or v.type.is_static for v in graph.operands(node)) and all(
-        t.is_static for t in node.types
-    ):
-        return node.op.cost(*graph.abstracts(node), results=node.types).macs <= MAX_MACS
-    return True
+    cost = node_cost(graph, node)
+    return cost is None or cost.macs <= MAX_MACS
 
 
 Made = tuple[Op, list[Any]]

@@ -18,6 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from taut.ir import DType, Graph, Node, Op, TautError, TensorType, Value
+from taut.ir.analysis.cost import node_cost
 from taut.ir.interpret import run_node
 from taut.ir.op import Array, op_class
 from taut.passes.pattern import (
@@ -133,12 +134,9 @@ class Plant:
             known = [self.size(d) for d in t.shape]
             if int(np.prod(known, dtype=object)) > LARGEST:
                 raise Unfit("too large")
-        if all(t.is_static for t in node.types) and all(
-            v is None or v.type.is_static for v in operands
-        ):
-            known = self.graph.abstracts(node)
-            if node.op.cost(*known, results=node.types).macs > MACS:
-                raise Unfit("too much work")
+        cost = node_cost(self.graph, node)
+        if cost is not None and cost.macs > MACS:
+            raise Unfit("too much work")
 
     def size(self, dim: Any) -> int:
         return dim if isinstance(dim, int) else self.sizes.get(dim, 2) if dim is not None else 2

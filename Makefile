@@ -35,7 +35,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	rm -rf build/imports && mkdir -p build && cp -RL .pkg build/imports
-	cd build/imports && $(abspath $(BIN))/lint-imports --no-cache --config $(CURDIR)/pyproject.toml
+	cd build/imports && $(abspath $(BIN))/lint-imports --no-cache $(CURDIR)/pyproject.toml
 
 types: $(VENV)/.dev
 	$(BIN)/pyright --pythonpath $(BIN)/python

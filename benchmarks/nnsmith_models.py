@@ -148,8 +148,7 @@ def _onnxruntime(data: bytes, inputs: dict[str, np.ndarray]) -> list[np.ndarray]
 def _stages(
     model: Any, inputs: dict[str, np.ndarray], want: list[np.ndarray], stable: Callable[[], bool]
 ) -> dict[str, str]:
-    from taut.backends.onnx import export_onnx
-    from taut.frontends.onnx import load_onnx
+    from taut.frontends.onnx import export_onnx, load_onnx
     from taut.ir import TautError
 
     import taut

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from taut.backends.onnx import export_onnx
+from taut.frontends.onnx import export_onnx
 from taut.ir import Builder, Graph, TautError
 
 import taut

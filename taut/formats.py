@@ -62,7 +62,7 @@ def save(graph: Graph, path: str | os.PathLike[str]) -> None:
         case ".ir":
             save_text(graph, path)
         case _:
-            from taut.backends.onnx import export_onnx
+            from taut.frontends.onnx import export_onnx
 
             export_onnx(graph, path)
 

@@ -1,4 +1,5 @@
-"""ONNX files as graphs: opsets 6 to the newest, functions and external data included."""
+"""ONNX files as graphs, opsets 6 to the newest, functions and external data included; and graphs as
+ONNX models, so that what Taut made smaller also runs where people already deploy."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from onnx import ModelProto
 from ...ir import DEFAULT_LIMITS, Graph, LimitError, Limits, TautError, verify
 from ...ir.conditions import stored
 from ..unsupported import Unsupported, UnsupportedOps
+from .exporter import export_onnx
 from .functions import local_functions
 from .importer import Importer
 from .nested import all_graphs
@@ -16,7 +18,7 @@ from .read import Source, opsets, properties, read_model
 from .survey import survey
 from .tensors import TensorReader
 
-__all__ = ["Unsupported", "UnsupportedOps", "load_onnx", "unsupported_ops"]
+__all__ = ["Unsupported", "UnsupportedOps", "export_onnx", "load_onnx", "unsupported_ops"]
 
 
 def load_onnx(source: Source, *, limits: Limits = DEFAULT_LIMITS) -> Graph:

@@ -84,7 +84,7 @@ def from_torch(
 
 
 def _import(program: Any, spec: Any, output_names: Sequence[str] | None) -> Graph:
-    from . import aten as aten  # fills the table of ops
+    from . import importing  # noqa: F401 (fills the table of ops)
     from .guards import add_conditions, left_out
     from .importer import Importer
     from .program import check_signature, known_ops, symbol_names

@@ -17,8 +17,8 @@ from ...ir.ops.normalization import BatchNormalization
 from ...ir.ops.quantization import DequantizeLinear
 from ...ir.ops.structure import Constant, Input
 from ...ir.training import buffer_names, padding_rows
-from .forward import FORWARD, Step, check
-from .forward.quantization import quantized
+from .exporting import FORWARD, Step, check
+from .exporting.quantization import quantized
 from .tensors import to_array, to_tensor, torch_dtype
 
 """Operands that are no weights though they may be floats."""

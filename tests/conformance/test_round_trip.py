@@ -9,8 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 from onnx.backend.test.loader import load_model_tests
-from taut.backends.onnx import export_onnx
-from taut.frontends.onnx import load_onnx
+from taut.frontends.onnx import export_onnx, load_onnx
 from taut.ir import Graph, TautError, UnsupportedError, difference, parse, print_graph
 
 

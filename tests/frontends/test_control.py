@@ -10,8 +10,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
-from taut.backends.onnx import export_onnx
-from taut.frontends.onnx import UnsupportedOps, load_onnx, unsupported_ops
+from taut.frontends.onnx import UnsupportedOps, export_onnx, load_onnx, unsupported_ops
 from taut.ir import LimitError, Limits, TautError, difference, interpret, parse, print_graph
 
 F32, I64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL

@@ -11,8 +11,7 @@ import onnx
 import pytest
 from hostile import model, sound, weights
 from onnx import TensorProto, helper, numpy_helper
-from taut.backends.onnx import export_onnx
-from taut.frontends.onnx import UnsupportedOps, load_onnx, unsupported_ops
+from taut.frontends.onnx import UnsupportedOps, export_onnx, load_onnx, unsupported_ops
 from taut.ir import (
     DEFAULT_LIMITS,
     DType,

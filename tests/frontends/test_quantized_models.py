@@ -11,8 +11,7 @@ import onnx
 import pytest
 from hostile import model
 from onnx import TensorProto, helper
-from taut.backends.onnx import export_onnx
-from taut.frontends.onnx import load_onnx
+from taut.frontends.onnx import export_onnx, load_onnx
 from taut.ir import assert_equal, interpret
 
 ort = pytest.importorskip("onnxruntime")

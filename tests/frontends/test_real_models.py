@@ -6,8 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from taut.backends.base import compile
-from taut.backends.onnx import export_onnx
-from taut.frontends.onnx import load_onnx
+from taut.frontends.onnx import export_onnx, load_onnx
 
 from taut.samples import SampleError, fetch, light_model
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from taut.backends.onnx import export_onnx
 from taut.frontends.builder import parameters
+from taut.frontends.onnx import export_onnx
 from taut.frontends.zoo import ZOO, entry, load_zoo, zoo
 from taut.frontends.zoo.registry import divisible
 from taut.ir import Graph, assert_equal, interpret, parse, print_graph, verify

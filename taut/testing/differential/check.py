@@ -17,8 +17,7 @@ import numpy as np
 from onnx import ModelProto
 
 from taut.backends.base import compile
-from taut.backends.onnx import export_onnx
-from taut.frontends.onnx import load_onnx
+from taut.frontends.onnx import export_onnx, load_onnx
 from taut.ir import DType, Graph, TautError, interpret, parse, print_graph, verify
 from taut.ir.analysis.pointwise import is_pointwise
 from taut.ir.envelope import explained

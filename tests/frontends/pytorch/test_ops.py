@@ -13,7 +13,7 @@ import pytest
 from bridge import agrees, by_torch, dynamic, same, torch  # first: it skips without PyTorch
 from cases import FAMILIES, inputs, module_of
 
-import taut.frontends.torch.aten  # isort: skip
+import taut.frontends.torch.importing  # isort: skip
 from taut.frontends.torch.call import ATEN  # isort: skip
 
 import taut

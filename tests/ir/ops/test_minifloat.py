@@ -16,8 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from taut.backends.base import compile
-from taut.backends.onnx import export_onnx
-from taut.frontends.onnx import load_onnx
+from taut.frontends.onnx import export_onnx, load_onnx
 from taut.ir import Builder, DType, TautError, UnsupportedError, VerifyError, interpret, op_class
 from taut.ir.differentiate import differentiate
 from taut.ir.ops.common import cast

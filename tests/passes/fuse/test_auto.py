@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from taut.backends.onnx import export_onnx
-from taut.frontends.onnx import load_onnx
+from taut.frontends.onnx import export_onnx, load_onnx
 from taut.ir import Builder, Graph, Value, interpret, parse, print_graph
 from taut.ir.equality import equal
 from taut.passes import PRESETS, PassManager, Pipeline, Report

@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnxruntime
 import pytest
-from taut.backends.onnx import export_onnx
-from taut.frontends.onnx import load_onnx
+from taut.frontends.onnx import export_onnx, load_onnx
 from taut.frontends.zoo import lenet_5, resnet_cifar
 from taut.ir import (
     Builder,

@@ -3,8 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from taut.backends.onnx import export_onnx
-from taut.frontends.onnx import load_onnx
+from taut.frontends.onnx import export_onnx, load_onnx
 from taut.ir import (
     Builder,
     Graph,

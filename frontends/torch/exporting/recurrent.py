@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ....ir.ops.recurrent import LSTM, RNN
-from ..aten.recurrent import ORDERS
+from ..importing.recurrent import ORDERS
 from .table import Step, computes, refuses
 
 

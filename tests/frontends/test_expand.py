@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from taut.backends.onnx import export_onnx
+from taut.frontends.onnx import export_onnx
 from taut.ir import Builder, DType, UnsupportedError
 
 import taut

@@ -22,8 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from ...ir import Array, DType, Node, Value
+from ...ir import Array, DType, Node, Trait, Value
 from ...ir.machine import Machine
+from ...ir.ops.convolution import Conv
+from ...ir.ops.elementwise import Mul
+from ...ir.ops.integer import ConvInteger, Lookup, MatMulInteger, Requantize, SumPoolInteger
+from ...ir.ops.quantization import DequantizeLinear
+from ...ir.ops.shape import Cast, DepthToSpace
 from .facts import Facts
 
 BYTES = (DType.u8, DType.i8)
@@ -113,7 +118,7 @@ def _rescaled(facts: Facts, node: Node) -> Group | None:
     rescale = group.rescale
     if rescale is None or rescale.multiplier.size > 1 or rescale.other is not None:
         return None
-    if node.op.name == "sum_pool_integer" and group.table is not None:
+    if isinstance(node.op, SumPoolInteger) and group.table is not None:
         rest = group.nodes[:-1]
         return Group(node, rest[-1], rescale, factors=group.factors, nodes=rest)
     return group
@@ -123,7 +128,7 @@ def _weighted(facts: Facts, node: Node) -> Group | None:
     """sum_pool_integer -> mul by a known factor for each output pixel -> requantize: the average
     of windows that hang over the border."""
     user = facts.only_reader(node[0])
-    if node.op.name != "sum_pool_integer" or user is None or user.op.name != "mul":
+    if not isinstance(node.op, SumPoolInteger) or user is None or not isinstance(user.op, Mul):
         return None
     a, b = facts.graph.operands(user)
     factors = facts.array(b if a == node[0] else a)
@@ -152,21 +157,21 @@ def _grown(facts: Facts, node: Node) -> Group:
     user = facts.only_reader(node[0])
     if user is None:
         return group
-    if user.op.name == "dequantize_linear" and node.op.name.endswith(("conv_integer", "l_integer")):
+    if isinstance(user.op, DequantizeLinear) and Trait.INTEGER_PRODUCT in node.op.traits:
         factors = _factors(facts, node, user)
         return group if factors is None else Group(
             node, user, dequantize=factors, nodes=(node, user)
         )  # fmt: skip
-    if user.op.name == "cast":
+    if isinstance(user.op, Cast):
         return _scaled(facts, node, user) or group
-    if user.op.name != "requantize":
+    if not isinstance(user.op, Requantize):
         return group
     rescale = _rescale(facts, node, user)
     if rescale is None:
         return group
     nodes = (node, user)
     reader = facts.only_reader(user[0])
-    if reader is not None and reader.op.name == "lookup":
+    if reader is not None and isinstance(reader.op, Lookup):
         table = _table(facts, reader, rescale)
         exact = rescale.other is None or user.type.dtype in BYTES or rescale.shift <= 35
         if table is not None and exact:
@@ -182,10 +187,10 @@ def shuffled(facts: Facts, group: Group, lanes: int) -> Group:
     rescale = group.rescale
     if rescale is not None and rescale.other is not None:
         return group
-    if node.op.name in ("conv", "fused_conv"):
+    if isinstance(node.op, Conv):
         if not float_fits(facts, node, lanes) or facts.graph.operand(node, 3) is not None:
             return group
-    elif node.op.name != "conv_integer":
+    elif not isinstance(node.op, ConvInteger):
         return group
     chain: list[Node] = []
     for name in ("reshape", "transpose", "reshape"):
@@ -207,7 +212,11 @@ def spread(facts: Facts, group: Group, lanes: int) -> Group:
     """The group with the depth_to_space that follows it."""
     node, value, rescale = group.first, group.last[0], group.rescale
     user = facts.only_reader(value)
-    if user is None or user.op.name != "depth_to_space" or node.op.name != "conv_integer":
+    if (
+        user is None
+        or not isinstance(user.op, DepthToSpace)
+        or not isinstance(node.op, ConvInteger)
+    ):
         return group
     c = value.type.static_shape[1]
     residual = rescale is not None and rescale.other is not None
@@ -242,7 +251,7 @@ def merged(channels: int, groups: int, lanes: int) -> int:
 
 
 def channel_axis(node: Node) -> int:
-    return node.type.rank - 1 if node.op.name == "mat_mul_integer" else 1
+    return node.type.rank - 1 if isinstance(node.op, MatMulInteger) else 1
 
 
 def _rescale(facts: Facts, node: Node, user: Node) -> Rescale | None:
@@ -301,9 +310,9 @@ def _factors(facts: Facts, node: Node, user: Node) -> Array | None:
 def _scaled(facts: Facts, node: Node, cast: Node) -> Group | None:
     """cast to f32 -> mul by known factors: a dequantize in other words."""
     user = facts.only_reader(cast[0])
-    if cast.type.dtype is not DType.f32 or user is None or user.op.name != "mul":
+    if cast.type.dtype is not DType.f32 or user is None or not isinstance(user.op, Mul):
         return None
-    if not node.op.name.endswith(("conv_integer", "l_integer")):
+    if Trait.INTEGER_PRODUCT not in node.op.traits:
         return None
     a, b = facts.graph.operands(user)
     factors = facts.array(b if a == cast[0] else a)
@@ -333,7 +342,7 @@ def fits_gemm(facts: Facts, node: Node, lanes: int) -> bool:
         return False
     if not affordable(weights.shape, getattr(node.op, "group", 1), lanes):
         return False
-    if node.op.name == "conv_integer":
+    if isinstance(node.op, ConvInteger):
         return x.type.rank in (3, 4)
     known = facts.array(bias)
     columns = node.type.static_shape[-1]
@@ -349,7 +358,7 @@ def shifted_weights(facts: Facts, node: Node) -> Array | None:
     wide = w.astype(np.int16)
     if zero is not None:
         z = zero.astype(np.int16)
-        if zero.size > 1 and node.op.name == "conv_integer":
+        if zero.size > 1 and isinstance(node.op, ConvInteger):
             z = z.reshape(-1, *(1,) * (w.ndim - 1))
         elif zero.ndim > 1 and zero.size > 1 and zero.shape[-2:] != (1, w.shape[-1]):
             return None

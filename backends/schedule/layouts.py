@@ -11,6 +11,10 @@ from types import MappingProxyType
 
 from ...ir import Node, Value
 from ...ir.machine import Machine
+from ...ir.ops.integer import ConvInteger, SumPoolInteger
+from ...ir.ops.joining import Concat
+from ...ir.ops.pooling import MaxPool
+from ...ir.ops.shape import Reshape
 from .facts import Facts
 from .groups import Groups
 from .layout import Halo
@@ -77,9 +81,9 @@ def spatial_values(facts: Facts, groups: Groups) -> set[Value]:
         node = value.node
         if value.type.rank < 3:
             continue
-        if node.op.name in IMAGE_OPS or (node in groups.by_last and node.op.name == "reshape"):
+        if node.op.name in IMAGE_OPS or (node in groups.by_last and isinstance(node.op, Reshape)):
             spatial.add(value)
-        elif node.op.name == "reshape" and value in wanted:
+        elif isinstance(node.op, Reshape) and value in wanted:
             spatial.add(value)  # a copy of it, if it takes one, is made as an image at once
         elif passes_layout(node):
             reads = [v for v in facts.graph.operands(node) if v is not None]
@@ -104,7 +108,7 @@ def homes_of(facts: Facts, spatial: set[Value]) -> dict[Value, tuple[Value, int]
     homes: dict[Value, tuple[Value, int]] = {}
     for node in reversed(facts.live_results()):
         value = node[0]
-        if node.op.name != "concat" or value not in spatial:
+        if not isinstance(node.op, Concat) or value not in spatial:
             continue
         if node.op.axis % value.type.rank != 1:  # type: ignore[attr-defined]
             continue
@@ -144,12 +148,12 @@ def borders(facts: Facts, homes: Mapping[Value, tuple[Value, int]]) -> dict[Valu
 
 def border_fill(facts: Facts, node: Node) -> float:
     """What padding holds for this op."""
-    if node.op.name == "conv_integer":
+    if isinstance(node.op, ConvInteger):
         zero = facts.graph.operand(node, 2)
         known = None if zero is None else facts.array(zero)
         return 0 if known is None else int(known.reshape(-1)[0])
-    if node.op.name == "sum_pool_integer":
+    if isinstance(node.op, SumPoolInteger):
         return node.op.x_zero_point  # type: ignore[attr-defined]
-    if node.op.name == "max_pool":
+    if isinstance(node.op, MaxPool):
         return -math.inf if node.type.dtype.is_float else node.type.dtype.bounds[0]
     return 0

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...ir import DType, Op
+from ...ir.ops.elementwise import Max
 
 F32, F64 = DType.f32, DType.f64
 
@@ -184,7 +185,7 @@ def _pow(op: Op, kinds: list[DType], out: DType):
 def _extreme(op: Op, kinds: list[DType], out: DType):
     text = "{0}"
     for i in range(1, len(kinds)):
-        text = f"{'least' if op.name == 'max' else 'most'}({text}, {{{i}}})"
+        text = f"{'least' if isinstance(op, Max) else 'most'}({text}, {{{i}}})"
     return text, []
 
 

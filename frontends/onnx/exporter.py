@@ -40,6 +40,8 @@ from ...ir.bodies import inlined, walk
 from ...ir.conditions import PROPERTY
 from ...ir.files import companion, companion_path, replacing, write_atomic
 from ...ir.op import Attribute, op_class
+from ...ir.ops.convolution import ConvTranspose
+from ...ir.ops.integer import ConvInteger
 from ...ir.ops.quantization import QuantizeLinear
 from ...ir.ops.structure import Constant, Input
 from ...ir.packing import pack
@@ -350,7 +352,7 @@ def _sized(w: _Writer, op: Any, node: Node) -> Op:
     """A transposed convolution with auto_pad SAME names its sizes where windows lie apart:
     onnxruntime would else stop at the last one, and not at size * stride as ONNX says."""
     shape, weight = node.type.shape, w.graph.operands(node)[1]
-    if op.name != "conv_transpose" or op.output_shape or not op.auto_pad.startswith("SAME"):
+    if type(op) is not ConvTranspose or op.output_shape or not op.auto_pad.startswith("SAME"):
         return op
     if shape is None or not all(isinstance(n, int) for n in shape[2:]):
         return op
@@ -378,7 +380,7 @@ def _expand_biased(w: _Writer, node: Node, operands: list[str], results: list[st
         names.pop()
     w.emit(node, node.op, names, [inner])
     value = w.graph.operand(node, 4)
-    if node.op.name == "conv_integer" and value is not None and value.shape is not None:
+    if isinstance(node.op, ConvInteger) and value is not None and value.shape is not None:
         shape = w.helper_constant(node, "shape", [-1] + [1] * (node.type.rank - 2), DType.i64)
         column = w.helper_value(node, "bias")
         w.nodes.append(helper.make_node("Reshape", [bias, shape], [column], name=column))

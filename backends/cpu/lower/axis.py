@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from ....ir import Array, DType, Node
+from ....ir.ops.reduction import ArgMax
+from ....ir.ops.resize import Upsample
 from ...schedule.layout import KERNEL_TYPES, Tensor
 from ...schedule.steps import Step, Word
 from ..nests.axis import arg_kernel, interpolate_kernel, product_kernel
@@ -71,7 +73,7 @@ def arg_extreme(low: Lowering, node: Node) -> bool:
         return False
     words += [x.shape[axis], x.strides[axis]]
     parameters = {
-        "kind": x.dtype.value, "largest": op.name == "arg_max", "last": op.select_last_index,
+        "kind": x.dtype.value, "largest": isinstance(op, ArgMax), "last": op.select_last_index,
     }  # fmt: skip
     emit(low, arg_kernel, op.name, parameters, words, [x], out, (node.name,))
     return True
@@ -88,7 +90,7 @@ def resize(low: Lowering, node: Node) -> bool:
     assert x_value is not None
     kind = node.type.dtype
     op: Any = node.op
-    if op.name == "upsample":
+    if isinstance(op, Upsample):
         op, values = op.resize(), [x_value, None, values[1], None]
     fixed = [low.array(v) for v in values[1:]]
     if any(v is not None and a is None for v, a in zip(values[1:], fixed)):

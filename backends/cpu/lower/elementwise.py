@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 
 from ....ir import DType, Node, Value
+from ....ir.ops.activation import Clip
+from ....ir.ops.elementwise import Pow
+from ....ir.ops.normalization import BatchNormalization
 from ...schedule.layout import KERNEL_TYPES
 from ...schedule.templates import POINTWISE, TEMPLATES
 from .generic import Leaf
@@ -51,8 +54,8 @@ def elementwise(low: Lowering, node: Node) -> bool:
         return False
     text, scalars = made
     present = [v for v in values if v is not None]
-    if node.op.name in ("batch_normalization", "pow"):
-        present = present[: 1 + ("{1}" in text and node.op.name == "pow")]
+    if isinstance(node.op, BatchNormalization | Pow):
+        present = present[: 1 + ("{1}" in text and isinstance(node.op, Pow))]
     joined = join(low, node, text, present, [low.scalar(x, kind) for x, kind in scalars])
     if len(joined.leaves) > MAX_LEAVES:
         for v in present:
@@ -74,14 +77,14 @@ def usable(low: Lowering, node: Node) -> bool:
 
 def _formula(low: Lowering, node: Node, values: list[Value | None]):
     kinds = [v.type.dtype for v in values if v is not None]
-    if node.op.name == "batch_normalization":
+    if isinstance(node.op, BatchNormalization):
         return _batch_normalization(low, node, values)
-    if node.op.name == "pow":
+    if isinstance(node.op, Pow):
         exponent = low.array(values[1])
         single = exponent is not None and exponent.size == 1 and node.type.dtype in (F32, F64)
         if single and exponent is not None and float(exponent.reshape(())) == 2.0:
             return "{0} * {0}", []
-    if node.op.name == "clip":
+    if isinstance(node.op, Clip):
         text, i = "{0}", 0
         for k, how in ((1, "least"), (2, "most")):
             if len(values) > k and values[k] is not None:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from ....ir import Array, Builder, DType, Node, Value
+from ....ir.ops.convolution import Conv
+from ....ir.ops.integer import ConvInteger, MatMulInteger, MulInteger
 from ...schedule.groups import Group, Rescale, shifted_weights
 from ...schedule.layout import Tensor, round_up
 from ...schedule.windows import Geometry, node_geometry
@@ -34,12 +36,12 @@ KINDS = {DType.u8: "u8", DType.i16: "s16", DType.i32: "s32"}
 def grouped(low: Lowering, node: Node) -> bool:
     """The last node of a group."""
     group = low.groups.by_last[node]
-    if group.first.op.name in ("conv", "fused_conv"):
+    if isinstance(group.first.op, Conv):
         return float_conv(low, node) or _apart(low, group)
-    if group.first.op.name in ("conv_integer", "mat_mul_integer"):
+    if isinstance(group.first.op, ConvInteger | MatMulInteger):
         _gemm(low, group)
         return True
-    if group.first.op.name == "mul_integer":
+    if isinstance(group.first.op, MulInteger):
         return _product(low, group)
     return _sum_pool(low, group)
 
@@ -57,7 +59,7 @@ def _gemm(low: Lowering, group: Group) -> None:
     fill = 0 if zero is None else int(zero.reshape(-1)[0])
     if x.type.dtype is DType.i8:
         fill += 128
-    conv = node.op.name == "conv_integer"
+    conv = isinstance(node.op, ConvInteger)
     if conv:
         weights = np.ascontiguousarray(weights.transpose(0, *range(2, weights.ndim), 1))
         weights = weights if weights.ndim == 4 else weights[:, None]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ....ir import DType, Node, Value
+from ....ir.ops.pooling import AveragePool
 from ...schedule.layout import Halo, Tensor, round_up
 from ...schedule.steps import Step, Word, record_words
 from ...schedule.windows import Geometry, geometry, node_geometry
@@ -39,7 +40,7 @@ def windows(low: Lowering, node: Node) -> bool:
     value = low.graph.operand(node, 0)
     assert value is not None
     g = node_geometry(low.facts, node)
-    average = node.op.name == "average_pool"
+    average = isinstance(node.op, AveragePool)
     kinds = (DType.f32,) if average else (DType.f32, DType.u8)
     if g is None or len(g.kernel) > 2 or node.type.dtype not in kinds or len(node.results) > 1:
         return False

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ....ir import DType, Node, Value
+from ....ir.ops.dynamic import QuantizeRows
 from ....ir.ops.epilogue import activation_op
 from ....ir.ops.quantization import NOT_FINITE
 from ...schedule.groups import BYTES
@@ -152,7 +153,7 @@ def _scales(
 def _fixed_zero(value: Value | None) -> Zero:
     """A zero point; symmetric rows' are known to be 128 though they are computed."""
     op: Any = None if value is None else value.node.op
-    if op is not None and op.name == "quantize_rows" and op.symmetric:
+    if op is not None and isinstance(op, QuantizeRows) and op.symmetric:
         return np.full(1, 128, np.uint8)
     return value
 

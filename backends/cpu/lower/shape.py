@@ -8,6 +8,7 @@ import numpy as np
 
 from ....ir import Array, Node, Value
 from ....ir.op import Abstract
+from ....ir.ops.shape import DepthToSpace
 from ....ir.types import TensorType
 from ...schedule.layout import Ref, Tensor, row_major
 from ...schedule.steps import Step, Word
@@ -237,7 +238,7 @@ def blocks(low: Lowering, node: Node) -> bool:
     assert value is not None
     b, x = op.blocksize, low.tensor(value)
     n, c, h, w = x.shape
-    if op.name == "depth_to_space":
+    if isinstance(op, DepthToSpace):
         split, order = (n, b, b, c // (b * b), h, w), (0, 3, 4, 1, 5, 2)
         if op.mode == "CRD":
             split, order = (n, c // (b * b), b, b, h, w), (0, 1, 4, 2, 5, 3)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ....ir import DType, Node
+from ....ir.ops.convolution import ConvTranspose
 from ...schedule.groups import LARGEST
 from ...schedule.layout import Halo, Tensor, round_up
 from ...schedule.steps import Word
@@ -87,7 +88,7 @@ def _wasteful(
     """Whether a convolution would multiply by zeros more than it is worth: it computes whole
     vectors of channels at every place of the result."""
     op: Any = node.op
-    if node.op.name != "conv_transpose" or op.group > 1:
+    if type(node.op) is not ConvTranspose or op.group > 1:
         return False
     channels = node.type.static_shape[1]
     places = math.prod(out) / math.prod(sizes)

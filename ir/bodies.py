@@ -7,7 +7,7 @@ operands by position. Inputs it does not type fully take the operands' types.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -15,8 +15,6 @@ from .errors import LimitError, TautError, VerifyError
 from .graph import Graph, Node
 from .interpret import interpret
 from .op import Abstract, Array, Op, has_body
-from .ops.fusion import Fusion
-from .ops.structure import Input
 from .types import DEFAULT_LIMITS, Limits
 
 
@@ -107,31 +105,6 @@ def infer_body(body: Graph, operands: Sequence[Abstract]) -> tuple[Abstract, ...
         if len(made) > _KEPT:
             made.popitem(last=False)
     return found[1]
-
-
-def inline(graph: Graph, node: Node) -> None:
-    """Put the ops of a fusion's body in its place; they keep their names where these are free, and
-    what makes the fusion's result takes its name if there is one result."""
-    body: Graph = getattr(node.op, "body")  # noqa: B009  (ops do not share a base with a body)
-    feeds = {x.name: v for x, v in zip(body.inputs, graph.operands(node)) if v is not None}
-    made = list(graph.splice(body, feeds, before=node).values())
-    for i, value in enumerate(made):
-        graph.replace_all_uses(node[i], value)
-    name = node.name
-    graph.erase(node)
-    if len(made) == 1 and not isinstance(made[0].node.op, Input) and graph.find(name) is None:
-        graph.rename(made[0].node, name)
-
-
-def inlined(graph: Graph, keep: Callable[[Node], bool] = lambda node: False) -> Graph:
-    """The graph, or a copy of it with its fusions, but those to keep, taken apart."""
-    names = [n.name for n in graph.nodes() if isinstance(n.op, Fusion) and not keep(n)]
-    if not names:
-        return graph
-    twin = graph.copy()
-    for name in names:
-        inline(twin, twin[name])
-    return twin
 
 
 def run_body(

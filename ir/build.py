@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,14 @@ from .errors import UnsupportedError
 from .graph import Graph, Like, Node, Value
 from .op import Op, op_class
 from .types import DType, TensorType
+
+Through = Callable[
+    [Callable[..., Any], Sequence[Value | None], Sequence[Value | None]], list[Value | None]
+]
+
+
+def _outside(*_: Any) -> list[Value | None]:
+    raise ValueError("gradients are asked for within `differentiate` only")
 
 
 class Builder:
@@ -29,6 +37,9 @@ class Builder:
         self.before, self.prefix = before, prefix
         self.sought: Collection[Value] | None = None
         """Values through which gradients go; all where it is None."""
+        self.through: Through = _outside
+        """Within a differentiation: the gradients of operands through what a function of them adds,
+        given those of its results."""
 
     def input(self, name: str, dtype: DType | str = DType.f32, shape: Any = ()) -> Value:
         kind = dtype if isinstance(dtype, DType) else DType(dtype)

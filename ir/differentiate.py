@@ -9,6 +9,7 @@ A. Walther, "Evaluating Derivatives" (2008).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -114,15 +115,16 @@ class _Reverse:
             return  # one of those sought, or a seed that does not depend on them
         names = [o.name for o in op.operands]
         operands += [None] * (len(names) - len(operands))
-        mark = self.b.prefix, self.b.sought
+        mark = self.b.prefix, self.b.sought, self.b.through
         self.b.prefix, self.b.sought = mark[0] or f"{PREFIX}{node.name}.", self.active
+        self.b.through = partial(through, self.b)
         try:
             gradients = [self._total(v) for v in _results(node)]
             made = op.gradient(self.b, operands, _results(node), gradients)
         except TautError as error:
             raise error.with_context(node=node.name, op=op.name)
         finally:
-            self.b.prefix, self.b.sought = mark
+            self.b.prefix, self.b.sought, self.b.through = mark
         for i, (operand, gradient) in enumerate(zip_longest(operands, made)):
             if operand not in self.active or operand is None:
                 continue

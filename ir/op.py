@@ -228,19 +228,17 @@ class Op:
                 self.not_differentiable or "declares no gradient",
                 op=self.name, hint="cut the path, or declare one (docs/writing-an-op.md)",
             )  # fmt: skip
-        from .differentiate import through
-
-        return through(b, lambda *xs: self.definition(b, *xs), operands, gradients)
+        return b.through(lambda *xs: self.definition(b, *xs), operands, gradients)
 
     def key(self) -> tuple[Any, ...]:
         """A hashable identity: equal keys and equal operands give equal results."""
-        return (self.name, *(_hashable(getattr(self, a.name)) for a in self.attributes))
+        return (self.name, *(hashable(getattr(self, a.name)) for a in self.attributes))
 
     def given(self) -> Iterator[tuple[str, Any]]:
         """Attributes that differ from their defaults, in declared order."""
         for a in self.attributes:
             value = getattr(self, a.name)
-            if a.default is dataclasses.MISSING or _hashable(value) != _hashable(a.default):
+            if a.default is dataclasses.MISSING or hashable(value) != hashable(a.default):
                 yield a.name, value
 
     def is_set(self, position: int) -> bool:
@@ -258,6 +256,17 @@ def memory_bytes(operands: tuple[Abstract | None, ...], results: tuple[TensorTyp
     """Bytes of all operands and results; unknown dimensions make a tensor count as nothing."""
     all_types = [o.type for o in operands if o is not None] + list(results)
     return sum(t.nbytes for t in all_types if t.is_static)
+
+
+def implements(cls: type[Op], method: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator: a method of an op that stands in a file of its own, because it is long and made
+    of other ops, which that file may import."""
+
+    def attach(function: Callable[..., Any]) -> Callable[..., Any]:
+        setattr(cls, method, function)
+        return function
+
+    return attach
 
 
 def is_differentiable(cls: type[Op]) -> bool:
@@ -418,15 +427,22 @@ def _coerce(a: Attribute, value: Any) -> Any:
     raise VerifyError(f"attribute {a.name} wants {a.kind}, not {type(value).__name__}")
 
 
-def _hashable(value: Any) -> Any:
-    if hasattr(value, "nx"):
-        from .equality import digest
-
-        return digest(value)
-    if isinstance(value, np.ndarray):
-        return (str(value.dtype), value.shape, hashlib.blake2b(value.tobytes()).digest())
-    if isinstance(value, float):
-        return (value.hex(), "float")  # NaN equals itself, 0.0 differs from -0.0
-    if isinstance(value, tuple):
-        return tuple(_hashable(v) for v in value)
+@functools.singledispatch
+def hashable(value: Any) -> Any:
+    """What of an attribute counts in `Op.key`: equal values, equal keys (graphs: `equality`)."""
     return value
+
+
+@hashable.register
+def _(value: np.ndarray) -> Any:
+    return (str(value.dtype), value.shape, hashlib.blake2b(value.tobytes()).digest())
+
+
+@hashable.register
+def _(value: float) -> Any:
+    return (value.hex(), "float")  # NaN equals itself, 0.0 differs from -0.0
+
+
+@hashable.register
+def _(value: tuple) -> Any:
+    return tuple(hashable(v) for v in value)

@@ -36,9 +36,10 @@ from ...ir import (
     UnsupportedError,
     Value,
 )
-from ...ir.bodies import inlined, walk
+from ...ir.bodies import walk
 from ...ir.conditions import PROPERTY
 from ...ir.files import companion, companion_path, replacing, write_atomic
+from ...ir.inline import inlined
 from ...ir.op import Attribute, op_class
 from ...ir.ops.convolution import ConvTranspose
 from ...ir.ops.integer import ConvInteger

@@ -19,8 +19,7 @@ from .attention_relations import AttentionRelations, Sizes
 from .common import check_float, check_integer, check_rank, check_same, differs, in_wide
 
 if TYPE_CHECKING:
-    from ..build import Builder
-    from ..graph import Value
+    pass
 
 
 @register
@@ -266,11 +265,6 @@ class Attention(Op):
         total = s + (past.type.static_shape[2] if past is not None else 0)
         return Cost(b * h * length * total * (d + e), memory_bytes(operands, results))
 
-    def definition(self, b: Builder, *operands: Value | None) -> Any:
-        from .attention_nodes import attention_nodes
-
-        return attention_nodes(self, b, operands)
-
 
 def _ints(shape: Shape) -> tuple[int, ...]:
     return TensorType(DType.f32, shape).static_shape
@@ -463,8 +457,3 @@ class RotaryEmbedding(Op):
 
     def cost(self, *operands: Abstract | None, results: tuple[TensorType, ...]) -> Cost:
         return Cost(2 * results[0].size, memory_bytes(operands, results))
-
-    def definition(self, b: Builder, *operands: Value | None) -> Any:
-        from .attention_nodes import rotary_nodes
-
-        return rotary_nodes(self, b, operands)

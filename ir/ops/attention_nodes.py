@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import NotDifferentiableError
+from ..op import implements
 from ..types import DType
 from .adjoint import filled, in_type_of, ints, known_shape, places, rank_of, size_of, swap_last
+from .attention import Attention, RotaryEmbedding
 
 if TYPE_CHECKING:
     from ..build import Builder
     from ..graph import Value
-    from .attention import Attention, RotaryEmbedding
 
 
-def attention_nodes(op: Attention, b: Builder, operands: tuple[Value | None, ...]) -> Any:
+@implements(Attention, "definition")
+def attention_nodes(op: Attention, b: Builder, *operands: Value | None) -> Any:
     """The results of `op.reference`, step by step."""
     q, k, v, mask, past_key, past_value, lengths = operands
     assert q is not None and k is not None and v is not None
@@ -117,7 +119,8 @@ def _mask(b: Builder, mask: Value, total: Value, zero: Value, never: Value) -> V
     return b.pad(mask, b.concat(ints(b, 0), missing, axis=0), never, ints(b, -1))
 
 
-def rotary_nodes(op: RotaryEmbedding, b: Builder, operands: tuple[Value | None, ...]) -> Value:
+@implements(RotaryEmbedding, "definition")
+def rotary_nodes(op: RotaryEmbedding, b: Builder, *operands: Value | None) -> Value:
     """The result of `op.reference`, step by step."""
     x, cos, sin, ids = operands
     assert x is not None and cos is not None and sin is not None

@@ -15,7 +15,6 @@ from .common import check_scalar
 from .control import Call, ControlFlow, Places, body_macs, join, present
 
 if TYPE_CHECKING:
-    from ..build import Builder
     from ..graph import Graph
 
 
@@ -71,11 +70,6 @@ class If(ControlFlow):
         inputs = present(operands[1:])
         macs = max(body_macs(b, inputs) for b in self.bodies.values())
         return Cost(macs, memory_bytes(operands, results))
-
-    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
-        from .control_gradients import if_gradient
-
-        return if_gradient(self, b, operands, gradients)
 
 
 def _try_infer(

@@ -11,18 +11,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..op import Abstract
+from ..op import Abstract, implements
 from .adjoint import zeros
+from .branches import If
 from .control import present
+from .loops import Loop, Scan
 
 if TYPE_CHECKING:
     from ..build import Builder
     from ..graph import Graph, Value
-    from .branches import If
-    from .loops import Loop, Scan
+
+Gradients = list["Value | None"]
 
 
-def if_gradient(op: If, b: Builder, operands: Any, gradients: Any) -> list[Value | None]:
+@implements(If, "gradient")
+def if_gradient(
+    op: If, b: Builder, operands: Any, results: Any, gradients: Any
+) -> list[Value | None]:
     """One gradient for the condition (none) and for each capture."""
     cond, *captures = present(operands)
     given = [k for k, g in enumerate(gradients) if g is not None]
@@ -85,8 +90,6 @@ class Walk:
 
     def run(self, b: Builder) -> tuple[dict[int, Value], dict[int, Value]]:
         """Gradients of the first states and the captures, and of scanned values, by body input."""
-        from .loops import Scan
-
         carried = [i for i in self.states if self.types[i].dtype.is_float]
         held = [i for i, v in self.captures.items() if v.type.dtype.is_float]
         sliced = [i for i, v, *_ in self.scanned
@@ -138,7 +141,10 @@ class Walk:
         return b.outputs(**{f"d{j}": v for j, v in enumerate(gradients) if v is not None})
 
 
-def scan_gradient(op: Scan, b: Builder, operands: Any, gradients: Any) -> list[Value | None]:
+@implements(Scan, "gradient")
+def scan_gradient(
+    op: Scan, b: Builder, operands: Any, results: Any, gradients: Any
+) -> list[Value | None]:
     """One gradient for each operand."""
     states, scanned, captures = op._split(present(operands))
     n, m = len(states), len(scanned)
@@ -175,7 +181,10 @@ def _stacked_states(op: Scan, b: Builder, values: Sequence[Value]) -> list[Value
     return list(b.add_op(again, *values)[op.states :])
 
 
-def loop_gradient(op: Loop, b: Builder, operands: Any, gradients: Any) -> list[Value | None]:
+@implements(Loop, "gradient")
+def loop_gradient(
+    op: Loop, b: Builder, operands: Any, results: Any, gradients: Any
+) -> list[Value | None]:
     """One gradient for the trip count and the condition (none) and for each value."""
     trip, cond, *values = operands
     values = present(values)

@@ -29,7 +29,6 @@ from .control import (
 from .shape import Identity
 
 if TYPE_CHECKING:
-    from ..build import Builder
     from ..graph import Graph
 
 
@@ -176,11 +175,6 @@ class Loop(ControlFlow):
         times = count if isinstance(count, int) else 1
         macs = times * body_macs(self.body, self.settled(*operands))
         return Cost(macs, memory_bytes(operands, results))
-
-    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
-        from .control_gradients import loop_gradient
-
-        return loop_gradient(self, b, operands, gradients)
 
 
 def _is_true(x: Abstract) -> bool:
@@ -333,8 +327,3 @@ class Scan(ControlFlow):
         times = count if isinstance(count, int) else 1
         macs = times * body_macs(self.body, self.settled(*operands))
         return Cost(macs, memory_bytes(operands, results))
-
-    def gradient(self, b: Builder, operands: Any, results: Any, gradients: Any) -> Any:
-        from .control_gradients import scan_gradient
-
-        return scan_gradient(self, b, operands, gradients)

@@ -26,8 +26,7 @@ from .activation import sigmoid, softplus
 from .common import check_choice, check_float, check_rank, check_same, check_vector, differs, wide
 
 if TYPE_CHECKING:
-    from ..build import Builder
-    from ..graph import Value
+    pass
 
 
 class Function(NamedTuple):
@@ -298,11 +297,6 @@ class RNN(Recurrent):
     def step(self, x: Array, state: State, k: Weights, f: tuple[Function, ...]) -> State:
         return (f[0](self.bounded(x @ k.w.T + state[0] @ k.r.T + k.wb + k.rb)),)
 
-    def definition(self, b: Builder, *operands: Value | None) -> Any:
-        from .recurrent_nodes import recurrent_nodes, rnn_step
-
-        return recurrent_nodes(self, b, operands, rnn_step)
-
 
 @register
 @dataclass(frozen=True)
@@ -346,11 +340,6 @@ class GRU(Recurrent):
             rest = (reset * h) @ k.r[m:].T + k.rb[m:]
         n = f[1](self.bounded(wx[:, m:] + rest))
         return ((1 - z) * n + z * h,)
-
-    def definition(self, b: Builder, *operands: Value | None) -> Any:
-        from .recurrent_nodes import gru_step, recurrent_nodes
-
-        return recurrent_nodes(self, b, operands, gru_step)
 
 
 @register
@@ -401,8 +390,3 @@ class LSTM(Recurrent):
         forget = 1 - i if self.input_forget else f[0](self.bounded(forget + k.p[2] * c))
         c = forget * c + i * f[1](self.bounded(n))
         return f[0](self.bounded(o + k.p[1] * c)) * f[2](c), c
-
-    def definition(self, b: Builder, *operands: Value | None) -> Any:
-        from .recurrent_nodes import lstm_step, recurrent_nodes
-
-        return recurrent_nodes(self, b, operands, lstm_step)

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..op import implements
 from ..types import DType
 from .adjoint import filled, ints, known_shape, places, size_of
+from .recurrent import GRU, LSTM, RNN, Function, Recurrent
 
 if TYPE_CHECKING:
     from ..build import Builder
     from ..graph import Value
-    from .recurrent import GRU, LSTM, RNN, Function, Recurrent
 
 Step = Callable[..., tuple["Value", ...]]
 
@@ -187,3 +188,18 @@ def lstm_step(
     forget = b.sub(b.number(1, i), i) if op.input_forget else gate(forget, 2, c)
     c = b.add(b.mul(forget, c), b.mul(i, _apply(b, f[1], _bounded(op, b, n))))
     return b.mul(gate(o, 1, c), _apply(b, f[2], c)), c
+
+
+@implements(RNN, "definition")
+def _rnn(op: RNN, b: Builder, *operands: Value | None) -> Any:
+    return recurrent_nodes(op, b, operands, rnn_step)
+
+
+@implements(GRU, "definition")
+def _gru(op: GRU, b: Builder, *operands: Value | None) -> Any:
+    return recurrent_nodes(op, b, operands, gru_step)
+
+
+@implements(LSTM, "definition")
+def _lstm(op: LSTM, b: Builder, *operands: Value | None) -> Any:
+    return recurrent_nodes(op, b, operands, lstm_step)

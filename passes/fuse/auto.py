@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from ...ir import Builder, Graph, Node, Trait, Value
 from ...ir.analysis.index import NotNest
-from ...ir.analysis.nest import MAX_NODES, Nest, trace
+from ...ir.analysis.nest import MAX_NODES, Nest
 from ...ir.analysis.nest_rules import MOVED, computes
-from ...ir.bodies import inline
+from ...ir.analysis.trace import trace
+from ...ir.inline import inline
 from ...ir.machine import Machine
 from ...ir.ops.elementwise import Mul
 from ...ir.ops.fusion import Fusion

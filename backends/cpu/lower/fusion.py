@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 
 from ....ir import Array, Builder, Graph, Node, Value
 from ....ir.analysis.index import NotNest
-from ....ir.analysis.nest import Apply, Nest, Read, expressions, trace
+from ....ir.analysis.nest import Apply, Nest, Read, expressions
 from ....ir.analysis.nest_rules import FINISHED, SIMPLE
+from ....ir.analysis.trace import trace
 from ....ir.bodies import specialize
 from ....ir.op import Abstract
 from ....ir.ops.fusion import Fusion

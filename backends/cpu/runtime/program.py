@@ -22,7 +22,7 @@ from ....ir import (
     TensorType,
     VerifyError,
 )
-from ....ir.bodies import inlined
+from ....ir.inline import inlined
 from ....ir.interpret import bind_feeds
 from ... import shield
 from ...base import KernelTime, pick_form

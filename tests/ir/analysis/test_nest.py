@@ -18,8 +18,8 @@ from taut.ir.analysis.nest import (
     Number,
     Read,
     expressions,
-    trace,
 )
+from taut.ir.analysis.trace import trace
 from taut.ir.ops.structure import Input
 
 from taut import testing

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import platformdirs
 from onnx import numpy_helper
 
 from taut.ir.errors import TautError
@@ -182,9 +183,10 @@ LIGHT = (
 
 
 def cache_folder() -> Path:
-    """Where samples are kept: `TAUT_SAMPLES_DIR`, or `~/.cache/taut/samples`."""
+    """Where samples are kept: `TAUT_SAMPLES_DIR`, or the user's cache (`~/.cache/taut/samples`)."""
     folder = os.environ.get("TAUT_SAMPLES_DIR")
-    return Path(folder) if folder else Path.home() / ".cache" / "taut" / "samples"
+    cache = platformdirs.user_cache_path("taut", appauthor=False)
+    return Path(folder) if folder else cache / "samples"
 
 
 def fetch(name: str = DEFAULT) -> Path:

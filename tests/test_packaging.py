@@ -70,6 +70,16 @@ def test_importing_the_ir_leaves_backends_alone():
     assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0
 
 
+def test_checkers_are_told_that_there_are_types():
+    assert (ROOT / "taut/py.typed").is_file()
+    assert (
+        "py.typed"
+        in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"][
+            "package-data"
+        ]["taut"]
+    )
+
+
 def test_the_architecture_page_shows_the_folders():
     """Every package, and nothing else, in the picture of the tree."""
     text = (ROOT / "docs/architecture.md").read_text()

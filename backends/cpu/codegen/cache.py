@@ -17,11 +17,12 @@ import hmac
 import os
 import secrets
 import stat
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+import platformdirs
 
 MAGIC = b"taut-object-1\n"
 LIMIT = 256 << 20
@@ -109,15 +110,10 @@ def default() -> Cache:
     given = os.environ.get("TAUT_CACHE_DIR")
     if given:
         return Cache(Path(given))
-    try:
-        if sys.platform == "win32":
-            base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-        else:
-            base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:
-        return Cache(None)
-    # A folder of its own: others keep things in taut/, whose mode is not ours to say.
-    return Cache(base / "taut" / "objects") if base.is_absolute() else Cache(None)
+    # A folder of its own: others keep things in taut/, whose mode is not ours to say. Where there
+    # is no home, the path is not absolute.
+    folder = platformdirs.user_cache_path("taut", appauthor=False) / "objects"
+    return Cache(folder if folder.is_absolute() else None)
 
 
 def _mac(secret: bytes, key: str, code: bytes) -> bytes:

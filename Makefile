@@ -8,12 +8,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal -q --durations=15
 
-.PHONY: help demo test lint types bench clean print-python
+.PHONY: help demo test lint types docs bench clean print-python
 
 help:
 	@echo 'make demo    install into $(VENV) and run the main job on a real model'
 	@echo 'make test    install into $(VENV) and run the tests (ARGS="-k name" narrows them)'
-	@echo 'make lint | types | bench | clean'
+	@echo 'make lint | types | docs | bench | clean'
 
 # Installs are stamped in the environment; a changed pyproject.toml installs again.
 $(VENV)/bin/python:
@@ -39,6 +39,10 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo build/site/index.html
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/vs_peers.py $(ARGS)

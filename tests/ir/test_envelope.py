@@ -90,7 +90,7 @@ def check(monkeypatch: pytest.MonkeyPatch, rounding: Rounding, noise: float, exa
 
         return run
 
-    monkeypatch.setattr("taut.testing.checks.taut", SimpleNamespace(compile=compile))
+    monkeypatch.setattr("taut.testing.checks.compile", compile)
     found = SimpleNamespace(generate=Phase.generate, shrink=Phase.generate)  # need not be small
     monkeypatch.setattr("taut.testing.search.Phase", found)
     testing.check_backend("cpu", families=("quantized",), examples=examples, seed=1)

@@ -106,6 +106,7 @@ class Lowering:
         self.outcome = Outcome()
         self.accumulators = Accumulators(graph)
         self.renamed: dict[str, Node] = {}  # what takes over the name of a float node
+        self.coarse: set[Value] = set()  # accumulators whose rounded bias a quantizer would show
 
     # ---- results of 8 bits ---------------------------------------------------------------------
 
@@ -247,6 +248,7 @@ class Lowering:
         tolerance = INDEX_TOLERANCE if indexes else TOLERANCE
         error = sum(t.error * float(np.max(t.scale / grid.step)) for t in terms)
         if error > tolerance:
+            self.coarse |= {t.x for t in terms if t.error}
             raise Refusal("its bias would be rounded to steps of its accumulator, which are as "
                           f"large as {2 * error:.2g} of its result's")  # fmt: skip
         # Accumulators first: they are what a backend folds the rest into.
@@ -296,6 +298,8 @@ class Lowering:
             term, step = self._accumulator(node)
         except Refusal as reason:
             self.outcome.missed(node, f"stays in float: {reason}")
+            return
+        if term.x in self.coarse:  # no less so by way of float
             return
         made = self._real(term, node)
         if node.type.dtype is not DType.f32:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from taut.ir import Builder, Graph, Value, interpret, verify
 from taut.passes import Context, PassManager
@@ -95,6 +95,8 @@ def test_convolutions(
 
 
 @settings(max_examples=40, deadline=None)
+@example(seed=5019, rows=2, inner=1, columns=3, zero=0, out=0, scale=1.0, ratio=-1.0, turned=False)
+@example(seed=5018, rows=2, inner=1, columns=3, zero=0, out=0, scale=1.0, ratio=-1.0, turned=False)
 @given(
     seed=SEEDS, rows=st.integers(1, 5), inner=st.integers(1, 70), columns=st.integers(1, 5),
     zero=ZEROS, out=ZEROS, scale=SCALES, ratio=st.floats(-1, 4), turned=st.booleans(),

@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 
 from .errors import LimitError
 from .graph import Graph, Node, Value
-from .op import Op, hashable
+from .op import Op, body_key
 from .ops.structure import Input
 
 
@@ -102,7 +102,7 @@ def _op_difference(x: Op, y: Op) -> str | None:
 _digests: WeakKeyDictionary[Graph, tuple[int, bytes]] = WeakKeyDictionary()
 
 
-@hashable.register
+@body_key.register
 def digest(graph: Graph) -> bytes:
     """A hash of what a body computes from its inputs by position: names, order and dead code do
     not count, nor whether two equal pure nodes are one. Remembered while the graph is as it is.

@@ -232,13 +232,13 @@ class Op:
 
     def key(self) -> tuple[Any, ...]:
         """A hashable identity: equal keys and equal operands give equal results."""
-        return (self.name, *(hashable(getattr(self, a.name)) for a in self.attributes))
+        return (self.name, *(_hashable(getattr(self, a.name)) for a in self.attributes))
 
     def given(self) -> Iterator[tuple[str, Any]]:
         """Attributes that differ from their defaults, in declared order."""
         for a in self.attributes:
             value = getattr(self, a.name)
-            if a.default is dataclasses.MISSING or hashable(value) != hashable(a.default):
+            if a.default is dataclasses.MISSING or _hashable(value) != _hashable(a.default):
                 yield a.name, value
 
     def is_set(self, position: int) -> bool:
@@ -428,21 +428,21 @@ def _coerce(a: Attribute, value: Any) -> Any:
 
 
 @functools.singledispatch
-def hashable(value: Any) -> Any:
-    """What of an attribute counts in `Op.key`: equal values, equal keys (graphs: `equality`)."""
+def body_key(value: Any) -> Any:
+    """What of an attribute with a body counts in `Op.key`; `equality` says it for graphs."""
     return value
 
 
-@hashable.register
-def _(value: np.ndarray) -> Any:
-    return (str(value.dtype), value.shape, hashlib.blake2b(value.tobytes()).digest())
+_PLAIN = (int, str, DType, types.NoneType)
 
 
-@hashable.register
-def _(value: float) -> Any:
-    return (value.hex(), "float")  # NaN equals itself, 0.0 differs from -0.0
-
-
-@hashable.register
-def _(value: tuple) -> Any:
-    return tuple(hashable(v) for v in value)
+def _hashable(value: Any) -> Any:
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, tuple):
+        return tuple(_hashable(v) for v in value)
+    if isinstance(value, float):
+        return (value.hex(), "float")  # NaN equals itself, 0.0 differs from -0.0
+    if isinstance(value, np.ndarray):
+        return (str(value.dtype), value.shape, hashlib.blake2b(value.tobytes()).digest())
+    return body_key(value)

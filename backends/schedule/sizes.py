@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...ir import Graph, Node, TensorType
+from ...ir.analysis.liveness import above
 
 
 def bind(graph: Graph, types: list[TensorType]) -> Graph:
@@ -20,14 +21,7 @@ def bind(graph: Graph, types: list[TensorType]) -> Graph:
 
 def live_nodes(graph: Graph) -> set[Node]:
     """The nodes that some output needs."""
-    live: set[Node] = set()
-    todo = [v.node for v in graph.outputs]
-    while todo:
-        node = todo.pop()
-        if node not in live:
-            live.add(node)
-            todo.extend(graph.nx.predecessors(node))
-    return live
+    return above(graph, (v.node for v in graph.outputs))
 
 
 def has_all_sizes(graph: Graph) -> bool:

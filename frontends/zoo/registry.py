@@ -6,7 +6,6 @@ value  := int | float | true | false | word
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 import re
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...ir import Graph, ParseError, TautError, UnsupportedError
-from ...ir.errors import show_name
+from ...ir.errors import near, show_name
 from .. import ZOO_PREFIX
 
 LARGEST = 1 << 20  # of an integer argument: far above any real model's
@@ -80,7 +79,7 @@ def zoo(name: str, **arguments: Any) -> Graph:
 def find(name: str) -> Entry:
     """The entry of this name. Raises UnsupportedError with the nearest names."""
     if name not in ZOO:
-        raise UnsupportedError(f"the zoo has no {show_name(name)}{_near(name, list(ZOO))}",
+        raise UnsupportedError(f"the zoo has no {show_name(name)}{near(name, list(ZOO))}",
                                hint="`taut zoo` lists the networks")  # fmt: skip
     return ZOO[name]
 
@@ -137,11 +136,6 @@ def _fitting(name: str, value: Any, default: Any) -> Any:
     if kind is float and not (math.isfinite(value) and 0 <= value <= 1000):
         raise ParseError(f"{name} is {value}, which should be 0 or more and not huge")
     return value
-
-
-def _near(word: str, words: list[str]) -> str:
-    close = difflib.get_close_matches(word[:80], words, n=3, cutoff=0.5)
-    return f"; did you mean {', '.join(close)}?" if close else ""
 
 
 def divisible(channels: float, by: int = 8) -> int:

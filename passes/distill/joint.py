@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...ir import Builder, Dim, FeedError, Graph, Node, TensorType, Value
+from ...ir.analysis.liveness import above
 from ...ir.errors import show_name
 from ...ir.ops.adjoint import in_type_of, scaled
 from ...ir.ops.attention import Attention
@@ -232,14 +233,7 @@ def pairs_of(graph: Graph, asker: str = "") -> list[tuple[Kind, str, str]]:
 
 def reached(graph: Graph) -> set[Node]:
     """What the outputs depend on, the return included."""
-    found: set[Node] = set()
-    stack = [graph.result]
-    while stack:
-        node = stack.pop()
-        if node not in found:
-            found.add(node)
-            stack.extend(graph.nx.pred[node])
-    return found
+    return above(graph, [graph.result])
 
 
 def _recorded_type(type: TensorType, sizes: Mapping[str, Dim], batch: Dim) -> TensorType:

@@ -8,7 +8,7 @@ from typing import cast
 import numpy as np
 
 from ...ir import Builder, Graph, Node, Value
-from ...ir.op import Array
+from ...ir.op import Array, positions
 from ...ir.ops.convolution import Conv
 from ...ir.ops.linear import Gemm, MatMul
 from ..base import Outcome
@@ -99,7 +99,7 @@ class Store:
 def _place(node: Node) -> int:
     """Which operand the weight is."""
     assert node.op.weighted is not None
-    return [o.name for o in node.op.operands].index(node.op.weighted.weight)
+    return positions(type(node.op))[node.op.weighted.weight]
 
 
 def _axis(node: Node, rank: int) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...ir import Builder, Graph, Node, Op, Value
+from ...ir.analysis.liveness import above
 from ...ir.ops.control import ControlFlow
 from ...ir.ops.loops import Loop
 from ...ir.ops.structure import Input
@@ -84,23 +85,12 @@ def _dead_results(graph: Graph, node: Node, op: ControlFlow) -> set[int]:
         made = op.places.made
         while True:
             live = [v for k, v in enumerate(body.outputs) if k - op.first_result not in carried]
-            read = _above(body, live)
+            read = above(body, (v.node for v in live))
             again = {r for r in carried if body.inputs[made + r] not in read}
             if again == carried:
                 break
             carried = again
     return {r for r in unread if r >= op.carried_values} | carried
-
-
-def _above(body: Graph, values: Sequence[Value]) -> set[Node]:
-    found: set[Node] = set()
-    pending = [v.node for v in values]
-    while pending:
-        node = pending.pop()
-        if node not in found:
-            found.add(node)
-            pending.extend(body.nx.predecessors(node))
-    return found
 
 
 def _without(op: ControlFlow, body: Graph, dead: set[int]) -> Graph:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from taut.ir import DType, Op, TautError, TensorType, Value, op_class
+from taut.ir.analysis.pointwise import is_pointwise
 from taut.ir.op import Abstract
 from taut.passes.pattern import OpPattern
 
@@ -32,13 +33,6 @@ def fit(plan: Plan) -> Operands:
     if found is not None:
         return found(plan)
     return elementwise(plan) if is_pointwise(plan.cls) else alike(plan)
-
-
-def is_pointwise(cls: type[Op]) -> bool:
-    """Whether every operand's axes are the result's, as its signature says."""
-    terms = cls.signature.operands if cls.signature is not None else ()
-    variadic = any(o.variadic for o in cls.operands)
-    return bool(terms) and not variadic and all(t.is_full or t.is_scalar for t in terms)
 
 
 @functools.cache

@@ -14,9 +14,8 @@ from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 from taut.ir import Op, TautError, op_class
+from taut.ir.analysis.pointwise import is_pointwise
 from taut.passes import Rewrite
-
-from .fits import is_pointwise
 
 MOST_HINTS = 12
 
